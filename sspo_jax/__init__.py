@@ -1,0 +1,3 @@
+"""Subsentence-level policy optimization (SSPO) in JAX."""
+
+__version__ = "0.1.0"
