@@ -1,0 +1,6 @@
+"""Qwen models: declaration and forward pass, shapes, Hugging Face checkpoints in and out."""
+
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.qwen import apply_qwen, init_qwen
+
+__all__ = ["QwenConfig", "apply_qwen", "init_qwen"]

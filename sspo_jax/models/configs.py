@@ -1,0 +1,178 @@
+"""Shapes of the Qwen models: known ones by name, any other from a checkpoint's config.json."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, Literal
+
+SUPPORTED = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QwenConfig:
+    """Shape of a Qwen2, 2.5, 2.5-Math or 3 model and how it is computed."""
+
+    vocab_size: int
+    """Rows of the embedding; at least the tokenizer's size."""
+    hidden_size: int
+    """Width of the residual stream."""
+    intermediate_size: int
+    """Inner width of the gated MLP."""
+    num_layers: int
+    """Transformer blocks."""
+    num_heads: int
+    """Query heads."""
+    num_kv_heads: int
+    """Key and value heads; divides num_heads."""
+    head_dim: int
+    """Width of one head."""
+    attention_bias: bool = True
+    """Bias on the query, key and value projections (Qwen2: yes, Qwen3: no)."""
+    qk_norm: bool = False
+    """RMS norm on queries and keys, per head (Qwen3)."""
+    tie_embeddings: bool = True
+    """The output projection is the transposed embedding."""
+    rope_theta: float = 1e6
+    """Base of the rotary frequencies."""
+    norm_epsilon: float = 1e-6
+    """Added to the mean square in RMS norms."""
+    max_positions: int = 32768
+    """Longest context, in tokens."""
+    init_scale: float = 0.02
+    """Standard deviation of random weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and matrix products; norms, softmax and logits are float32 in any case."""
+    remat: Literal["none", "full", "dots"] = "none"
+    """What the backward pass recomputes: nothing, whole layers, or all but matrix products."""
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads is {self.num_heads}, want a multiple of num_kv_heads = {self.num_kv_heads}")
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the model, tied embeddings counted once."""
+        heads = self.num_heads * self.head_dim
+        kv_heads = self.num_kv_heads * self.head_dim
+        attention = 2 * self.hidden_size * (heads + kv_heads)
+        attention += (heads + 2 * kv_heads) * self.attention_bias + 2 * self.head_dim * self.qk_norm
+        layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
+        return self.num_layers * layer + embeddings + self.hidden_size
+
+
+def _qwen2(hidden: int, inter: int, layers: int, heads: int, kv_heads: int, vocab: int, **changes: Any) -> QwenConfig:
+    return QwenConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=inter,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=hidden // heads,
+        **changes,
+    )
+
+
+def _qwen3(hidden: int, inter: int, layers: int, heads: int, kv_heads: int, **changes: Any) -> QwenConfig:
+    return QwenConfig(
+        vocab_size=151936,
+        hidden_size=hidden,
+        intermediate_size=inter,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=128,
+        attention_bias=False,
+        qk_norm=True,
+        max_positions=40960,
+        **changes,
+    )
+
+
+QWEN25_0P5B = _qwen2(896, 4864, 24, 14, 2, 151936)
+QWEN25_1P5B = _qwen2(1536, 8960, 28, 12, 2, 151936)
+QWEN25_3B = _qwen2(2048, 11008, 36, 16, 2, 151936)
+QWEN25_7B = _qwen2(3584, 18944, 28, 28, 4, 152064, tie_embeddings=False)
+QWEN25_14B = _qwen2(5120, 13824, 48, 40, 8, 152064, tie_embeddings=False, norm_epsilon=1e-5)
+QWEN25_MATH_1P5B = dataclasses.replace(QWEN25_1P5B, rope_theta=1e4, max_positions=4096)
+QWEN25_MATH_7B = dataclasses.replace(QWEN25_7B, rope_theta=1e4, max_positions=4096)
+QWEN3_0P6B = _qwen3(1024, 3072, 28, 16, 8)
+QWEN3_1P7B = _qwen3(2048, 6144, 28, 16, 8)
+QWEN3_4B = _qwen3(2560, 9728, 36, 32, 8)
+QWEN3_8B = _qwen3(4096, 12288, 36, 32, 8, tie_embeddings=False)
+
+
+def config_from_hf(path: pathlib.Path, **changes: Any) -> QwenConfig:
+    """Reads the config.json of a Hugging Face checkpoint directory; `changes` set further fields.
+
+    Raises:
+      FileNotFoundError: no config.json there.
+      ValueError: an architecture or a feature that this model does not compute, by name.
+    """
+    file = pathlib.Path(path) / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"no config.json in {path}: want the directory of a Hugging Face checkpoint")
+    hf = json.loads(file.read_text(encoding="utf-8"))
+    architecture = (hf.get("architectures") or ["?"])[0]
+    if architecture not in SUPPORTED:
+        raise ValueError(f"{file}: architecture {architecture!r}, want one of {', '.join(SUPPORTED)}")
+    layer_types = set(hf.get("layer_types") or [])
+    if hf.get("use_sliding_window") or layer_types - {"full_attention"}:
+        raise ValueError(f"{file}: sliding-window attention is not supported; this model attends to the full context")
+    rope = hf.get("rope_parameters") or {}
+    scaling = hf.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind != "default":
+        raise ValueError(f"{file}: rotary scaling {kind!r} is not supported, want none")
+    if hf.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"{file}: hidden_act {hf['hidden_act']!r}, want 'silu'")
+    is_qwen3 = architecture == "Qwen3ForCausalLM"
+    fields = dict(
+        vocab_size=hf["vocab_size"],
+        hidden_size=hf["hidden_size"],
+        intermediate_size=hf["intermediate_size"],
+        num_layers=hf["num_hidden_layers"],
+        num_heads=hf["num_attention_heads"],
+        num_kv_heads=hf.get("num_key_value_heads") or hf["num_attention_heads"],
+        head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
+        attention_bias=bool(hf.get("attention_bias", False)) if is_qwen3 else True,
+        qk_norm=is_qwen3,
+        tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
+        rope_theta=float(rope.get("rope_theta") or hf.get("rope_theta") or 1e4),
+        norm_epsilon=float(hf.get("rms_norm_eps", 1e-6)),
+        max_positions=int(hf.get("max_position_embeddings", 32768)),
+        init_scale=float(hf.get("initializer_range", 0.02)),
+    )
+    return QwenConfig(**{**fields, **changes})
+
+
+def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:
+    """The config.json that transformers and vLLM read, with both spellings of the rotary base."""
+    is_qwen3 = config.qk_norm
+    hf = {
+        "architectures": ["Qwen3ForCausalLM" if is_qwen3 else "Qwen2ForCausalLM"],
+        "model_type": "qwen3" if is_qwen3 else "qwen2",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_epsilon,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
+        "max_position_embeddings": config.max_positions,
+        "initializer_range": config.init_scale,
+        "tie_word_embeddings": config.tie_embeddings,
+        "use_sliding_window": False,
+        "use_cache": True,
+        "torch_dtype": dtype,
+        "dtype": dtype,
+    }
+    if is_qwen3 or config.head_dim * config.num_heads != config.hidden_size:
+        hf["head_dim"] = config.head_dim
+    if is_qwen3:
+        hf["attention_bias"] = config.attention_bias
+    return hf

@@ -1,0 +1,247 @@
+"""Qwen2, 2.5 and 3: one decoder block, scanned over stacked layers.
+
+`Qwen` (Flax NNX) declares the parameters: names, shapes, logical axes, random init. Everything that computes is a pure
+function of `(params, config, ...)`, where `params` is the declared tree as plain nested dicts of arrays.
+
+The pieces of a block (`attention_inputs`, `attention_output`, `mlp`) are functions of their own, because decoding with
+a cache (`sspo_jax.sampler`) puts another attention between them and must not repeat the rest.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.sharding import check_divides, constrain, named_sharding
+
+Params = dict[str, Any]
+
+
+class Qwen(nnx.Module):
+    """The parameters of the model; those of the blocks are stacked on a leading axis of `num_layers`."""
+
+    def __init__(self, config: QwenConfig, rngs: nnx.Rngs, *, param_dtype: Any = jnp.float32):
+        layers, embed, mlp = config.num_layers, config.hidden_size, config.intermediate_size
+        heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+
+        def normal(shape: tuple[int, ...], *axes: str | None) -> nnx.Param:
+            value = jax.random.normal(rngs.params(), shape, jnp.float32) * config.init_scale
+            return nnx.Param(value.astype(param_dtype), logical_axes=axes)
+
+        def ones(shape: tuple[int, ...], *axes: str | None) -> nnx.Param:
+            return nnx.Param(jnp.ones(shape, param_dtype), logical_axes=axes)
+
+        def zeros(shape: tuple[int, ...], *axes: str | None) -> nnx.Param:
+            return nnx.Param(jnp.zeros(shape, param_dtype), logical_axes=axes)
+
+        blocks: dict[str, nnx.Param] = {
+            "attention_norm": ones((layers, embed), "layers", None),
+            "query": normal((layers, embed, heads, head_dim), "layers", "embed", "heads", "head_dim"),
+            "key": normal((layers, embed, kv_heads, head_dim), "layers", "embed", "kv_heads", "head_dim"),
+            "value": normal((layers, embed, kv_heads, head_dim), "layers", "embed", "kv_heads", "head_dim"),
+            "output": normal((layers, heads, head_dim, embed), "layers", "heads", "head_dim", "embed"),
+            "mlp_norm": ones((layers, embed), "layers", None),
+            "gate": normal((layers, embed, mlp), "layers", "embed", "mlp"),
+            "up": normal((layers, embed, mlp), "layers", "embed", "mlp"),
+            "down": normal((layers, mlp, embed), "layers", "mlp", "embed"),
+        }
+        if config.attention_bias:
+            blocks["query_bias"] = zeros((layers, heads, head_dim), "layers", "heads", "head_dim")
+            blocks["key_bias"] = zeros((layers, kv_heads, head_dim), "layers", "kv_heads", "head_dim")
+            blocks["value_bias"] = zeros((layers, kv_heads, head_dim), "layers", "kv_heads", "head_dim")
+        if config.qk_norm:
+            blocks["query_norm"] = ones((layers, head_dim), "layers", None)
+            blocks["key_norm"] = ones((layers, head_dim), "layers", None)
+        self.embedding = normal((config.vocab_size, embed), "vocab", "embed")
+        self.blocks = nnx.Dict(blocks)
+        self.final_norm = ones((embed,), None)
+        if not config.tie_embeddings:
+            self.unembedding = normal((embed, config.vocab_size), "embed", "vocab")
+
+
+def _declared(model: Qwen) -> dict[str, Any]:
+    """The parameters as nested dicts of NNX variables."""
+    tree: dict[str, Any] = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = variable
+    return tree
+
+
+def _map_variables(function: Any, tree: dict[str, Any]) -> Params:
+    return {
+        name: _map_variables(function, node) if isinstance(node, dict) else function(node)
+        for name, node in tree.items()
+    }
+
+
+def abstract_qwen(config: QwenConfig, *, param_dtype: Any = jnp.float32) -> tuple[Params, Params]:
+    """(`jax.ShapeDtypeStruct` of each parameter, its logical axes), without allocating any."""
+    declared = _declared(nnx.eval_shape(lambda: Qwen(config, nnx.Rngs(0), param_dtype=param_dtype)))
+    shapes = _map_variables(lambda variable: variable.get_value(), declared)
+    axes = _map_variables(lambda variable: tuple(variable.get_metadata()["logical_axes"]), declared)
+    return shapes, axes
+
+
+def qwen_shardings(config: QwenConfig, mesh: Mesh) -> Params:
+    """`NamedSharding` of each parameter on `mesh`. Raises ValueError where the mesh does not divide an axis."""
+    shapes, axes = abstract_qwen(config)
+    check_divides(mesh, shapes, axes)
+    return jax.tree.map(lambda names: named_sharding(mesh, names), axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+
+
+def init_qwen(config: QwenConfig, key: Array, *, mesh: Mesh | None = None, param_dtype: Any = jnp.float32) -> Params:
+    """Random parameters (normal, standard deviation `init_scale`), created on the devices that keep them."""
+    shardings = None if mesh is None else qwen_shardings(config, mesh)
+
+    def build(key: Array) -> Params:
+        model = Qwen(config, nnx.Rngs(params=key), param_dtype=param_dtype)
+        return _map_variables(lambda variable: variable.get_value(), _declared(model))
+
+    return jax.jit(build, out_shardings=shardings)(key)
+
+
+def rms_norm(x: Array, scale: Array, epsilon: float) -> Array:
+    """x / sqrt(mean(x^2) + epsilon) * scale over the last axis, computed in float32, in the dtype of x."""
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
+    scale = jnp.expand_dims(scale, tuple(range(x.ndim - 1)))
+    return scale.astype(x.dtype) * normed.astype(x.dtype)
+
+
+def rotary_angles(positions: Int[Array, "..."], config: QwenConfig) -> tuple[Array, Array]:
+    """cos and sin of shape [..., 1, head_dim / 2], float32; the singleton broadcasts over heads."""
+    frequencies = 1.0 / config.rope_theta ** (jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim)
+    frequencies = jnp.expand_dims(frequencies, tuple(range(positions.ndim)))
+    angles = (positions.astype(jnp.float32)[..., None] * frequencies)[..., None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Float[Array, "... heads head_dim"], angles: tuple[Array, Array]) -> Array:
+    """Rotary embedding with the halves convention of Hugging Face: pairs are (i, i + head_dim / 2)."""
+    cos, sin = angles
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def attention_inputs(
+    block: Params, config: QwenConfig, x: Float[Array, "... embed"], angles: tuple[Array, Array]
+) -> tuple[Array, Array, Array]:
+    """Norm, projections and rotary embedding: queries [..., heads, head_dim], keys and values [..., kv_heads, ...]."""
+    x = rms_norm(x, block["attention_norm"], config.norm_epsilon)
+
+    def project(name: str) -> Array:
+        y = jnp.einsum("...d,dhk->...hk", x, block[name].astype(x.dtype))
+        if config.attention_bias:
+            bias = block[f"{name}_bias"].astype(x.dtype)
+            y = y + jnp.expand_dims(bias, tuple(range(y.ndim - 2)))
+        return y
+
+    query, key, value = project("query"), project("key"), project("value")
+    if config.qk_norm:
+        query = rms_norm(query, block["query_norm"], config.norm_epsilon)
+        key = rms_norm(key, block["key_norm"], config.norm_epsilon)
+    return rotate(query, angles), rotate(key, angles), value
+
+
+def attention_output(block: Params, attended: Float[Array, "... heads head_dim"]) -> Array:
+    """The output projection, [..., embed]."""
+    return jnp.einsum("...hk,hkd->...d", attended, block["output"].astype(attended.dtype))
+
+
+def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Array:
+    """Norm and the gated MLP: down(silu(gate(x)) * up(x))."""
+    x = rms_norm(x, block["mlp_norm"], config.norm_epsilon)
+    gate = jnp.einsum("...d,df->...f", x, block["gate"].astype(x.dtype))
+    up = jnp.einsum("...d,df->...f", x, block["up"].astype(x.dtype))
+    return jnp.einsum("...f,fd->...d", jax.nn.silu(gate) * up, block["down"].astype(x.dtype))
+
+
+def embed(params: Params, config: QwenConfig, tokens: Int[Array, "..."]) -> Array:
+    """Rows of the embedding, [..., embed], in the computation's dtype."""
+    return params["embedding"][tokens].astype(config.dtype)
+
+
+def unembedding(params: Params) -> Float[Array, "embed vocab"]:
+    """The output projection; the transposed embedding where they are tied."""
+    return params["unembedding"] if "unembedding" in params else params["embedding"].T
+
+
+def default_positions(segment_ids: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
+    """Positions that restart at 0 with each segment (runs of equal ids), whatever the side of the padding."""
+    time = segment_ids.shape[1]
+    index = jnp.arange(time)[None]
+    starts = jnp.concatenate([jnp.ones_like(segment_ids[:, :1]), jnp.diff(segment_ids, axis=1)], axis=1) != 0
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def attention_mask(segment_ids: Int[Array, "batch time"]) -> Array:
+    """[batch, 1, time, time]: a token attends to itself and to what precedes it in its own segment."""
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return (same & jnp.tri(segment_ids.shape[1], dtype=bool)[None])[:, None]
+
+
+def hidden_states(
+    params: Params,
+    config: QwenConfig,
+    tokens: Int[Array, "batch time"],
+    *,
+    positions: Int[Array, "batch time"] | None = None,
+    segment_ids: Int[Array, "batch time"] | None = None,
+    return_cache: bool = False,
+) -> tuple[Float[Array, "batch time embed"], tuple[Array, Array] | None]:
+    """The residual stream after the final norm, and with `return_cache` the keys and values of every layer.
+
+    Args:
+      positions: of each token in its sequence; by default counted within segments.
+      segment_ids: which packed sequence a token belongs to, 0 for padding, which no other token attends to; by
+        default a row is one sequence without padding.
+      return_cache: also return (keys, values), each [layers, batch, time, kv_heads, head_dim], rotary applied.
+    """
+    if segment_ids is None:
+        segment_ids = jnp.ones_like(tokens)
+    if positions is None:
+        positions = default_positions(segment_ids)
+    mask = attention_mask(segment_ids)
+    angles = rotary_angles(positions, config)
+
+    def layer(x: Array, block: Params) -> tuple[Array, tuple[Array, Array] | None]:
+        query, key, value = attention_inputs(block, config, x, angles)
+        attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        x = x + attention_output(block, attended)
+        x = x + mlp(block, config, x)
+        x = constrain(x, "batch", "time", "activation_embed")
+        return x, (key, value) if return_cache else None
+
+    if config.remat == "full":
+        layer = jax.checkpoint(layer, prevent_cse=False)
+    elif config.remat == "dots":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
+    x = constrain(embed(params, config, tokens), "batch", "time", "activation_embed")
+    x, cache = jax.lax.scan(layer, x, params["blocks"])
+    return rms_norm(x, params["final_norm"], config.norm_epsilon), cache
+
+
+def apply_qwen(
+    params: Params,
+    config: QwenConfig,
+    tokens: Int[Array, "batch time"],
+    *,
+    positions: Int[Array, "batch time"] | None = None,
+    segment_ids: Int[Array, "batch time"] | None = None,
+) -> Float[Array, "batch time vocab"]:
+    """Logits in float32; position t predicts token t + 1. Arguments as for `hidden_states`.
+
+    Training and sampling never call this: they need a few positions or a few entries of the vocabulary
+    (`sspo_jax.logprobs`), and [batch, time, vocab] is the largest array there is.
+    """
+    hidden, _ = hidden_states(params, config, tokens, positions=positions, segment_ids=segment_ids)
+    table = unembedding(params).astype(hidden.dtype)
+    return jnp.einsum("btd,dv->btv", hidden, table, preferred_element_type=jnp.float32)

@@ -1,0 +1,119 @@
+"""The device mesh and the one place that spells its axes.
+
+Model and trainer name *logical* axes ("embed", "heads", "batch", ...); `RULES` maps them to the mesh axes:
+
+- `data`: rows of the batch; parameters are replicated;
+- `fsdp`: rows of the batch, and parameters sharded along their embedding axis (ZeRO-3);
+- `tensor`: attention heads, the inner axis of the MLP, the vocabulary (Megatron);
+- `expert`: the experts of a mixture-of-experts layer.
+
+Axes are of type Auto: the compiler propagates shardings from the annotations given here.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor", "expert")
+
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp", "expert"),
+    "time": None,
+    "layers": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "experts": "expert",
+    "activation_embed": None,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 (on one axis at most) takes what the others leave."""
+
+    data: int = 1
+    """Replicas of the parameters; each computes its own rows of the batch."""
+    fsdp: int = -1
+    """Shards of parameters, gradients and optimizer state; each computes its own rows of the batch."""
+    tensor: int = 1
+    """Shards of heads, MLP and vocabulary inside one layer."""
+    expert: int = 1
+    """Shards of the experts of a mixture-of-experts model."""
+
+
+def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices (or those given).
+
+    Raises:
+      ValueError: the axis sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [getattr(config, axis) for axis in MESH_AXES]
+    given = dict(zip(MESH_AXES, sizes, strict=True))
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        raise ValueError(f"mesh is {given}: sizes are positive, and -1 stands on one axis at most")
+    known = math.prod(size for size in sizes if size != -1)
+    if len(devices) % known or (-1 not in sizes and known != len(devices)):
+        raise ValueError(
+            f"mesh {given} needs {'a multiple of ' if -1 in sizes else ''}{known} devices, there are {len(devices)}: "
+            "change --mesh.data, --mesh.fsdp or --mesh.tensor"
+        )
+    shape = [len(devices) // known if size == -1 else size for size in sizes]
+    if len(devices) == len(jax.devices()):  # lets JAX order the devices along the interconnect
+        return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def partition_spec(logical_axes: Sequence[str | None]) -> PartitionSpec:
+    """The mesh axes of an array whose axes have these logical names (None: not sharded)."""
+    return PartitionSpec(*(None if name is None else RULES[name] for name in logical_axes))
+
+
+def named_sharding(mesh: Mesh, logical_axes: Sequence[str | None]) -> NamedSharding:
+    """How an array with these logical axes lies on the mesh."""
+    return NamedSharding(mesh, partition_spec(logical_axes))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
+    """Tells the compiler how an intermediate lies on the mesh of `jax.set_mesh`; without one, nothing."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(logical_axes))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are cut."""
+    axes = RULES["batch"]
+    assert isinstance(axes, tuple)
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def check_divides(mesh: Mesh, shapes: Any, logical_axes: Any) -> None:
+    """Raises ValueError, naming the parameter, where an axis is not divisible by its shards."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(shapes)
+    axes = jax.tree.leaves(logical_axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    for (path, leaf), names in zip(flat, axes, strict=True):
+        for size, name in zip(leaf.shape, names, strict=True):
+            mesh_axes = RULES[name] if name else None
+            if mesh_axes is None:
+                continue
+            parts = math.prod(mesh.shape[axis] for axis in ([mesh_axes] if isinstance(mesh_axes, str) else mesh_axes))
+            if size % parts:
+                raise ValueError(
+                    f"parameter {jax.tree_util.keystr(path)} has {size} along {name!r}, which mesh axis {mesh_axes!r} "
+                    f"of size {parts} does not divide: choose a size that does (--mesh.{mesh_axes})"
+                )
