@@ -1,0 +1,202 @@
+"""What a problem is, and random access to a JSON-lines file of them.
+
+A source is anything with a length, `source[index] -> Problem`, a `name` and a `digest`; `JsonlSource` is the one for
+files, `ListSource` for problems in memory, `arithmetic.ArithmeticSource` for generated ones. The digest names the
+content, so that a run or an evaluation can refuse to continue on other data.
+"""
+
+import dataclasses
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One problem with its gold answer."""
+
+    id: str
+    """Unique inside its source."""
+    problem: str
+    """The question, as it is put to the model (without the prompt template)."""
+    answer: str
+    """The gold answer as LaTeX or text, without surrounding `$`."""
+    solution: str | None = None
+    """A worked solution, where there is one."""
+    level: int | None = None
+    """Difficulty, 1 (easy) to 5, where the data has it."""
+    subject: str | None = None
+    """Field of mathematics, where the data has it."""
+    source: str = ""
+    """The data set the problem comes from."""
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What else the data says: units, several answers, language (`lang`), ..."""
+
+    @property
+    def language(self) -> str:
+        """ISO 639-1 code: `extra["lang"]`, `en` where the data says nothing."""
+        return self.extra.get("lang", "en")
+
+
+@runtime_checkable
+class ProblemSource(Protocol):
+    """Random access to problems. `name` is for people, `digest` (sha256, hex) names the content."""
+
+    name: str
+    digest: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Problem: ...
+
+
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "problem": str,
+    "answer": str,
+    "solution": str,
+    "level": int,
+    "subject": str,
+    "source": str,
+    "extra": dict,
+}
+_REQUIRED = ("id", "problem", "answer")
+
+
+def parse_row(row: Any, where: str) -> Problem:
+    """A decoded row as a Problem.
+
+    Args:
+      row: what `json.loads` returned.
+      where: file and line, or whatever finds the row again; starts the error.
+
+    Raises:
+      ValueError: not an object, a required field missing or blank, a field of another type, an unknown field.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: {type(row).__name__}, want an object with {', '.join(_REQUIRED)}")
+    for field in _REQUIRED:
+        value = row.get(field)
+        if not isinstance(value, str) or not value.strip():
+            came = "no" if field not in row else f"{value!r} as"
+            raise ValueError(f"{where}: {came} `{field}`, want a non-empty string: add it or remove the row")
+    for field, value in row.items():
+        kind = _FIELDS.get(field)
+        if kind is None:
+            raise ValueError(f"{where}: unknown field {field!r}, want {', '.join(_FIELDS)}: put it inside `extra`")
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{where}: `{field}` is {value!r}, want {kind.__name__}")  # type: ignore[union-attr]
+    return Problem(**row)
+
+
+class JsonlSource:
+    """A JSON-lines file (UTF-8, one problem a line) as a source: validated once, then read row by row on demand.
+
+    Only the byte offset of each row is kept in memory; rows are decoded from the mapped file when asked for. Blank
+    lines are allowed. A source can be sent to another process (it maps the file again there).
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a row that is not a problem, or an id that came before (file and line of both); an empty file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        if not os.path.isfile(self.path):
+            raise FileNotFoundError(
+                f"{self.path}: no such file, want JSON lines of {{id, problem, answer, ...}}: give another path"
+            )
+        self.name = os.path.splitext(os.path.basename(self.path))[0]
+        self._map = _map_file(self.path)
+        self.digest = hashlib.sha256(self._map).hexdigest()
+        self._starts, self._ends = self._scan()
+
+    def _scan(self) -> tuple[np.ndarray, np.ndarray]:
+        starts: list[int] = []
+        ends: list[int] = []
+        lines: dict[str, int] = {}  # id -> line, for the error on a repeated id
+        position = 0
+        for number, line in enumerate(iter(self._map.readline, b""), 1):
+            start, position = position, position + len(line)
+            if line.isspace():
+                continue
+            where = f"{self.path}:{number}"
+            problem = parse_row(_decode(line, where), where)
+            first = lines.setdefault(problem.id, number)
+            if first != number:
+                raise ValueError(f"{where}: id {problem.id!r} is also at line {first}, want unique ids: rename one")
+            starts.append(start)
+            ends.append(position)
+        if not starts:
+            raise ValueError(f"{self.path}: no problems in it, want one JSON object a line")
+        return np.asarray(starts, np.int64), np.asarray(ends, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Problem:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path}: row {index}, want 0 to {len(self) - 1}")
+        return Problem(**json.loads(self._map[self._starts[index] : self._ends[index]]))  # validated by _scan
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_map"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map = _map_file(self.path)
+        if hashlib.sha256(self._map).hexdigest() != self.digest:
+            raise ValueError(f"{self.path}: changed since it was opened, want sha256 {self.digest}")
+
+
+class ListSource:
+    """Problems in memory as a source."""
+
+    def __init__(self, problems: Sequence[Problem], *, name: str = "list"):
+        if not problems:
+            raise ValueError(f"{name}: no problems, want at least one")
+        self.name = name
+        self._problems = tuple(problems)
+        self.digest = digest_problems(self._problems)
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    def __getitem__(self, index: int) -> Problem:
+        return self._problems[index]
+
+
+def iterate(source: ProblemSource) -> Iterator[Problem]:
+    """The problems of a source in order."""
+    for index in range(len(source)):
+        yield source[index]
+
+
+def digest_problems(problems: Sequence[Problem]) -> str:
+    """sha256 (hex) over the content of problems, in order, whatever they were read from."""
+    sha = hashlib.sha256()
+    for problem in problems:
+        sha.update(json.dumps(dataclasses.asdict(problem), sort_keys=True, ensure_ascii=False).encode())
+        sha.update(b"\n")
+    return sha.hexdigest()
+
+
+def _map_file(path: str) -> mmap.mmap:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:  # an empty file cannot be mapped
+            raise ValueError(f"{path}: no problems in it, want one JSON object a line")
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _decode(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 ({error})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg}, column {error.colno}), want one object a line") from None
