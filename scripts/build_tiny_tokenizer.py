@@ -3,9 +3,9 @@
     python scripts/build_tiny_tokenizer.py [DIRECTORY]
 
 It is trained on text of this project only: generated problems and their solutions, and the prose below, which gives
-the merges that are left something sensible to do. All 256 bytes are in the vocabulary, so every text round-trips; digits
-are cut apart before merging, as in Qwen, so a digit is always one token. The result is the same bytes every time
-(tests/data/test_tiny_tokenizer.py builds it again and compares).
+the merges that are left something sensible to do. All 256 bytes are in the vocabulary, so every text round-trips;
+digits are cut apart before merging, as in Qwen, so a digit is always one token. The result is the same bytes every
+time (tests/data/test_tiny_tokenizer.py builds it again and compares).
 """
 
 import json
@@ -66,7 +66,9 @@ def build() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=[AddedToken(text, special=True, normalized=False) for text in (END_OF_TEXT, TURN_START, TURN_END)],
+        special_tokens=[
+            AddedToken(text, special=True, normalized=False) for text in (END_OF_TEXT, TURN_START, TURN_END)
+        ],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

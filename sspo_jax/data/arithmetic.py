@@ -19,7 +19,7 @@ import dataclasses
 import hashlib
 import json
 import random
-from typing import Literal
+from typing import Any, Literal
 
 from sspo_jax.data.problems import Problem
 
@@ -68,8 +68,9 @@ class ArithmeticData:
         if not 0.0 <= self.reasoned_fraction <= 1.0:
             raise ValueError(f"reasoned_fraction is {self.reasoned_fraction}, want 0 to 1")
 
-    def open(self) -> "ArithmeticSource":
-        """The source of these problems."""
+    def open(self, tokenizer: Any = None) -> "ArithmeticSource":
+        """The source of these problems; the tokenizer is not used, other data counts tokens with it."""
+        del tokenizer
         return ArithmeticSource(self)
 
 

@@ -70,7 +70,9 @@ class ProblemStream:
         """
         identity = self._identity()
         differing = [
-            f"{key} was {state.get(key)!r} and is {value!r}" for key, value in identity.items() if state.get(key) != value
+            f"{key} was {state.get(key)!r} and is {value!r}"
+            for key, value in identity.items()
+            if state.get(key) != value
         ]
         if differing:
             raise ValueError(

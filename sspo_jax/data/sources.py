@@ -1,0 +1,168 @@
+"""Where problems come from, as values: the config of a data source, and its one-line spelling for command lines.
+
+    JsonlData(path="math.jsonl", filter=ProblemFilter(levels=(3, 4, 5)))     in an experiment file
+    open_problems("math.jsonl"), open_problems("tfds:gsm8k:test")             from a command line
+
+Every config has `.open(tokenizer=None)`, which validates and returns a source; the tokenizer counts tokens for
+`filter.max_tokens`.
+"""
+
+import dataclasses
+import os
+from typing import Any, Literal
+
+from sspo_jax.data.arithmetic import ArithmeticData
+from sspo_jax.data.filters import KEEP_ALL, ProblemFilter, SubsetSource, filtered
+from sspo_jax.data.mixtures import MixtureSource
+from sspo_jax.data.problems import JsonlSource, ProblemSource
+
+DATA_VARIABLE = "SSPO_DATA"
+"""The environment variable that names a folder of JSON-lines files, for sets called by name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JsonlData:
+    """Problems of a JSON-lines file."""
+
+    path: str
+    """The file: one `{"id", "problem", "answer", ...}` a line."""
+    filter: ProblemFilter = KEEP_ALL
+    """Which of them to take."""
+    first: int | None = None
+    """Take only so many from the start (after the filter); None takes all."""
+
+    def open(self, tokenizer: Any = None) -> ProblemSource:
+        """The source, validated."""
+        return _first(filtered(JsonlSource(self.path), self.filter, tokenizer=tokenizer), self.first)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TfdsData:
+    """Problems of a tensorflow-datasets data set (TensorFlow itself is not needed)."""
+
+    name: str
+    """A data set of the catalogue (`gsm8k`), or the folder of a prepared one."""
+    split: str = "train"
+    """Split, in the notation of tensorflow-datasets without slices."""
+    data_dir: str | None = None
+    """Where data sets are kept; None is the library's own choice."""
+    filter: ProblemFilter = KEEP_ALL
+    """Which of them to take."""
+    first: int | None = None
+    """Take only so many from the start (after the filter); None takes all."""
+
+    def open(self, tokenizer: Any = None) -> ProblemSource:
+        """The source, validated; a data set of the catalogue is downloaded on first use."""
+        from sspo_jax.data.catalogue import tfds_source
+
+        source = tfds_source(self.name, split=self.split, data_dir=self.data_dir)
+        return _first(filtered(source, self.filter, tokenizer=tokenizer), self.first)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubData:
+    """Problems of a data set on the Hugging Face Hub (needs the package `datasets`, and the network once)."""
+
+    name: str
+    """The data set, such as `HuggingFaceH4/MATH-500`."""
+    config: str | None = None
+    """Its configuration, where it has several."""
+    split: str = "train"
+    """Its split."""
+    filter: ProblemFilter = KEEP_ALL
+    """Which of them to take."""
+    first: int | None = None
+    """Take only so many from the start (after the filter); None takes all."""
+
+    def open(self, tokenizer: Any = None) -> ProblemSource:
+        """The source, validated."""
+        from sspo_jax.data.catalogue import hub_source
+
+        source = hub_source(self.name, config=self.config, split=self.split)
+        return _first(filtered(source, self.filter, tokenizer=tokenizer), self.first)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureData:
+    """Several sources in fixed proportions; see `mixtures.MixtureSource`."""
+
+    parts: tuple[JsonlData | TfdsData | HubData | ArithmeticData, ...]
+    """The sources."""
+    weights: tuple[float, ...] | None = None
+    """The share of each, of any sum; None takes each source once."""
+
+    def open(self, tokenizer: Any = None) -> ProblemSource:
+        """The source, validated."""
+        return MixtureSource([part.open(tokenizer) for part in self.parts], self.weights)
+
+
+Data = JsonlData | TfdsData | HubData | ArithmeticData | MixtureData
+
+
+def open_problems(spec: str, *, data_dir: str | None = None) -> ProblemSource:
+    """A source from one word, for command lines.
+
+    Args:
+      spec: a `.jsonl` path; `NAME`, a file `NAME.jsonl` in the data folder; `tfds:NAME[:SPLIT]`; `hf:NAME[:SPLIT]`;
+        `arithmetic:train` or `arithmetic:held_out`; any of them followed by `[:N]` in brackets for the first N.
+      data_dir: the folder for sets called by name; None is `$SSPO_DATA`, then `data/`, each with its `eval/`.
+
+    Raises:
+      FileNotFoundError: no such file, with the places looked in.
+      ValueError: the data is not valid, or the spec is not one of the above.
+    """
+    return parse_spec(spec, data_dir=data_dir).open()
+
+
+def parse_spec(spec: str, *, data_dir: str | None = None) -> JsonlData | TfdsData | HubData | ArithmeticData:
+    """The config that `open_problems` opens."""
+    body, first = _split_first(spec)
+    kind, _, rest = body.partition(":")
+    if kind == "tfds" and rest:
+        name, _, split = rest.partition(":")
+        return TfdsData(name=name, split=split or "test", first=first)
+    if kind == "hf" and rest:
+        name, _, split = rest.partition(":")
+        return HubData(name=name, split=split or "test", first=first)
+    if kind == "arithmetic":
+        return ArithmeticData(split=_arithmetic_split(rest), size=first or 1_000)
+    return JsonlData(path=_find_file(body, data_dir), first=first)
+
+
+def _arithmetic_split(word: str) -> Literal["train", "held_out"]:
+    if word == "train":
+        return "train"
+    if word in ("", "held_out"):
+        return "held_out"
+    raise ValueError(f"arithmetic:{word}, want arithmetic:train or arithmetic:held_out")
+
+
+def _split_first(spec: str) -> tuple[str, int | None]:
+    if not spec.endswith("]"):
+        return spec, None
+    body, bracket, count = spec[:-1].rpartition("[:")
+    if not bracket or not count.isdigit() or int(count) < 1:
+        raise ValueError(f"{spec!r}: want a number of problems as in math500[:100]")
+    return body, int(count)
+
+
+def _find_file(name: str, data_dir: str | None) -> str:
+    if name.endswith(".jsonl"):
+        return name
+    roots = [data_dir] if data_dir else [root for root in (os.environ.get(DATA_VARIABLE), "data") if root]
+    tried = [os.path.join(root, *below, f"{name}.jsonl") for root in roots for below in ((), ("eval",))]
+    for path in tried:
+        if os.path.isfile(path):
+            return path
+    raise FileNotFoundError(
+        f"no problems called {name!r}: looked for {', '.join(tried)}. Put the file there, name its folder with "
+        f"--data-dir or ${DATA_VARIABLE}, or give the path of a .jsonl file, tfds:NAME, hf:NAME or arithmetic:held_out"
+    )
+
+
+def _first(source: ProblemSource, count: int | None) -> ProblemSource:
+    if count is None or count >= len(source):
+        return source
+    if count < 1:
+        raise ValueError(f"first is {count}, want at least 1")
+    return SubsetSource(source, range(count))

@@ -1,0 +1,1 @@
+"""Evaluation: scores of sampled answers with their intervals, reports and comparisons."""

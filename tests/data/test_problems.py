@@ -1,0 +1,116 @@
+"""JSON-lines sources: random access, digests, and errors that name file and line."""
+
+import dataclasses
+import hashlib
+import json
+import pickle
+
+import pytest
+
+from sspo_jax.data.problems import JsonlSource, ListSource, Problem, ProblemSource, digest_problems, iterate
+
+ROWS = [
+    {"id": "a", "problem": "1 + 1?", "answer": "2"},
+    {"id": "b", "problem": "¿π·2?", "answer": "2\\pi", "level": 3, "subject": "Algebra", "source": "mine"},
+    {"id": "c", "problem": "second\u2028line", "answer": "0", "solution": "none", "extra": {"lang": "zh"}},
+]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_rows_come_back_in_any_order(tmp_path):
+    source = JsonlSource(write(tmp_path / "set.jsonl", ROWS))
+    assert len(source) == 3
+    assert source.name == "set"
+    assert [source[index].id for index in (2, 0, 1)] == ["c", "a", "b"]
+    assert source[1] == Problem(id="b", problem="¿π·2?", answer="2\\pi", level=3, subject="Algebra", source="mine")
+    assert [problem.language for problem in iterate(source)] == ["en", "en", "zh"]
+    assert isinstance(source, ProblemSource)
+
+
+def test_blank_lines_and_a_missing_last_newline_are_allowed(tmp_path):
+    path = tmp_path / "set.jsonl"
+    path.write_text("\n" + "\n\n".join(json.dumps(row) for row in ROWS))
+    assert [problem.id for problem in iterate(JsonlSource(path))] == ["a", "b", "c"]
+
+
+def test_digest_is_that_of_the_file(tmp_path):
+    path = write(tmp_path / "set.jsonl", ROWS)
+    assert JsonlSource(path).digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    changed = write(tmp_path / "other.jsonl", [*ROWS[:2], {**ROWS[2], "answer": "1"}])
+    assert JsonlSource(changed).digest != JsonlSource(path).digest
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "x", "problem": "p"', "not JSON"),
+        ('["x"]', "list, want an object"),
+        ('{"id": "x", "problem": "p"}', "no `answer`"),
+        ('{"id": "x", "problem": "p", "answer": " "}', "' ' as `answer`"),
+        ('{"id": "x", "problem": "p", "answer": 3}', "3 as `answer`"),
+        ('{"id": "x", "problem": "p", "answer": "3", "level": "5"}', "`level` is '5', want int"),
+        ('{"id": "x", "problem": "p", "answer": "3", "level": true}', "`level` is True, want int"),
+        ('{"id": "x", "problem": "p", "answer": "3", "unit": "cm"}', "unknown field 'unit'"),
+        ('{"id": "a", "problem": "p", "answer": "3"}', "id 'a' is also at line 1"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, message):
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps(ROWS[0]) + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=r"set\.jsonl:2: ") as caught:
+        JsonlSource(path)
+    assert message in str(caught.value)
+
+
+def test_bytes_that_are_not_utf8_are_named(tmp_path):
+    path = tmp_path / "set.jsonl"
+    path.write_bytes(b'{"id": "x", "problem": "\xff", "answer": "1"}\n')
+    with pytest.raises(ValueError, match=r"set.jsonl:1: not UTF-8"):
+        JsonlSource(path)
+
+
+def test_missing_and_empty_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        JsonlSource(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(ValueError, match="no problems"):
+        JsonlSource(tmp_path / "empty.jsonl")
+    (tmp_path / "blank.jsonl").write_text("\n\n")
+    with pytest.raises(ValueError, match="no problems"):
+        JsonlSource(tmp_path / "blank.jsonl")
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_an_index_outside_is_an_error(tmp_path, index):
+    with pytest.raises(IndexError, match="want 0 to 2"):
+        JsonlSource(write(tmp_path / "set.jsonl", ROWS))[index]
+
+
+def test_a_source_travels_to_another_process_unless_the_file_changed(tmp_path):
+    path = write(tmp_path / "set.jsonl", ROWS)
+    sent = pickle.dumps(JsonlSource(path))
+    assert pickle.loads(sent)[2].id == "c"
+    write(path, ROWS[:2])
+    with pytest.raises(ValueError, match="changed since"):
+        pickle.loads(sent)
+
+
+def test_the_digest_of_a_list_sees_every_field():
+    problem = Problem(id="a", problem="p", answer="1", level=1, subject="s", source="x", extra={"unit": "cm"})
+    digests = {ListSource([problem]).digest, digest_problems([problem, problem])}
+    for change in (
+        {"id": "b"}, {"problem": "q"}, {"answer": "2"}, {"level": 2}, {"subject": "t"}, {"source": "y"}, {"extra": {}}
+    ):  # fmt: skip
+        digests.add(ListSource([dataclasses.replace(problem, **change)]).digest)
+    assert len(digests) == 9
+
+
+def test_every_real_file_loads(real_data):
+    rows = {path.stem: len(JsonlSource(path)) for path in sorted(real_data.glob("eval/*.jsonl"))}
+    assert rows == {
+        "aime24": 30, "aime25": 30, "amc23": 40, "gsm8k": 1319, "math500": 500, "minerva": 272, "olympiadbench": 675
+    }  # fmt: skip
