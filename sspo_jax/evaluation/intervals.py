@@ -74,8 +74,8 @@ def estimate_average(
 
 
 def paired_difference(
-    first: Shaped[np.ndarray, "problems samples_of_first"],
-    second: Shaped[np.ndarray, "problems samples_of_second"],
+    first: Shaped[np.ndarray, "problems_of_first samples_of_first"],
+    second: Shaped[np.ndarray, "problems_of_second samples_of_second"],
     *,
     seed: int = 0,
 ) -> Difference:
