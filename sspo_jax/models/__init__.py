@@ -2,5 +2,6 @@
 
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import apply_qwen, init_qwen
+from sspo_jax.models.weights import load_qwen, model_digest, save_qwen
 
-__all__ = ["QwenConfig", "apply_qwen", "init_qwen"]
+__all__ = ["QwenConfig", "apply_qwen", "init_qwen", "load_qwen", "model_digest", "save_qwen"]

@@ -30,6 +30,8 @@ class QwenConfig:
     """Bias on the query, key and value projections (Qwen2: yes, Qwen3: no)."""
     qk_norm: bool = False
     """RMS norm on queries and keys, per head (Qwen3)."""
+    output_bias: bool = False
+    """Bias on the output projection of attention too (what a Qwen3 config means by attention_bias)."""
     tie_embeddings: bool = True
     """The output projection is the transposed embedding."""
     rope_theta: float = 1e6
@@ -40,6 +42,8 @@ class QwenConfig:
     """Longest context, in tokens."""
     init_scale: float = 0.02
     """Standard deviation of random weights."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end a text, as the checkpoint says; kept so that an export says the same."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations and matrix products; norms, softmax and logits are float32 in any case."""
     remat: Literal["none", "full", "dots"] = "none"
@@ -56,6 +60,7 @@ class QwenConfig:
         kv_heads = self.num_kv_heads * self.head_dim
         attention = 2 * self.hidden_size * (heads + kv_heads)
         attention += (heads + 2 * kv_heads) * self.attention_bias + 2 * self.head_dim * self.qk_norm
+        attention += self.hidden_size * self.output_bias
         layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
         return self.num_layers * layer + embeddings + self.hidden_size
@@ -117,6 +122,9 @@ def config_from_hf(path: pathlib.Path, **changes: Any) -> QwenConfig:
     architecture = (hf.get("architectures") or ["?"])[0]
     if architecture not in SUPPORTED:
         raise ValueError(f"{file}: architecture {architecture!r}, want one of {', '.join(SUPPORTED)}")
+    if quantization := hf.get("quantization_config"):
+        method = quantization.get("quant_method", "?")
+        raise ValueError(f"{file}: quantized weights ({method}) are not supported, want float32, bfloat16 or float16")
     layer_types = set(hf.get("layer_types") or [])
     if hf.get("use_sliding_window") or layer_types - {"full_attention"}:
         raise ValueError(f"{file}: sliding-window attention is not supported; this model attends to the full context")
@@ -128,23 +136,33 @@ def config_from_hf(path: pathlib.Path, **changes: Any) -> QwenConfig:
     if hf.get("hidden_act", "silu") != "silu":
         raise ValueError(f"{file}: hidden_act {hf['hidden_act']!r}, want 'silu'")
     is_qwen3 = architecture == "Qwen3ForCausalLM"
-    fields = dict(
-        vocab_size=hf["vocab_size"],
-        hidden_size=hf["hidden_size"],
-        intermediate_size=hf["intermediate_size"],
-        num_layers=hf["num_hidden_layers"],
-        num_heads=hf["num_attention_heads"],
-        num_kv_heads=hf.get("num_key_value_heads") or hf["num_attention_heads"],
-        head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
-        attention_bias=bool(hf.get("attention_bias", False)) if is_qwen3 else True,
-        qk_norm=is_qwen3,
-        tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
-        rope_theta=float(rope.get("rope_theta") or hf.get("rope_theta") or 1e4),
-        norm_epsilon=float(hf.get("rms_norm_eps", 1e-6)),
-        max_positions=int(hf.get("max_position_embeddings", 32768)),
-        init_scale=float(hf.get("initializer_range", 0.02)),
-    )
+    fields = {
+        "vocab_size": hf["vocab_size"],
+        "hidden_size": hf["hidden_size"],
+        "intermediate_size": hf["intermediate_size"],
+        "num_layers": hf["num_hidden_layers"],
+        "num_heads": hf["num_attention_heads"],
+        "num_kv_heads": hf.get("num_key_value_heads") or hf["num_attention_heads"],
+        "head_dim": hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
+        "attention_bias": bool(hf.get("attention_bias", False)) if is_qwen3 else True,
+        "output_bias": bool(hf.get("attention_bias", False)) and is_qwen3,
+        "qk_norm": is_qwen3,
+        "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
+        "rope_theta": float(rope.get("rope_theta") or hf.get("rope_theta") or 1e4),
+        "norm_epsilon": float(hf.get("rms_norm_eps", 1e-6)),
+        "max_positions": int(hf.get("max_position_embeddings", 32768)),
+        "init_scale": float(hf.get("initializer_range", 0.02)),
+        "eos_token_ids": _eos_token_ids(file, hf),
+    }
     return QwenConfig(**{**fields, **changes})
+
+
+def _eos_token_ids(file: pathlib.Path, hf: dict[str, Any]) -> tuple[int, ...]:
+    """The ids of generation_config.json, where a checkpoint lists all of them, else the one of config.json."""
+    generation = file.with_name("generation_config.json")
+    ids = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id") if generation.is_file() else None
+    ids = hf.get("eos_token_id") if ids is None else ids
+    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
 
 
 def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:

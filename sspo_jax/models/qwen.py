@@ -53,6 +53,8 @@ class Qwen(nnx.Module):
             blocks["query_bias"] = zeros((layers, heads, head_dim), "layers", "heads", "head_dim")
             blocks["key_bias"] = zeros((layers, kv_heads, head_dim), "layers", "kv_heads", "head_dim")
             blocks["value_bias"] = zeros((layers, kv_heads, head_dim), "layers", "kv_heads", "head_dim")
+            if config.output_bias:
+                blocks["output_bias"] = zeros((layers, embed), "layers", None)
         if config.qk_norm:
             blocks["query_norm"] = ones((layers, head_dim), "layers", None)
             blocks["key_norm"] = ones((layers, head_dim), "layers", None)
@@ -111,8 +113,12 @@ def rms_norm(x: Array, scale: Array, epsilon: float) -> Array:
     """x / sqrt(mean(x^2) + epsilon) * scale over the last axis, computed in float32, in the dtype of x."""
     x32 = x.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
-    scale = jnp.expand_dims(scale, tuple(range(x.ndim - 1)))
-    return scale.astype(x.dtype) * normed.astype(x.dtype)
+    return _broadcast(scale, x) * normed.astype(x.dtype)
+
+
+def _broadcast(parameter: Array, x: Array) -> Array:
+    """The parameter with leading axes to broadcast against x, in its dtype: rank promotion is an error in the tests."""
+    return jnp.expand_dims(parameter, tuple(range(x.ndim - parameter.ndim))).astype(x.dtype)
 
 
 def rotary_angles(positions: Int[Array, "..."], config: QwenConfig) -> tuple[Array, Array]:
@@ -138,10 +144,7 @@ def attention_inputs(
 
     def project(name: str) -> Array:
         y = jnp.einsum("...d,dhk->...hk", x, block[name].astype(x.dtype))
-        if config.attention_bias:
-            bias = block[f"{name}_bias"].astype(x.dtype)
-            y = y + jnp.expand_dims(bias, tuple(range(y.ndim - 2)))
-        return y
+        return y + _broadcast(block[f"{name}_bias"], y) if config.attention_bias else y
 
     query, key, value = project("query"), project("key"), project("value")
     if config.qk_norm:
@@ -152,7 +155,8 @@ def attention_inputs(
 
 def attention_output(block: Params, attended: Float[Array, "... heads head_dim"]) -> Array:
     """The output projection, [..., embed]."""
-    return jnp.einsum("...hk,hkd->...d", attended, block["output"].astype(attended.dtype))
+    y = jnp.einsum("...hk,hkd->...d", attended, block["output"].astype(attended.dtype))
+    return y + _broadcast(block["output_bias"], y) if "output_bias" in block else y
 
 
 def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Array:

@@ -1,0 +1,72 @@
+"""Random tiny checkpoints of every family, written by transformers; the reference is transformers itself."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+SHAPE = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 4096,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2-tied": {"tie_word_embeddings": True},
+    "qwen2": {"tie_word_embeddings": False, "rms_norm_eps": 1e-5, "num_key_value_heads": 8},
+    "qwen3": {"tie_word_embeddings": True, "head_dim": 16},
+    "qwen3-bias": {"tie_word_embeddings": False, "head_dim": 8, "attention_bias": True},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A directory and the transformers model that wrote it."""
+
+    path: pathlib.Path
+    model: Any
+
+    def logits(self, tokens: np.ndarray, **inputs: Any) -> np.ndarray:
+        import torch
+
+        with torch.no_grad():
+            tensors = {name: torch.as_tensor(np.array(value)) for name, value in inputs.items()}
+            return self.model(input_ids=torch.as_tensor(np.array(tokens)).long(), **tensors).logits.float().numpy()
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Checkpoint]:
+    """make_checkpoint(family, dtype="float32", **config): every weight random, biases and norms too."""
+    import torch
+    import transformers
+
+    made: dict[str, Checkpoint] = {}
+
+    def make(family: str, *, dtype: str = "float32", save: dict[str, Any] | None = None, **changes: Any) -> Checkpoint:
+        key = repr((family, dtype, save, sorted(changes.items())))
+        if key in made:
+            return made[key]
+        prefix = {"qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3moe": "Qwen3Moe"}[family.split("-")[0]]
+        config = getattr(transformers, f"{prefix}Config")(**{**SHAPE, **FAMILIES[family], **changes})
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{prefix}ForCausalLM")(config).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+                parameter.copy_(1 + 0.2 * noise if "norm" in name else 0.3 * noise)
+        path = tmp_path_factory.mktemp(family)
+        model.to(getattr(torch, dtype)).save_pretrained(str(path), **(save or {}))
+        # Read back: casting the model in place would round the rotary frequencies as well.
+        model = getattr(transformers, f"{prefix}ForCausalLM").from_pretrained(
+            str(path), dtype=torch.float32, attn_implementation="eager"
+        )
+        made[key] = Checkpoint(path, model.eval())
+        return made[key]
+
+    return make

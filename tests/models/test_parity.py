@@ -1,0 +1,120 @@
+"""Logits against transformers, for random tiny checkpoints of every family; nothing attends to padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sspo_jax.models import apply_qwen, load_qwen
+from sspo_jax.models.qwen import hidden_states
+from tests.models.conftest import FAMILIES
+
+TOLERANCE = 2e-5  # of logits, absolute; they are of order 1 to 10 here
+
+apply = jax.jit(apply_qwen, static_argnums=1)
+
+
+def tokens_of(shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 97, shape).astype(np.int32)
+
+
+def assert_same_logits(ours: jax.Array, theirs: np.ndarray) -> None:
+    assert np.abs(theirs).max() > 0.5  # else a bound on the difference would say little
+    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=0, atol=TOLERANCE)
+    np.testing.assert_array_equal(np.argmax(ours, -1), np.argmax(theirs, -1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_of_every_family(make_checkpoint, family):
+    checkpoint = make_checkpoint(family)
+    params, config = load_qwen(checkpoint.path)
+    tokens = tokens_of((2, 12))
+    assert_same_logits(apply(params, config, tokens), checkpoint.logits(tokens))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["qwen2-tied", "qwen3"])
+def test_padding_is_not_attended(make_checkpoint, family, side):
+    checkpoint = make_checkpoint(family)
+    params, config = load_qwen(checkpoint.path)
+    tokens, lengths = tokens_of((3, 12)), (12, 7, 1)
+    mask = np.stack([np.arange(12) < n if side == "right" else np.arange(12) >= 12 - n for n in lengths])
+    ours = apply(params, config, tokens, segment_ids=mask.astype(np.int32))
+    theirs = checkpoint.logits(
+        tokens, attention_mask=mask.astype(np.int64), position_ids=np.cumsum(mask, 1) * mask - mask
+    )
+    assert_same_logits(ours[mask], theirs[mask])
+
+
+def test_packed_rows_equal_separate_rows(make_checkpoint):
+    checkpoint = make_checkpoint("qwen2-tied")
+    params, config = load_qwen(checkpoint.path)
+    tokens = tokens_of((1, 12))
+    segments = np.array([[1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 0, 0]], np.int32)
+    ours = apply(params, config, tokens, segment_ids=segments)
+    for start, end in ((0, 5), (5, 8), (8, 10)):
+        assert_same_logits(ours[:, start:end], checkpoint.logits(tokens[:, start:end]))
+
+
+@pytest.mark.parametrize("theta", [1e4, 1e6])
+def test_long_positions(make_checkpoint, theta):
+    """32 k positions: the angles are in the tens of thousands, where float32 has 1e-3 left."""
+    checkpoint = make_checkpoint("qwen2-tied", rope_parameters={"rope_theta": theta, "rope_type": "default"})
+    params, config = load_qwen(checkpoint.path)
+    assert config.rope_theta == theta
+    tokens = tokens_of((2, 12))
+    positions = (np.arange(12) * 17 + np.array([[3000], [32000]])).astype(np.int32)
+    theirs = checkpoint.logits(tokens, position_ids=positions.astype(np.int64))
+    assert_same_logits(apply(params, config, tokens, positions=positions), theirs)
+
+
+def test_bfloat16_weights(make_checkpoint):
+    """A bfloat16 checkpoint, computed in float32, is exact; computed in bfloat16 it is as close as transformers is."""
+    import torch
+
+    checkpoint = make_checkpoint("qwen3", dtype="bfloat16")
+    tokens = tokens_of((2, 12))
+    exact = checkpoint.logits(tokens)
+    params, config = load_qwen(checkpoint.path)
+    assert_same_logits(apply(params, config, tokens), exact)
+
+    params, config = load_qwen(checkpoint.path, dtype="bfloat16", param_dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    half = type(checkpoint.model).from_pretrained(checkpoint.path, dtype=torch.bfloat16)
+    with torch.no_grad():
+        theirs = half(torch.as_tensor(tokens).long()).logits.float().numpy()
+    ours = np.asarray(apply(params, config, tokens))
+    assert np.sqrt(np.mean((ours - exact) ** 2)) < 1.2 * np.sqrt(np.mean((theirs - exact) ** 2))
+
+
+def test_poisoned_padding_changes_nothing(make_checkpoint):
+    """Padding whose embedding is huge leaves the logits of real tokens and the gradients bit for bit as they were."""
+    params, config = load_qwen(make_checkpoint("qwen2").path)
+    segments = np.array([[0, 0, 1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0, 0, 0]], np.int32)
+    real = segments > 0
+    tokens, segments = jnp.where(real, tokens_of((2, 8)) % 90, 96), jnp.asarray(segments)
+
+    @jax.jit
+    def loss_and_logits(params, fill):
+        params = params | {"embedding": params["embedding"].at[96].set(fill)}
+        logits = apply_qwen(params, config, tokens, segment_ids=segments)
+        return jnp.sum(jnp.where(real[..., None], jnp.sin(logits), 0)), logits
+
+    (calm, poisoned) = (
+        jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))(params, fill) for fill in (0.5, 1e18)
+    )
+    np.testing.assert_array_equal(calm[0][1][real], poisoned[0][1][real])
+    jax.tree.map(np.testing.assert_array_equal, calm[1], poisoned[1])
+
+
+def test_keys_and_values_of_padding_do_not_leak(make_checkpoint):
+    """The same for huge keys and values themselves: the mask cuts them off, it does not outweigh them."""
+    params, config = load_qwen(make_checkpoint("qwen2").path)
+    tokens = tokens_of((1, 8)) % 90
+    segments = np.array([[1, 1, 1, 1, 1, 0, 0, 0]], np.int32)
+
+    def with_padding(token: int) -> jax.Array:
+        filled = jnp.where(segments > 0, tokens, token)
+        return hidden_states(params, config, filled, segment_ids=jnp.asarray(segments))[0]
+
+    np.testing.assert_array_equal(with_padding(91)[:, :5], with_padding(95)[:, :5])
