@@ -42,21 +42,25 @@ def majority_at_k(
 ) -> Float[np.ndarray, " problems"]:
     """maj@k of each problem: whether the answer that most of its k samples gave is correct.
 
-    Answers are grouped by equivalence (`1/2` and `0.5` vote together); samples without an answer (None) do not vote;
-    a draw counts as the share of the drawn groups that are correct. A group is correct if any of its samples was
-    judged so. A problem without a vote scores 0.
+    Answers vote in groups: those judged correct are one group, as they agree with the gold answer; the others are
+    grouped by equivalence (`1/3` and `2/6` vote together). Samples without an answer (None) do not vote. Where m groups
+    lead together and the correct one is among them, the score is 1/m: a draw decided by lot. Without a vote it is 0.
 
     Args:
       correct: verdicts.
       answers: [problems][samples], the extracted answers.
-      equivalent: whether two answers are the same; asked once for each pair of different texts that matters.
+      equivalent: whether two answers are the same; asked only where it can change the score.
     """
     scores = []
     for verdicts, texts in zip(correct, answers, strict=True):
-        groups = group_answers(texts, equivalent)
-        most = max((len(group) for group in groups), default=0)
-        leaders = [bool(verdicts[group].any()) for group in groups if len(group) == most]
-        scores.append(float(np.mean(leaders)) if leaders else 0.0)
+        votes = sum(text is not None for text, verdict in zip(texts, verdicts, strict=True) if verdict)
+        wrong = [text for text, verdict in zip(texts, verdicts, strict=True) if not verdict and text is not None]
+        if votes == 0 or votes > len(wrong):
+            scores.append(float(votes > 0))
+            continue
+        sizes = [len(group) for group in group_answers(wrong, equivalent)]
+        leaders = 1 + sizes.count(votes)
+        scores.append(0.0 if max(sizes) > votes else 1.0 / leaders)
     return np.array(scores, np.float64)
 
 

@@ -10,10 +10,6 @@ from hypothesis import strategies as st
 from sspo_jax.evaluation.metrics import average_at_k, group_answers, majority_at_k, pass_at_k
 
 
-def same(first: str, second: str) -> bool:
-    return first == second
-
-
 def test_average_by_hand():
     np.testing.assert_array_equal(average_at_k(np.array([[True, False], [True, True]])), [0.5, 1.0])
 
@@ -46,7 +42,9 @@ def test_pass_at_more_than_there_are_samples_is_an_error(k):
         ([True, False, False], ["2", "3", "4"], 1 / 3),  # a draw of three: one of them right
         ([True, False, False], ["2", None, None], 1.0),  # no answer, no vote
         ([False, False, False], [None, None, None], 0.0),
-        ([True, True, False, False], ["1/2", "0.5", "3", "4"], 1.0),  # two spellings vote together
+        ([False, False], ["3", "3"], 0.0),
+        ([True, True, False, False, False], ["2", "2.0", "3", "3", "4"], 0.5),  # right ones vote together
+        ([True, True, False, False, False], ["2", "2", "1/2", "0.5", "0.5"], 0.0),  # and so do equal wrong ones
     ],
 )
 def test_majority_by_hand(verdicts, answers, score):
@@ -54,6 +52,15 @@ def test_majority_by_hand(verdicts, answers, score):
         return {first, second} == {"1/2", "0.5"}
 
     np.testing.assert_allclose(majority_at_k(np.array([verdicts]), [answers], equivalent), [score])
+
+
+@pytest.mark.parametrize("verdicts", [[True, True, True, False, False], [False] * 5])
+def test_the_majority_asks_nothing_when_the_answers_cannot_change_it(verdicts):
+    def equivalent(first, second):
+        raise AssertionError("asked")
+
+    answers = [["2", "2", "2", "3", "4"]]
+    assert majority_at_k(np.array([verdicts]), answers, equivalent)[0] == float(verdicts[0])
 
 
 def test_the_checker_is_asked_once_for_a_new_text_and_never_for_a_known_one():
