@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,9 +74,10 @@ def evaluate_policy(
     name = name or source.name
     problems = list(iterate(source))
     tokens = [prompts(problem) for problem in problems]
+    earlier = {(row.id, row.sample): row for row in done}
     rows: list[SampleRow] = []
     for first, block in _blocks(problems, problems_at_once):
-        old = _finished(block, done, group_size)
+        old = _finished(block, earlier, group_size)
         if old is None:
             rollout = sample(
                 tokens[first : first + len(block)],
@@ -169,8 +170,9 @@ def _blocks(problems: Sequence[Problem], size: int) -> Iterator[tuple[int, Seque
         yield first, problems[first : first + size]
 
 
-def _finished(block: Sequence[Problem], done: Sequence[SampleRow], group_size: int) -> list[SampleRow] | None:
+def _finished(
+    block: Sequence[Problem], done: Mapping[tuple[str, int], SampleRow], group_size: int
+) -> list[SampleRow] | None:
     """The earlier rows of a block in order, if all are there."""
-    found = {(row.id, row.sample): row for row in done}
     wanted = [(problem.id, sample) for problem in block for sample in range(group_size)]
-    return [found[key] for key in wanted] if all(key in found for key in wanted) else None
+    return [done[key] for key in wanted] if all(key in done for key in wanted) else None
