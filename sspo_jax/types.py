@@ -1,4 +1,4 @@
-"""The records that travel through the system: `Mean`, `Rollout`, `TrainBatch`.
+"""The records that travel through the system: `Mean`, `Max`, `Rollout`, `TrainBatch`.
 
 All are plain containers of arrays, registered as JAX pytrees without Flax, so the losses can be used on their own.
 Axes: `batch` is rows (responses, or rows of packed responses), `time` is positions. Position `t` of every per-token
@@ -51,6 +51,27 @@ class Mean:
         return jnp.where(self.count == 0, 0.0, self.total / jnp.where(self.count == 0, 1, self.count))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Max:
+    """A maximum with `Mean`'s interface: `total` is the largest value met, `count` how many were compared.
+
+    >>> float((Max(3.0, 2.0) + Max(1.0, 5.0)).value)
+    3.0
+    """
+
+    total: Float[Array, ""] | float
+    count: Float[Array, ""] | float
+
+    def __add__(self, other: "Max") -> "Max":
+        return Max(jnp.maximum(self.total, other.total), self.count + other.count)
+
+    @property
+    def value(self) -> Any:
+        """The maximum, 0 where nothing was compared (`total` is then -inf)."""
+        return jnp.where(self.count == 0, 0.0, self.total)
+
+
 @_record
 class Rollout:
     """Sampled responses, one a row, on the host; the samples of one prompt are a group.
@@ -83,4 +104,5 @@ class TrainBatch:
     subsentence_ids: Int[Array, "batch time"]  # -1 where mask is false
     ref_logprobs: Float[Array, "batch time"] | None = None  # under the frozen reference policy
     mean_entropy: Float[Array, ""] | None = None  # over all valid tokens of the whole rollout batch
+    entropy_std: Float[Array, ""] | None = None  # of subsentence entropies over those tokens; read by one rule of SSPO
     denominator: Float[Array, ""] | None = None  # of the loss, over the whole update, before it is cut into parts

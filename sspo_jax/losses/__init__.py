@@ -1,0 +1,47 @@
+"""Objectives as pure functions of arrays, one published objective a file, and beside each its dataclass.
+
+loss, metrics = sspo_loss(logprobs, old_logprobs, advantages, mask, subsentence_ids, entropies)
+loss, metrics = Sspo.calibrated()(logprobs, batch)
+"""
+
+from sspo_jax.losses.aggregation import Aggregation, aggregate, loss_denominator
+from sspo_jax.losses.cispo import Cispo, cispo_loss
+from sspo_jax.losses.correction import RolloutCorrection, correction_weights
+from sspo_jax.losses.diagnostics import diagnostics, entropy_statistics
+from sspo_jax.losses.gmpo import Gmpo, gmpo_loss
+from sspo_jax.losses.grpo import Dapo, DrGrpo, Grpo, dapo_loss, dr_grpo_loss, grpo_loss
+from sspo_jax.losses.gspo import Gspo, gspo_loss
+from sspo_jax.losses.kl import kl_penalty
+from sspo_jax.losses.objective import Objective
+from sspo_jax.losses.ratios import subsentence_ratio
+from sspo_jax.losses.sapo import Sapo, sapo_loss
+from sspo_jax.losses.sspo import Sspo, sspo_loss
+
+__all__ = [
+    "Aggregation",
+    "Cispo",
+    "Dapo",
+    "DrGrpo",
+    "Gmpo",
+    "Grpo",
+    "Gspo",
+    "Objective",
+    "RolloutCorrection",
+    "Sapo",
+    "Sspo",
+    "aggregate",
+    "cispo_loss",
+    "correction_weights",
+    "dapo_loss",
+    "diagnostics",
+    "dr_grpo_loss",
+    "entropy_statistics",
+    "gmpo_loss",
+    "grpo_loss",
+    "gspo_loss",
+    "kl_penalty",
+    "loss_denominator",
+    "sapo_loss",
+    "sspo_loss",
+    "subsentence_ratio",
+]

@@ -1,0 +1,123 @@
+"""From a per-token loss to a scalar: every denominator has a name, and sums and counts travel apart.
+
+    loss = sum_t weight_t * x_t / denominator
+
+| aggregation               | weight_t            | denominator                     |
+|---------------------------|---------------------|---------------------------------|
+| `token-mean`              | 1                   | valid tokens                    |
+| `seq-mean-token-mean`     | 1 / tokens of its response | responses with a valid token |
+| `seq-mean-token-sum`      | 1                   | responses with a valid token    |
+| `seq-mean-token-sum-norm` | 1 / norm_length     | responses with a valid token    |
+
+A denominator is a plain count that adds up over any cut of the update into parts between responses. A trainer sums
+`loss_denominator` over the whole update first and passes the result to each part: the parts' losses and gradients
+then add up to those of the whole.
+"""
+
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from sspo_jax.losses.ratios import level_units
+from sspo_jax.types import Max, Mean
+
+Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+
+
+def loss_denominator(
+    aggregation: Aggregation,
+    mask: Bool[Array, "batch time"],
+    segment_ids: Int[Array, "batch time"] | None = None,
+) -> Float[Array, ""]:
+    """The denominator of `aggregation` for these rows: valid tokens, or responses with at least one of them.
+
+    Args:
+      aggregation: one of the four names above.
+      mask: [batch, time], true where a token enters the loss.
+      segment_ids: [batch, time], packed responses; without it a row is one response.
+
+    >>> import jax.numpy as jnp
+    >>> float(loss_denominator("seq-mean-token-mean", jnp.array([[True, True], [False, False]])))
+    1.0
+    """
+    _check(aggregation)
+    if aggregation == "token-mean":
+        return jnp.sum(mask, dtype=jnp.float32)
+    if segment_ids is None:
+        return jnp.sum(jnp.any(mask, axis=1), dtype=jnp.float32)
+    ids = level_units("response", mask, segment_ids=segment_ids).ids
+    # Numbers are dense in a row, so the largest one counts the responses.
+    return jnp.sum(jnp.max(jnp.where(mask, ids, -1), axis=1, initial=-1) + 1).astype(jnp.float32)
+
+
+def token_weights(
+    aggregation: Aggregation,
+    mask: Bool[Array, "batch time"],
+    segment_ids: Int[Array, "batch time"] | None = None,
+    norm_length: float | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "batch time"]:
+    """`weight_t` of the table above, 0 where the mask is false.
+
+    `norm_length` (tokens) is read by `seq-mean-token-sum-norm` alone; None means the width of the rows, verl's
+    default, and is refused for packed rows, whose width says nothing about a response.
+    """
+    _check(aggregation)
+    ones = mask.astype(dtype)
+    if aggregation == "seq-mean-token-mean":
+        return ones / level_units("response", mask, segment_ids=segment_ids).lengths.astype(dtype)
+    if aggregation == "seq-mean-token-sum-norm":
+        if norm_length is None and segment_ids is not None:
+            raise ValueError("norm_length is None with segment_ids, want the tokens to divide by: pass norm_length=...")
+        if norm_length is not None and not norm_length > 0:
+            raise ValueError(f"norm_length is {norm_length}, want a positive number of tokens")
+        return ones / (mask.shape[1] if norm_length is None else norm_length)
+    return ones
+
+
+def aggregate(
+    values: Float[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    *,
+    aggregation: Aggregation = "seq-mean-token-mean",
+    norm_length: float | None = None,
+    segment_ids: Int[Array, "batch time"] | None = None,
+    denominator: Float[Array, ""] | float | None = None,
+) -> tuple[Float[Array, ""], Mean]:
+    """Reduces a per-token quantity to a scalar; 0 with gradient 0 where no token is valid.
+
+    Args:
+      values: [batch, time]; anything, also NaN, where the mask is false.
+      mask: [batch, time], true where a token enters the loss.
+      aggregation, norm_length: see the module.
+      segment_ids: [batch, time], packed responses.
+      denominator: the count to divide by; None means these rows' own.
+
+    Returns:
+      The scalar, and the same as a `Mean` over these rows' own count, for metrics.
+    """
+    weights = token_weights(aggregation, mask, segment_ids, norm_length, values.dtype)
+    total = jnp.sum(jnp.where(mask, values, 0) * weights)
+    own = loss_denominator(aggregation, mask, segment_ids).astype(values.dtype)
+    divisor = own if denominator is None else jnp.asarray(denominator, values.dtype)
+    return total / jnp.where(divisor == 0, 1, divisor), Mean(total, own)
+
+
+def masked_mean(
+    values: Float[Array, "batch time"] | Bool[Array, "batch time"], mask: Bool[Array, "batch time"]
+) -> Mean:
+    """The mean over valid tokens, as a `Mean`; for metrics."""
+    values = values.astype(jnp.result_type(jnp.float32, values.dtype))
+    return Mean(jnp.sum(jnp.where(mask, values, 0)), jnp.sum(mask, dtype=values.dtype))
+
+
+def masked_max(values: Float[Array, "batch time"], mask: Bool[Array, "batch time"]) -> Max:
+    """The maximum over valid tokens, as a `Max`; for metrics."""
+    return Max(jnp.max(jnp.where(mask, values, -jnp.inf), initial=-jnp.inf), jnp.sum(mask, dtype=values.dtype))
+
+
+def _check(aggregation: str) -> None:
+    if aggregation not in get_args(Aggregation):
+        raise ValueError(f"aggregation is {aggregation!r}, want one of {', '.join(get_args(Aggregation))}")

@@ -1,0 +1,110 @@
+"""Correction of the gap between the sampler's probabilities and the training program's (rollout correction).
+
+The sampler decodes with a cache, other kernels and perhaps another precision, so the tokens were really drawn from
+`sampler_logprobs`, not from `old_logprobs`. The weight of a token is the ratio between the two, truncated, or 0 where
+it is too far from 1.
+"""
+
+import dataclasses
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sspo_jax.losses.aggregation import masked_max, masked_mean
+from sspo_jax.losses.ratios import check_shapes, clamp_log_ratio, level_units, token_log_ratio, unit_mean
+from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT
+from sspo_jax.types import Max, Mean, TrainBatch
+
+CorrectionLevel = Literal["token", "response"]
+CorrectionMode = Literal["off", "truncate", "reject", "truncate-reject"]
+ResponseReduction = Literal["sum", "mean"]
+
+
+def correction_weights(
+    old_logprobs: Float[Array, "batch time"],
+    sampler_logprobs: Float[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    *,
+    mode: CorrectionMode = "truncate",
+    level: CorrectionLevel = "token",
+    reduction: ResponseReduction = "sum",
+    truncate_at: float = 2.0,
+    reject_below: float = 0.5,
+    reject_above: float = 2.0,
+    segment_ids: Int[Array, "batch time"] | None = None,
+) -> Float[Array, "batch time"]:
+    """Detached factors of the objective, per token; 0 where the mask is false.
+
+        token:     w_t = exp(old_logprob_t - sampler_logprob_t)
+        response:  w   = exp(sum, or mean, of those differences over the response)
+        truncate:  min(w, truncate_at)                        truncated importance sampling
+        reject:    1 where reject_below <= w <= reject_above, else 0
+        truncate-reject: min(w, truncate_at) where it is kept, else 0
+
+    A rejected token keeps its place in the denominator, so that denominators do not depend on log-probs; verl takes it
+    out of the mask instead. The response level with `mean` is the geometric mean that verl calls "geometric".
+
+    Args:
+      old_logprobs, sampler_logprobs: [batch, time], nats.
+      mask: [batch, time], true where a token enters the loss.
+      mode, level, reduction: see above.
+      truncate_at, reject_below, reject_above: ratios.
+      segment_ids: [batch, time], packed responses.
+
+    >>> import jax.numpy as jnp
+    >>> old, sampler = jnp.log(jnp.array([[0.5, 0.5, 0.5]])), jnp.log(jnp.array([[0.5, 0.1, 1.0]]))
+    >>> [round(float(w), 4) for w in correction_weights(old, sampler, jnp.ones((1, 3), bool))[0]]
+    [1.0, 2.0, 0.5]
+    """
+    check_shapes(old_logprobs, sampler_logprobs=sampler_logprobs, mask=mask, segment_ids=segment_ids)
+    log_weight = jax.lax.stop_gradient(token_log_ratio(old_logprobs, sampler_logprobs, mask))
+    if level not in get_args(CorrectionLevel):
+        raise ValueError(f"correction level is {level!r}, want one of {', '.join(get_args(CorrectionLevel))}")
+    if level == "response":
+        if reduction not in get_args(ResponseReduction):
+            raise ValueError(f"reduction is {reduction!r}, want one of {', '.join(get_args(ResponseReduction))}")
+        units = level_units("response", mask, segment_ids=segment_ids)
+        log_weight = unit_mean(log_weight, mask, units)
+        if reduction == "sum":
+            log_weight = log_weight * units.lengths.astype(log_weight.dtype)
+    weight = jnp.exp(clamp_log_ratio(log_weight, TOKEN_LOG_RATIO_LIMIT))
+    if mode not in get_args(CorrectionMode):
+        raise ValueError(f"correction mode is {mode!r}, want one of {', '.join(get_args(CorrectionMode))}")
+    factor = jnp.minimum(weight, truncate_at) if mode.startswith("truncate") else jnp.ones_like(weight)
+    if mode.endswith("reject"):
+        factor = jnp.where((weight >= reject_below) & (weight <= reject_above), factor, 0)
+    return jnp.where(mask, factor, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutCorrection:
+    """How an objective corrects for the sampler; see `correction_weights`."""
+
+    mode: CorrectionMode = "off"
+    """Truncated weights, rejection, both, or nothing."""
+    level: CorrectionLevel = "token"
+    """A weight per token or one per response."""
+    reduction: ResponseReduction = "sum"
+    """Of the log-ratios of a response: their sum, or their mean (geometric)."""
+    truncate_at: float = 2.0
+    """The largest weight."""
+    reject_below: float = 0.5
+    """Weights below this are set to 0."""
+    reject_above: float = 2.0
+    """Weights above this are set to 0."""
+
+    def __call__(self, batch: TrainBatch) -> tuple[Float[Array, "batch time"] | None, dict[str, Mean | Max]]:
+        """The factors for `batch`, None when off, and their metrics."""
+        if self.mode == "off":
+            return None, {}
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        weights = correction_weights(
+            batch.old_logprobs, batch.sampler_logprobs, batch.mask, segment_ids=batch.segment_ids, **options
+        )
+        return weights, {
+            "correction/weight_mean": masked_mean(weights, batch.mask),
+            "correction/weight_max": masked_max(weights, batch.mask),
+            "correction/rejected_fraction": masked_mean(weights == 0, batch.mask),
+        }

@@ -1,0 +1,285 @@
+"""GRPO (arXiv:2402.03300), and its variants Dr. GRPO (arXiv:2503.20783) and DAPO (arXiv:2503.14476).
+
+The three are one token-level clipped surrogate; they differ in bounds and aggregation. Their KL term, where a paper
+has one, is `Objective.kl_coefficient`.
+"""
+
+import dataclasses
+
+from jaxtyping import Array, Bool, Float, Int
+
+from sspo_jax.losses.aggregation import Aggregation
+from sspo_jax.losses.objective import Objective
+from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
+from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate, finish
+from sspo_jax.types import Max, Mean, TrainBatch
+
+
+def grpo_loss(
+    logprobs: Float[Array, "batch time"],
+    old_logprobs: Float[Array, "batch time"],
+    advantages: Float[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    aggregation: Aggregation = "seq-mean-token-mean",
+    norm_length: float | None = None,
+    segment_ids: Int[Array, "batch time"] | None = None,
+    denominator: Float[Array, ""] | float | None = None,
+    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT,
+    weights: Float[Array, "batch time"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+    """GRPO's clipped surrogate, negated (arXiv:2402.03300 eq. 3, without its KL term).
+
+        r_t  = exp(logprob_t - old_logprob_t)
+        J_t  = min(r_t A_t, clip(r_t, 1 - clip_low, 1 + clip_high) A_t)
+        loss = - mean over responses ( mean over their valid tokens ( J_t ) )
+
+    Peers: verl clamps the log-ratio at 20, as here, and aggregates by token-mean unless told; TRL does not clamp.
+
+    Args:
+      logprobs, old_logprobs: [batch, time], nats, new policy (differentiable) and policy at the start of the update.
+      advantages: [batch, time].
+      mask: [batch, time], true where a token enters the loss; elsewhere the arrays may hold anything, also NaN.
+      clip_low, clip_high: widths of the bounds below and above 1.
+      dual_clip: c of arXiv:1912.09729, the largest ratio at a negative advantage; None means none.
+      aggregation, norm_length, denominator: see `sspo_jax.losses.aggregation`.
+      segment_ids: [batch, time], packed responses (0 = padding); without it a row is one response.
+      log_ratio_limit: clamp of the log-ratio, nats, with no gradient beyond it; None means none.
+      weights: [batch, time], detached factors of J_t, such as `correction.correction_weights`.
+
+    Returns:
+      The loss, a scalar, and metrics: `ratio/*`, `policy/kl_old`, `loss/policy`.
+
+    Ratios 2 (clipped at 1.2), 0.5 and 1 with advantage 1: (1.2 + 0.5 + 1) / 3.
+
+    >>> import jax.numpy as jnp
+    >>> one = jnp.ones((1, 3))
+    >>> loss, metrics = grpo_loss(jnp.log(jnp.array([[2.0, 0.5, 1.0]])), 0 * one, one, one > 0)
+    >>> round(float(loss), 6), round(float(metrics["ratio/clip_fraction"].value), 4)
+    (-0.9, 0.3333)
+    """
+    check_shapes(
+        logprobs,
+        old_logprobs=old_logprobs,
+        advantages=advantages,
+        mask=mask,
+        segment_ids=segment_ids,
+        weights=weights,
+    )
+    units = level_units("token", mask)
+    ratio = importance_ratio(logprobs, old_logprobs, mask, units, gradient="plain", log_ratio_limit=log_ratio_limit)
+    objective, clipped = clipped_surrogate(ratio, advantages, mask, clip_low, clip_high, dual_clip)
+    return finish(
+        objective,
+        ratio,
+        clipped,
+        logprobs,
+        old_logprobs,
+        mask,
+        weights=weights,
+        aggregation=aggregation,
+        norm_length=norm_length,
+        segment_ids=segment_ids,
+        denominator=denominator,
+    )
+
+
+def dr_grpo_loss(
+    logprobs: Float[Array, "batch time"],
+    old_logprobs: Float[Array, "batch time"],
+    advantages: Float[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    aggregation: Aggregation = "seq-mean-token-sum-norm",
+    norm_length: float | None = None,
+    segment_ids: Int[Array, "batch time"] | None = None,
+    denominator: Float[Array, ""] | float | None = None,
+    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT,
+    weights: Float[Array, "batch time"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+    """Dr. GRPO: `grpo_loss` without the length bias (arXiv:2503.20783 eq. 2 and section 3.2).
+
+        loss = - mean over responses ( sum over their valid tokens ( J_t ) / norm_length )
+
+    `norm_length` is the generation budget in tokens; None means the width of the rows, as in verl (TRL divides by the
+    budget). The paper's advantages are `group_relative(..., scale="none")`.
+
+    Args:
+      logprobs, old_logprobs: [batch, time], nats, new policy (differentiable) and policy at the start of the update.
+      advantages: [batch, time].
+      mask: [batch, time], true where a token enters the loss; elsewhere the arrays may hold anything, also NaN.
+      clip_low, clip_high: widths of the bounds below and above 1.
+      dual_clip: c of arXiv:1912.09729, the largest ratio at a negative advantage; None means none.
+      aggregation, norm_length, denominator: see `sspo_jax.losses.aggregation`.
+      segment_ids: [batch, time], packed responses (0 = padding); without it a row is one response.
+      log_ratio_limit: clamp of the log-ratio, nats, with no gradient beyond it; None means none.
+      weights: [batch, time], detached factors of J_t, such as `correction.correction_weights`.
+
+    Returns:
+      The loss, a scalar, and metrics: `ratio/*`, `policy/kl_old`, `loss/policy`.
+    """
+    return grpo_loss(
+        logprobs,
+        old_logprobs,
+        advantages,
+        mask,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        dual_clip=dual_clip,
+        aggregation=aggregation,
+        norm_length=norm_length,
+        segment_ids=segment_ids,
+        denominator=denominator,
+        log_ratio_limit=log_ratio_limit,
+        weights=weights,
+    )
+
+
+def dapo_loss(
+    logprobs: Float[Array, "batch time"],
+    old_logprobs: Float[Array, "batch time"],
+    advantages: Float[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    dual_clip: float | None = 10.0,
+    aggregation: Aggregation = "token-mean",
+    norm_length: float | None = None,
+    segment_ids: Int[Array, "batch time"] | None = None,
+    denominator: Float[Array, ""] | float | None = None,
+    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT,
+    weights: Float[Array, "batch time"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+    """DAPO: `grpo_loss` with clip-higher and the mean over all tokens of the batch (arXiv:2503.14476 eq. 8).
+
+        loss = - sum over valid tokens ( J_t ) / number of valid tokens
+
+    The dual clip of 10 is that of the authors' scripts. Its other parts live elsewhere: `advantages.overlong_penalty`,
+    and dynamic sampling in the trainer.
+
+    Args:
+      logprobs, old_logprobs: [batch, time], nats, new policy (differentiable) and policy at the start of the update.
+      advantages: [batch, time].
+      mask: [batch, time], true where a token enters the loss; elsewhere the arrays may hold anything, also NaN.
+      clip_low, clip_high: widths of the bounds below and above 1.
+      dual_clip: c of arXiv:1912.09729, the largest ratio at a negative advantage; None means none.
+      aggregation, norm_length, denominator: see `sspo_jax.losses.aggregation`.
+      segment_ids: [batch, time], packed responses (0 = padding); without it a row is one response.
+      log_ratio_limit: clamp of the log-ratio, nats, with no gradient beyond it; None means none.
+      weights: [batch, time], detached factors of J_t, such as `correction.correction_weights`.
+
+    Returns:
+      The loss, a scalar, and metrics: `ratio/*`, `policy/kl_old`, `loss/policy`.
+    """
+    return grpo_loss(
+        logprobs,
+        old_logprobs,
+        advantages,
+        mask,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        dual_clip=dual_clip,
+        aggregation=aggregation,
+        norm_length=norm_length,
+        segment_ids=segment_ids,
+        denominator=denominator,
+        log_ratio_limit=log_ratio_limit,
+        weights=weights,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grpo(Objective):
+    """GRPO (arXiv:2402.03300) as a value; see `grpo_loss`."""
+
+    clip_low: float = 0.2
+    """Width of the bound below 1."""
+    clip_high: float = 0.2
+    """Width of the bound above 1."""
+    dual_clip: float | None = None
+    """Largest ratio at a negative advantage; None means none."""
+    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT
+    """Clamp of the log-ratio, nats; None means none."""
+
+    def policy_loss(
+        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
+    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+        return grpo_loss(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.mask,
+            segment_ids=batch.segment_ids,
+            denominator=batch.denominator,
+            weights=weights,
+            **self.options(),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrGrpo(Objective):
+    """Dr. GRPO (arXiv:2503.20783) as a value, with the budget of its scripts; see `dr_grpo_loss`."""
+
+    aggregation: Aggregation = "seq-mean-token-sum-norm"
+    """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
+    norm_length: float | None = 3000.0
+    """The generation budget in tokens, by which the sum over a response is divided."""
+    clip_low: float = 0.2
+    """Width of the bound below 1."""
+    clip_high: float = 0.2
+    """Width of the bound above 1."""
+    dual_clip: float | None = None
+    """Largest ratio at a negative advantage; None means none."""
+    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT
+    """Clamp of the log-ratio, nats; None means none."""
+
+    def policy_loss(
+        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
+    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+        return dr_grpo_loss(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.mask,
+            segment_ids=batch.segment_ids,
+            denominator=batch.denominator,
+            weights=weights,
+            **self.options(),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dapo(Objective):
+    """DAPO (arXiv:2503.14476) as a value; see `dapo_loss`."""
+
+    aggregation: Aggregation = "token-mean"
+    """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
+    clip_low: float = 0.2
+    """Width of the bound below 1."""
+    clip_high: float = 0.28
+    """Width of the bound above 1."""
+    dual_clip: float | None = 10.0
+    """Largest ratio at a negative advantage; None means none."""
+    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT
+    """Clamp of the log-ratio, nats; None means none."""
+
+    def policy_loss(
+        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
+    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+        return dapo_loss(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.mask,
+            segment_ids=batch.segment_ids,
+            denominator=batch.denominator,
+            weights=weights,
+            **self.options(),
+        )

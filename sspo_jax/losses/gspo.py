@@ -1,0 +1,122 @@
+"""GSPO: Group Sequence Policy Optimization (arXiv:2507.18071)."""
+
+import dataclasses
+
+from jaxtyping import Array, Bool, Float, Int
+
+from sspo_jax.losses.aggregation import Aggregation
+from sspo_jax.losses.objective import Objective
+from sspo_jax.losses.ratios import Gradient, check_shapes, importance_ratio, level_units
+from sspo_jax.losses.surrogate import RESPONSE_LOG_RATIO_LIMIT, clipped_surrogate, finish
+from sspo_jax.types import Max, Mean, TrainBatch
+
+
+def gspo_loss(
+    logprobs: Float[Array, "batch time"],
+    old_logprobs: Float[Array, "batch time"],
+    advantages: Float[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    *,
+    clip_low: float = 3e-4,
+    clip_high: float = 4e-4,
+    gradient: Gradient = "token",
+    aggregation: Aggregation = "seq-mean-token-mean",
+    norm_length: float | None = None,
+    segment_ids: Int[Array, "batch time"] | None = None,
+    denominator: Float[Array, ""] | float | None = None,
+    log_ratio_limit: float | None = RESPONSE_LOG_RATIO_LIMIT,
+    weights: Float[Array, "batch time"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+    """GSPO, negated (arXiv:2507.18071): the ratio of a whole response, length-normalised.
+
+        log s = (1 / L) * sum over the response of (logprob_t - old_logprob_t)                          eq. 7
+        r_t   = s                                                               gradient "plain", GSPO, eq. 5
+                stop_gradient(s) * exp(logprob_t - stop_gradient(logprob_t))    gradient "token", GSPO-token, eq. 14
+        J_t   = min(r_t A_t, clip(r_t, 1 - clip_low, 1 + clip_high) A_t)
+        loss  = - mean over responses ( mean over their valid tokens ( J_t ) )
+
+    Both forms have one value, and one gradient when the advantage is constant in a response. The clamp of log s at 10,
+    from above alone, is verl's; verl also fixes the aggregation. Frameworks that leave 0.2 in clip nothing.
+
+    Args:
+      logprobs, old_logprobs: [batch, time], nats, new policy (differentiable) and policy at the start of the update.
+      advantages: [batch, time].
+      mask: [batch, time], true where a token enters the loss; elsewhere the arrays may hold anything, also NaN.
+      clip_low, clip_high: widths of the bounds below and above 1.
+      gradient: "token" or "plain".
+      aggregation, norm_length, denominator: see `sspo_jax.losses.aggregation`.
+      segment_ids: [batch, time], packed responses (0 = padding); without it a row is one response.
+      log_ratio_limit: clamp of the log-ratio, nats, with no gradient beyond it; None means none.
+      weights: [batch, time], detached factors of J_t, such as `correction.correction_weights`.
+
+    Returns:
+      The loss, a scalar, and metrics: `ratio/*`, `policy/kl_old`, `loss/policy`.
+
+    A row with log-ratios log 2 and log 8 has ratio 4, clipped at 1.0004.
+
+    >>> import jax.numpy as jnp
+    >>> one = jnp.ones((1, 2))
+    >>> loss, _ = gspo_loss(jnp.log(jnp.array([[2.0, 8.0]])), 0 * one, one, one > 0)
+    >>> round(float(loss), 6)
+    -1.0004
+    """
+    check_shapes(
+        logprobs,
+        old_logprobs=old_logprobs,
+        advantages=advantages,
+        mask=mask,
+        segment_ids=segment_ids,
+        weights=weights,
+    )
+    units = level_units("response", mask, segment_ids=segment_ids)
+    ratio = importance_ratio(
+        logprobs,
+        old_logprobs,
+        mask,
+        units,
+        gradient=gradient,
+        log_ratio_limit=log_ratio_limit,
+        clamp_both_sides=False,
+    )
+    objective, clipped = clipped_surrogate(ratio, advantages, mask, clip_low, clip_high)
+    return finish(
+        objective,
+        ratio,
+        clipped,
+        logprobs,
+        old_logprobs,
+        mask,
+        weights=weights,
+        aggregation=aggregation,
+        norm_length=norm_length,
+        segment_ids=segment_ids,
+        denominator=denominator,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gspo(Objective):
+    """GSPO (arXiv:2507.18071) as a value; see `gspo_loss`."""
+
+    clip_low: float = 3e-4
+    """Width of the bound below 1."""
+    clip_high: float = 4e-4
+    """Width of the bound above 1."""
+    gradient: Gradient = "token"
+    """Gradient through each token's own ratio ("token", GSPO-token) or the geometric mean ("plain", GSPO)."""
+    log_ratio_limit: float | None = RESPONSE_LOG_RATIO_LIMIT
+    """Clamp of log s from above, nats; None means none."""
+
+    def policy_loss(
+        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
+    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+        return gspo_loss(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.mask,
+            segment_ids=batch.segment_ids,
+            denominator=batch.denominator,
+            weights=weights,
+            **self.options(),
+        )

@@ -1,0 +1,55 @@
+"""Estimates of the KL divergence from the policy to a reference, per token."""
+
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from sspo_jax.losses.ratios import check_shapes, token_log_ratio
+from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT
+
+KlEstimator = Literal["k1", "k2", "k3"]
+
+
+def kl_penalty(
+    logprobs: Float[Array, "batch time"],
+    ref_logprobs: Float[Array, "batch time"],
+    *,
+    estimator: KlEstimator = "k3",
+    mask: Bool[Array, "batch time"] | None = None,
+) -> Float[Array, "batch time"]:
+    """An estimate of KL(policy || reference) from the sampled token alone, in nats per token.
+
+        d  = logprob - ref_logprob
+        k1 = d
+        k2 = d ** 2 / 2
+        k3 = exp(-d) - 1 + d
+
+    As a *value*, averaged over tokens drawn from the policy, k1 and k3 are unbiased; k3 is never negative. As a term
+    of the *loss* it is the gradient that counts, and there they differ (all on-policy, in expectation over tokens):
+
+    - k1: gradient of logprob alone, whose expectation is **zero**: it adds noise and no pull. Put k1 in the reward.
+    - k2: d * gradient of logprob, which **is** the gradient of KL(policy || reference).
+    - k3: (1 - exp(-d)) * gradient of logprob, the gradient of KL(reference || policy).
+
+    See Schulman, "Approximating KL divergence" (2020). verl offers the three and straight-through mixtures; TRL k3.
+
+    Args:
+      logprobs, ref_logprobs: [batch, time], nats.
+      estimator: which of the three.
+      mask: [batch, time]; where false the result is 0 whatever is stored there. None means all valid.
+
+    >>> import jax.numpy as jnp
+    >>> round(float(kl_penalty(jnp.log(jnp.array([[2.0]])), jnp.zeros((1, 1)))[0, 0]), 4)
+    0.1931
+    """
+    check_shapes(logprobs, ref_logprobs=ref_logprobs, mask=mask)
+    difference = token_log_ratio(logprobs, ref_logprobs, jnp.ones_like(logprobs, bool) if mask is None else mask)
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return difference**2 / 2
+    if estimator == "k3":
+        # exp(-d) beyond the limit would drown the batch in one token; its gradient there is that of d, bounded.
+        return jnp.expm1(jnp.clip(-difference, -TOKEN_LOG_RATIO_LIMIT, TOKEN_LOG_RATIO_LIMIT)) + difference
+    raise ValueError(f"estimator is {estimator!r}, want one of {', '.join(get_args(KlEstimator))}")

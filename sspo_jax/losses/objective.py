@@ -1,0 +1,92 @@
+"""What every objective offers besides its own ratio and clip: aggregation, KL and entropy terms, rollout correction.
+
+    loss = policy + kl_coefficient * aggregate(kl_t) - entropy_coefficient * aggregate(H_t)
+
+All three terms use the same aggregation and the same denominator.
+"""
+
+import abc
+import dataclasses
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from sspo_jax.losses.aggregation import Aggregation, aggregate, loss_denominator
+from sspo_jax.losses.correction import RolloutCorrection
+from sspo_jax.losses.kl import KlEstimator, kl_penalty
+from sspo_jax.types import Max, Mean, TrainBatch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective(abc.ABC):
+    """An objective as a value: its fields are the keyword arguments of a loss, calling it picks the arrays."""
+
+    aggregation: Aggregation = "seq-mean-token-mean"
+    """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
+    norm_length: float | None = None
+    """Tokens to divide by, read by the aggregation `seq-mean-token-sum-norm`."""
+    kl_coefficient: float = 0.0
+    """Weight of the KL to the reference policy; above 0 the batch must have ref_logprobs."""
+    kl_estimator: KlEstimator = "k3"
+    """Which estimate of that KL; k1 has zero expected gradient, see `kl_penalty`."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus; other than 0 the call must be given entropies."""
+    correction: RolloutCorrection = RolloutCorrection()
+    """Correction of the gap between the sampler and the training program."""
+
+    @abc.abstractmethod
+    def policy_loss(
+        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
+    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+        """The objective's own loss function on the arrays of `batch`; `weights` are detached factors per token."""
+
+    def options(self, *, but: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The keyword arguments of the loss function: every field except the terms added here and those in `but`."""
+        skip = {"kl_coefficient", "kl_estimator", "entropy_coefficient", "correction", *but}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in skip}
+
+    def denominator(self, batch: TrainBatch) -> Float[Array, ""]:
+        """This objective's count for these rows: sum it over all parts of an update, then set `batch.denominator`."""
+        return loss_denominator(self.aggregation, batch.mask, batch.segment_ids)
+
+    def __call__(
+        self,
+        logprobs: Float[Array, "batch time"],
+        batch: TrainBatch,
+        *,
+        entropies: Float[Array, "batch time"] | None = None,
+    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+        """The loss of `batch` and its metrics.
+
+        Args:
+          logprobs: [batch, time], nats, under the parameters being trained; differentiable.
+          batch: everything else. With `batch.denominator` set, parts of an update add up to the whole.
+          entropies: [batch, time], nats, under the parameters being trained; differentiable, for the entropy bonus.
+        """
+        weights, metrics = self.correction(batch)
+        loss, policy_metrics = self.policy_loss(logprobs, batch, weights)
+        metrics = metrics | policy_metrics
+        if self.kl_coefficient:
+            if batch.ref_logprobs is None:
+                raise ValueError(f"kl_coefficient is {self.kl_coefficient} but the batch has no ref_logprobs")
+            # Masked first: kl_penalty sees only finite numbers and cannot make a NaN gradient.
+            kl = kl_penalty(logprobs, batch.ref_logprobs, estimator=self.kl_estimator, mask=batch.mask)
+            term, metrics["loss/kl"] = self._aggregate(kl, batch)
+            loss = loss + self.kl_coefficient * term
+        if self.entropy_coefficient:
+            if entropies is None:
+                raise ValueError(f"entropy_coefficient is {self.entropy_coefficient} but entropies is None")
+            term, metrics["loss/entropy"] = self._aggregate(entropies, batch)
+            loss = loss - self.entropy_coefficient * term
+        return loss, jax.lax.stop_gradient(metrics)
+
+    def _aggregate(self, values: Float[Array, "batch time"], batch: TrainBatch) -> tuple[Float[Array, ""], Mean]:
+        return aggregate(
+            values,
+            batch.mask,
+            aggregation=self.aggregation,
+            norm_length=self.norm_length,
+            segment_ids=batch.segment_ids,
+            denominator=batch.denominator,
+        )

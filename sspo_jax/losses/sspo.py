@@ -1,0 +1,291 @@
+"""SSPO: Subsentence-level Policy Optimization (arXiv:2511.04256v2). Not arXiv:2602.19327, which shares the name.
+
+The paper's abstract is what was available; the delimiters, the clip rule and the ranges are our reading of it, each an
+option here and explained in docs/algorithm.md.
+"""
+
+import dataclasses
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sspo_jax.losses.aggregation import Aggregation, masked_mean
+from sspo_jax.losses.objective import Objective
+from sspo_jax.losses.ratios import (
+    Gradient,
+    Level,
+    Units,
+    check_shapes,
+    float_type,
+    importance_ratio,
+    level_units,
+    unit_mean,
+)
+from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate, finish
+from sspo_jax.types import Max, Mean, TrainBatch
+
+EntropyRule = Literal["power", "tanh", "vocabulary"]
+EntropyBounds = Literal["both", "low", "high"]
+EntropyLevel = Literal["unit", "token"]
+
+
+def sspo_loss(
+    logprobs: Float[Array, "batch time"],
+    old_logprobs: Float[Array, "batch time"],
+    advantages: Float[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    subsentence_ids: Int[Array, "batch time"] | None,
+    entropies: Float[Array, "batch time"] | None = None,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    gradient: Gradient = "token",
+    entropy_exponent: float = 0.5,
+    entropy_floor: float = 0.5,
+    entropy_ceiling: float = 2.0,
+    mean_entropy: Float[Array, ""] | float | None = None,
+    length_reference: float | None = None,
+    aggregation: Aggregation = "seq-mean-token-mean",
+    norm_length: float | None = None,
+    segment_ids: Int[Array, "batch time"] | None = None,
+    denominator: Float[Array, ""] | float | None = None,
+    ratio_level: Level = "subsentence",
+    entropy_rule: EntropyRule = "power",
+    entropy_bounds: EntropyBounds = "both",
+    entropy_level: EntropyLevel = "unit",
+    entropy_std: Float[Array, ""] | float | None = None,
+    vocab_size: int | None = None,
+    dual_clip: float | None = None,
+    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT,
+    weights: Float[Array, "batch time"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+    """SSPO objective, negated (arXiv:2511.04256v2, our reading).
+
+        d_t     = logprob_t - old_logprob_t
+        log s_k = (1 / L_k) * sum_{t in S_k} d_t
+        r_t     = stop_gradient(s_k) * exp(logprob_t - stop_gradient(logprob_t))     gradient "token"
+                  s_k                                                                gradient "plain"
+        low_k   = clip_low * g_k * l_k,   high_k = clip_high * g_k * l_k             see `clip_scale`
+        J_t     = min(r_t A_t, clip(r_t, 1 - low_k, 1 + high_k) A_t)
+        loss    = - mean over responses ( mean over their valid tokens ( J_t ) )
+
+    Args:
+      logprobs: [batch, time], nats, the policy being trained; differentiable.
+      old_logprobs: [batch, time], nats, the policy at the start of the update.
+      advantages: [batch, time].
+      mask: [batch, time], true where a token enters the loss. Elsewhere every array may hold anything, also NaN.
+      subsentence_ids: [batch, time], any integers; equal in a response means the same subsentence. None only with
+        another `ratio_level`.
+      entropies: [batch, time], nats, of the old policy; None leaves the bounds as they are (g_k = 1).
+      clip_low, clip_high: widths of the bounds below and above 1.
+      gradient: "token" or "plain", same value; see `ratios.importance_ratio`.
+      entropy_exponent, entropy_floor, entropy_ceiling: alpha, g_min, g_max.
+      mean_entropy: Hbar, over all valid tokens of the rollout batch; None means over these rows.
+      length_reference: L_ref in tokens of the length scale l_k; None means l_k = 1.
+      aggregation, norm_length, denominator: see `aggregation`.
+      segment_ids: [batch, time], packed responses (0 = padding); without it a row is one response.
+      ratio_level: the unit S_k: "token" is GRPO's ratio, "response" is GSPO's.
+      entropy_rule, entropy_bounds, entropy_level, entropy_std, vocab_size: see `clip_scale`.
+      dual_clip: c of arXiv:1912.09729; None means none.
+      log_ratio_limit: clamp of log s_k, nats, with no gradient beyond it; None means none.
+      weights: [batch, time], detached factors of J_t, such as `correction.correction_weights`.
+
+    Returns:
+      The loss, a scalar, and metrics: `ratio/*`, `policy/kl_old`, `loss/policy`, `clip/scale_mean`.
+
+    Raises:
+      ValueError: at trace time, for a shape or an unknown option.
+
+    A row of two subsentences with ratios 4 (clipped at 1.2) and 1, advantage 1: (1.2 + 1.2 + 1) / 3.
+
+    >>> import jax.numpy as jnp
+    >>> ids = jnp.array([[0, 0, 1]])
+    >>> loss, _ = sspo_loss(jnp.log(jnp.array([[2.0, 8.0, 1.0]])), jnp.zeros((1, 3)), jnp.ones((1, 3)), ids >= 0, ids)
+    >>> round(float(loss), 6)
+    -1.133333
+    """
+    check_shapes(
+        logprobs,
+        old_logprobs=old_logprobs,
+        advantages=advantages,
+        mask=mask,
+        subsentence_ids=subsentence_ids,
+        entropies=entropies,
+        segment_ids=segment_ids,
+        weights=weights,
+    )
+    units = level_units(ratio_level, mask, subsentence_ids, segment_ids)
+    ratio = importance_ratio(logprobs, old_logprobs, mask, units, gradient=gradient, log_ratio_limit=log_ratio_limit)
+    scale = length_scale(units, length_reference).astype(ratio.dtype)
+    low = high = scale
+    if entropies is not None:
+        adapted = entropy_scale(
+            entropies,
+            mask,
+            units,
+            exponent=entropy_exponent,
+            floor=entropy_floor,
+            ceiling=entropy_ceiling,
+            mean_entropy=mean_entropy,
+            entropy_std=entropy_std,
+            rule=entropy_rule,
+            level=entropy_level,
+            vocab_size=vocab_size,
+        ).astype(ratio.dtype)
+        if entropy_bounds not in get_args(EntropyBounds):
+            raise ValueError(f"entropy_bounds is {entropy_bounds!r}, want one of {', '.join(get_args(EntropyBounds))}")
+        low = low * adapted if entropy_bounds in ("both", "low") else low
+        high = high * adapted if entropy_bounds in ("both", "high") else high
+    objective, clipped = clipped_surrogate(ratio, advantages, mask, clip_low * low, clip_high * high, dual_clip)
+    loss, metrics = finish(
+        objective,
+        ratio,
+        clipped,
+        logprobs,
+        old_logprobs,
+        mask,
+        weights=weights,
+        aggregation=aggregation,
+        norm_length=norm_length,
+        segment_ids=segment_ids,
+        denominator=denominator,
+    )
+    return loss, metrics | {"clip/scale_mean": masked_mean((low + high) / 2, mask)}
+
+
+def length_scale(units: Units, length_reference: float | None) -> Float[Array, "batch time"]:
+    """l_k = clip(sqrt(L_ref / L_k), 1/4, 4), at each token; 1 without `length_reference`.
+
+    For independent tokens the standard deviation of log s_k falls like 1 / sqrt(L_k): with this scale a bound is the
+    same number of standard deviations for short and long subsentences.
+    """
+    if length_reference is None:
+        return jnp.ones_like(units.lengths)
+    if not length_reference > 0:
+        raise ValueError(f"length_reference is {length_reference}, want a positive number of tokens, or None for none")
+    return jnp.clip(jnp.sqrt(length_reference / units.lengths), 0.25, 4.0)
+
+
+def entropy_scale(
+    entropies: Float[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    units: Units,
+    *,
+    exponent: float = 0.5,
+    floor: float = 0.5,
+    ceiling: float = 2.0,
+    mean_entropy: Float[Array, ""] | float | None = None,
+    entropy_std: Float[Array, ""] | float | None = None,
+    rule: EntropyRule = "power",
+    level: EntropyLevel = "unit",
+    vocab_size: int | None = None,
+) -> Float[Array, "batch time"]:
+    """g_k, the factor of the bounds that the entropy sets: bounded and rising in it, detached.
+
+        H_k          = mean_{t in S_k} H_t                      level "unit"; H_t itself with "token"
+        "power"      : g = clip((H_k / Hbar) ** exponent, floor, ceiling)
+        "tanh"       : z = tanh((H_k - Hbar) / std),  g = 1 + z (ceiling - 1) for z > 0, else 1 + z (1 - floor)
+        "vocabulary" : g = clip((H_k / log(vocab_size)) ** exponent, floor, ceiling)
+
+    g = 1 where all entropies are equal, also all 0; not so for "vocabulary".
+
+    Args:
+      entropies: [batch, time], nats, of the old policy.
+      mask, units: the valid tokens and their units.
+      exponent, floor, ceiling: alpha, g_min <= 1, g_max >= 1.
+      mean_entropy: Hbar in nats, over all valid tokens of the rollout batch; None means over these rows.
+      entropy_std: standard deviation of H_k over those tokens, nats, read by "tanh"; None means over these rows.
+      rule: which of the three.
+      level: entropy of the unit, or of each token on its own.
+      vocab_size: read by "vocabulary".
+    """
+    if not 0 < floor <= 1 <= ceiling:
+        raise ValueError(f"entropy_floor is {floor} and entropy_ceiling is {ceiling}, want 0 < floor <= 1 <= ceiling")
+    dtype = float_type(entropies)
+    # Entropies are at least 0; a float32 sum may miss that by a rounding, and a root of it would be NaN.
+    entropies = jax.lax.stop_gradient(jnp.maximum(jnp.where(mask, entropies, 0).astype(dtype), 0))
+    if level not in get_args(EntropyLevel):
+        raise ValueError(f"entropy_level is {level!r}, want one of {', '.join(get_args(EntropyLevel))}")
+    of_unit = unit_mean(entropies, mask, units) if level == "unit" else entropies
+    if rule == "vocabulary":
+        if vocab_size is None:
+            raise ValueError("entropy_rule 'vocabulary' needs vocab_size, the number of real tokens")
+        return jnp.clip((of_unit / jnp.log(jnp.asarray(vocab_size, dtype))) ** exponent, floor, ceiling)
+    mean = masked_mean(entropies, mask).value if mean_entropy is None else mean_entropy
+    mean = jax.lax.stop_gradient(jnp.asarray(mean, dtype))
+    if rule == "power":
+        relative = jnp.where(mean > 0, of_unit / jnp.where(mean > 0, mean, 1), 1)
+        return jnp.clip(relative**exponent, floor, ceiling)
+    if rule == "tanh":
+        if entropy_std is None:
+            entropy_std = jnp.sqrt(masked_mean((of_unit - mean) ** 2, mask).value)
+        std = jax.lax.stop_gradient(jnp.asarray(entropy_std, dtype))
+        z = jnp.tanh(jnp.where(std > 0, (of_unit - mean) / jnp.where(std > 0, std, 1), 0))
+        return 1 + z * jnp.where(z > 0, ceiling - 1, 1 - floor)
+    raise ValueError(f"entropy_rule is {rule!r}, want one of {', '.join(get_args(EntropyRule))}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sspo(Objective):
+    """SSPO (arXiv:2511.04256v2) as a value; see `sspo_loss`. Without arguments it is `Sspo.paper_like()`."""
+
+    clip_low: float = 0.2
+    """Width of the bound below 1."""
+    clip_high: float = 0.2
+    """Width of the bound above 1."""
+    gradient: Gradient = "token"
+    """Gradient through each token's own ratio ("token") or through the geometric mean ("plain")."""
+    ratio_level: Level = "subsentence"
+    """The unit of the ratio: "token" is GRPO's, "response" GSPO's."""
+    adapt_entropy: bool = True
+    """Whether the entropy of a unit scales its bounds."""
+    entropy_rule: EntropyRule = "power"
+    """How: a power of H_k / Hbar, tanh of the z-score, or H_k over log(vocabulary)."""
+    entropy_exponent: float = 0.5
+    """alpha."""
+    entropy_floor: float = 0.5
+    """The smallest factor g_min."""
+    entropy_ceiling: float = 2.0
+    """The largest factor g_max."""
+    entropy_bounds: EntropyBounds = "both"
+    """Which bounds the factor moves."""
+    entropy_level: EntropyLevel = "unit"
+    """Entropy of the unit, or of each token."""
+    vocab_size: int | None = None
+    """Number of real tokens; read by the rule "vocabulary"."""
+    length_reference: float | None = None
+    """L_ref of the length scale, in tokens; None turns it off."""
+    dual_clip: float | None = None
+    """Largest ratio at a negative advantage; None means none."""
+    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT
+    """Clamp of log s_k, nats; None means none."""
+
+    @classmethod
+    def paper_like(cls, **changes: object) -> "Sspo":
+        """The published range of one token, 0.2 / 0.2, and no length scale."""
+        return dataclasses.replace(cls(clip_low=0.2, clip_high=0.2, length_reference=None), **changes)
+
+    @classmethod
+    def calibrated(cls, **changes: object) -> "Sspo":
+        """0.02 / 0.028 at 10 tokens, between the ranges published for one token and for whole responses."""
+        return dataclasses.replace(cls(clip_low=0.02, clip_high=0.028, length_reference=10.0), **changes)
+
+    def policy_loss(
+        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
+    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+        return sspo_loss(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.mask,
+            batch.subsentence_ids,
+            batch.entropies if self.adapt_entropy else None,
+            mean_entropy=batch.mean_entropy,
+            entropy_std=batch.entropy_std,
+            segment_ids=batch.segment_ids,
+            denominator=batch.denominator,
+            weights=weights,
+            **self.options(but=("adapt_entropy",)),
+        )
