@@ -63,7 +63,7 @@ def leave_one_out(
     """A_i = R_i - mean of the *other* rewards of its group (RLOO, arXiv:2402.14740 eq. 8); 0 in a group of one.
 
     >>> import jax.numpy as jnp
-    >>> [float(x) for x in leave_one_out(jnp.array([1.0, 0.0, 0.0]), jnp.array([0, 0, 0]))]
+    >>> [round(float(x), 4) for x in leave_one_out(jnp.array([1.0, 0.0, 0.0]), jnp.array([0, 0, 0]))]
     [1.0, -0.5, -0.5]
     """
     rewards, same, valid = _prepare(rewards, group_ids, valid)

@@ -19,22 +19,24 @@ from sspo_jax.types import Max, Mean, TrainBatch
 # Upper edges, in nats, of the histogram of log-ratios; the last bin is open. The published clip ranges lie among them.
 LOG_RATIO_EDGES = (-0.5, -0.2, -0.05, -0.02, -0.005, -3e-4, 3e-4, 0.005, 0.02, 0.05, 0.2, 0.5)
 
+_GRPO, _GSPO, _SSPO = Grpo(), Gspo(), Sspo()
+
 
 def diagnostics(
     logprobs: Float[Array, "batch time"],
     batch: TrainBatch,
     *,
-    grpo: Grpo = Grpo(),
-    gspo: Gspo = Gspo(),
-    sspo: Sspo = Sspo(),
+    grpo: Grpo = _GRPO,
+    gspo: Gspo = _GSPO,
+    sspo: Sspo = _SSPO,
 ) -> dict[str, Mean | Max]:
     """Metrics of `batch` at all three ratio levels; parts of a batch add up, the sample size aside.
 
     | key | meaning |
     |---|---|
-    | `counterfactual/{grpo,gspo,sspo}_clip_fraction[_low,_high]` | share of valid tokens whose gradient it would remove |
+    | `counterfactual/{grpo,gspo,sspo}_clip_fraction[_low,_high]` | share of valid tokens whose gradient goes |
     | `ratio_histogram/{level}_below_{edge}`, `..._above` | share of valid tokens whose unit's log-ratio is in the bin |
-    | `ratio/{level}_log_std` | root of the mean square of the units' log-ratios, as `..._log_square` |
+    | `ratio/{level}_log_square` | mean square of the log-ratio of each valid token's unit |
     | `ratio/{level}_effective_sample_size` | (sum w)^2 / (N sum w^2) over valid tokens, in (0, 1] |
     | `subsentence/count_mean`, `length_mean` | subsentences per response; valid tokens per subsentence |
     | `subsentence/entropy_mean`, `entropy_variance` | over subsentences, nats; variance around the batch mean |

@@ -32,7 +32,7 @@ class Objective(abc.ABC):
     """Which estimate of that KL; k1 has zero expected gradient, see `kl_penalty`."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus; other than 0 the call must be given entropies."""
-    correction: RolloutCorrection = RolloutCorrection()
+    correction: RolloutCorrection = dataclasses.field(default_factory=RolloutCorrection)
     """Correction of the gap between the sampler and the training program."""
 
     @abc.abstractmethod
