@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from sspo_jax.evaluation.presets import facts_of, tolerances
 from sspo_jax.evaluation.scoring import SampleRow, SetScores, score_set
 
 
+@runtime_checkable
 class SampleFunction(Protocol):
     """`sample(prompts, group_size=..., sampling=..., seed=...)` returns a `types.Rollout` of all the prompts."""
 
@@ -91,10 +92,18 @@ def evaluate_policy(
             rows += new
         else:
             rows += old
-    scores = score_set(
-        name, source.digest, problems, rows, equivalent=lambda a, b: equivalent_answers(verifier, a, b), seed=seed
-    )
-    return scores, rows
+    return score_rows(name, source.digest, problems, rows, verifier, seed=seed), rows
+
+
+def score_rows(
+    name: str, digest: str, problems: Sequence[Problem], rows: Sequence[SampleRow], verifier: Any, *, seed: int
+) -> SetScores:
+    """`scoring.score_set` with the checker deciding which answers are the same."""
+
+    def equivalent(first: str, second: str) -> bool:
+        return verifier.verify_batch([rf"\boxed{{{first}}}"], [second])[0].status == "correct"
+
+    return score_set(name, digest, problems, rows, equivalent=equivalent, seed=seed)
 
 
 def responses_of(rollout: Any, problems: Sequence[Problem], tokenizer: Any) -> list[Response]:
@@ -149,17 +158,12 @@ def block_seed(seed: int, name: str, first_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{first_id}".encode()).digest()[:4], "big") >> 1
 
 
-def equivalent_answers(verifier: Any, first: str, second: str) -> bool:
-    """Whether two extracted answers are the same, with the checker's own limits on time."""
-    return verifier.verify_batch([rf"\boxed{{{first}}}"], [second])[0].status == "correct"
-
-
 def _verify(
     verifier: Any, texts: list[str], golds: list[str], relative: float | None, absolute: float | None
 ) -> Collection[Any]:
     if relative is None and absolute is None:
         return verifier.verify_batch(texts, golds)
-    from sspo_jax.checker import Options
+    from sspo_jax.checker.verdict import Options
 
     options = Options(relative_tolerance=relative, absolute_tolerance=absolute)
     return verifier.verify_batch(texts, golds, options=options)

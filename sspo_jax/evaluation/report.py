@@ -43,9 +43,7 @@ def markdown(evaluation: Evaluation) -> str:
     lines = [
         f"# {protocol['model']}, {protocol['preset']}",
         "",
-        f"Prompt `{protocol['prompt']}` ({protocol['prompt_digest']}), temperature {protocol['temperature']:g}, "
-        f"top-p {protocol['top_p']:g}, at most {protocol['max_new_tokens']} new tokens, seed {protocol['seed']}. "
-        "Scores in percent with 95 % intervals (bootstrap over problems, then samples).",
+        f"{_describe(protocol)} Scores in percent with 95 % intervals (bootstrap over problems, then samples).",
         "",
         "| set | problems | samples | score | pass@k | maj@k | mean tokens | truncated | unparsed | timed out |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -82,6 +80,7 @@ def html(evaluation: Evaluation, rows: Sequence[SampleRow], problems: Mapping[st
     title, average = evaluation.average
     return _template().render(
         protocol=evaluation.protocol,
+        description=_describe(evaluation.protocol),
         about=evaluation.about,
         average_title=title,
         average=average,
@@ -130,6 +129,16 @@ def _row_view(row: SampleRow, texts: Mapping[str, str]) -> dict[str, Any]:
         left_out = len(row.response) - 2 * half
         view["response"] = f"{row.response[:half]}\n[… {left_out} characters left out …]\n{row.response[-half:]}"
     return {**view, "problem": texts.get(row.id, "")}
+
+
+def _describe(protocol: Mapping[str, Any]) -> str:
+    """How the responses were made, as a sentence."""
+    if protocol["temperature"] is None:
+        return "Responses sampled elsewhere, judged here."
+    return (
+        f"Prompt {protocol['prompt']}, temperature {protocol['temperature']:g}, top-p {protocol['top_p']:g}, at most "
+        f"{protocol['max_new_tokens']} new tokens, seed {protocol['seed']}."
+    )
 
 
 def _part_of(scores: SetScores) -> str:

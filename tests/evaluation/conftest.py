@@ -1,0 +1,102 @@
+"""A checker and a sampler small enough to foresee their answers."""
+
+import dataclasses
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from sspo_jax import data
+from sspo_jax.data.problems import ListSource, Problem
+from sspo_jax.types import FinishReason, Rollout
+
+
+@dataclasses.dataclass
+class FakeVerdict:
+    status: str
+    extracted: str | None
+    reason: str = "fake"
+
+
+class FakeVerifier:
+    """Correct: the box holds the gold's text. `slow` in a response is a timeout."""
+
+    def __init__(self):
+        self.options: list[object] = []
+
+    def verify_batch(self, responses, golds, options=None):
+        self.options.append(options)
+        return [self._verify(response, gold) for response, gold in zip(responses, golds, strict=True)]
+
+    def _verify(self, response, gold):
+        box = re.search(r"\\boxed\{(.*?)\}", response)
+        if "slow" in response:
+            return FakeVerdict("timeout", None)
+        if box is None:
+            return FakeVerdict("unparsed", None)
+        return FakeVerdict("correct" if box.group(1) == gold else "wrong", box.group(1))
+
+
+class FakeSampler:
+    """The response to a prompt is a function of (seed, prompt, sample): right where `is_right` says so."""
+
+    def __init__(self, tokenizer, is_right):
+        self.tokenizer, self.is_right = tokenizer, is_right
+        self.calls: list[tuple[int, int]] = []  # (seed, prompts)
+
+    def __call__(self, prompts, *, group_size, sampling, seed):
+        self.calls.append((seed, len(prompts)))
+        texts, groups, samples = [], [], []
+        for group, prompt in enumerate(prompts):
+            number = int(re.search(r"number (\d+)", self.tokenizer.decode(prompt)).group(1))
+            for sample in range(group_size):
+                answer = number if self.is_right(number, sample) else (seed + sample) % 1000 + 1000
+                texts.append(f"It is \\boxed{{{answer}}}.")
+                groups.append(group)
+                samples.append(sample)
+        order = np.random.default_rng(0).permutation(len(texts))  # a sampler may return rows in any order
+        tokens = [self.tokenizer.encode(texts[row]) for row in order]
+        width = max(map(len, tokens))
+        mask = np.array([[time < len(line) for time in range(width)] for line in tokens])
+        padded = np.array([line + [0] * (width - len(line)) for line in tokens])
+        return Rollout(
+            prompt_tokens=np.zeros((len(order), 1), int),
+            prompt_mask=np.ones((len(order), 1), bool),
+            response_tokens=padded,
+            response_mask=mask,
+            sampler_logprobs=np.zeros(padded.shape, np.float32),
+            finish_reasons=np.array([FinishReason.LENGTH if samples[row] == 1 else FinishReason.STOP for row in order]),
+            group_ids=np.array(groups)[order],
+            sample_ids=np.array(samples)[order],
+        )
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(pathlib.Path(data.__file__).parent / "tiny_tokenizer")
+
+
+@pytest.fixture
+def verifier():
+    return FakeVerifier()
+
+
+@pytest.fixture
+def make_sampler(tokenizer):
+    return lambda is_right: FakeSampler(tokenizer, is_right)
+
+
+@pytest.fixture
+def source():
+    return ListSource(
+        [
+            Problem(
+                id=f"n{index}", problem=f"Which number is number {index}?", answer=str(index),
+                level=1 + index % 2, subject="Odd" if index % 2 else "Even",
+            )
+            for index in range(10)
+        ],
+        name="numbers",
+    )  # fmt: skip
