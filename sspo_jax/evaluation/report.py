@@ -75,6 +75,18 @@ def markdown(evaluation: Evaluation) -> str:
     return "\n".join([*lines, "```", ""])
 
 
+def summary_table(evaluation: Evaluation) -> str:
+    """The scores as a few lines of plain text."""
+    title, average = evaluation.average
+    rows = [(facts_of(scores.name).title + _part_of(scores), _percent(scores.accuracy)) for scores in evaluation.sets]
+    rows.append((title, _percent(average)))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(
+        [f"{evaluation.protocol['model']}, {evaluation.protocol['preset']}, percent [95 % interval]"]
+        + [f"  {name:<{width}}  {score}" for name, score in rows]
+    )
+
+
 def html(evaluation: Evaluation, rows: Sequence[SampleRow], problems: Mapping[str, Sequence[Problem]]) -> str:
     """The report as one HTML page."""
     title, average = evaluation.average

@@ -1,8 +1,9 @@
-"""A checker and a sampler small enough to foresee their answers."""
+"""A checker and a sampler small enough to foresee their answers, and made-up evaluations."""
 
 import dataclasses
 import pathlib
 import re
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from transformers import AutoTokenizer
 
 from sspo_jax import data
 from sspo_jax.data.problems import ListSource, Problem
+from sspo_jax.evaluation.results import Evaluation
+from sspo_jax.evaluation.scoring import SampleRow, score_set
 from sspo_jax.types import FinishReason, Rollout
 
 
@@ -100,3 +103,51 @@ def source():
         ],
         name="numbers",
     )  # fmt: skip
+
+
+PROTOCOL = {
+    "model": "m", "prompt": "chat", "prompt_digest": "0", "preset": "avg@k", "temperature": 0.6, "top_p": 0.95,
+    "max_new_tokens": 3000, "seed": 0,
+}  # fmt: skip
+
+
+def problems_of(name: str, count: int) -> list[Problem]:
+    return [
+        Problem(id=f"{name}-{index}", problem=f"<b>{index}</b> & so on", answer="1", subject="AB"[index % 2], level=1)
+        for index in range(count)
+    ]
+
+
+def rows_of(name: str, problems: list[Problem], correct: np.ndarray) -> list[SampleRow]:
+    return [
+        SampleRow(
+            set=name, id=problem.id, sample=sample, response="So\u2028 <script>alert(1)</script>\r\n\\boxed{1}",
+            tokens=10 + sample, truncated=False, status="correct" if verdict else "wrong", extracted="1", gold="1",
+            reason="r",
+        )
+        for problem, line in zip(problems, correct, strict=True) for sample, verdict in enumerate(line)
+    ]  # fmt: skip
+
+
+def evaluation_of(sets: dict[str, np.ndarray], **changes) -> tuple[Evaluation, list[SampleRow], dict]:
+    scores, rows, problems = [], [], {}
+    for name, correct in sets.items():
+        problems[name] = problems_of(name, len(correct))
+        rows += rows_of(name, problems[name], correct)
+        scores.append(
+            score_set(name, f"digest of {name}", problems[name], [row for row in rows if row.set == name],
+                      equivalent=str.__eq__)
+        )  # fmt: skip
+    return Evaluation(protocol={**PROTOCOL, **changes}, about={"seconds": 1.0}, sets=tuple(scores)), rows, problems
+
+
+def draw(seed, problems, samples=2, share=0.5):
+    return np.random.default_rng(seed).random((problems, samples)) < share
+
+
+@pytest.fixture
+def made_up():
+    """Functions that make evaluations of drawn verdicts."""
+    return types.SimpleNamespace(
+        PROTOCOL=PROTOCOL, draw=draw, evaluation_of=evaluation_of, problems_of=problems_of, rows_of=rows_of
+    )
