@@ -1,0 +1,271 @@
+"""Answers cut into tokens: numbers, letters, words, commands and marks; linear in the text.
+
+A token is `(kind, text)`. Kinds: `number`, `letter`, `word` (text, or a bare word), `command` (a LaTeX command without
+its backslash, plain `sqrt`, `pi` and the like included), `join` (`,` `;` `and` `or`), `mark` (any other character).
+"""
+
+import re
+
+from .expression import ParseError
+from .units import is_unit_word
+
+Token = tuple[str, str]
+
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh coth sech csch arcsinh arccosh "
+    "arctanh log ln lg exp max min gcd lcm abs floor ceil det sgn Re Im arg".split()
+)
+_PLAIN_COMMANDS = (
+    FUNCTIONS
+    | frozenset(
+        "sqrt cbrt pi infty alpha beta gamma delta theta lambda mu phi omega sigma rho tau epsilon frac binom "
+        "cup cap cdot times circ pm degree".split()
+    )
+) - {"Re", "Im", "det", "arg"}
+_ALIASES = {
+    "infinity": "infty", "inf": "infty", "oo": "infty", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac",
+    "dbinom": "binom", "tbinom": "binom", "leq": "le", "leqslant": "le", "leqq": "le", "geq": "ge", "geqslant": "ge",
+    "geqq": "ge", "lt": "<", "gt": ">", "neq": "ne", "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]",
+    "arcsec": "arcsec", "tg": "tan", "ctg": "cot", "arctg": "arctan", "cosec": "csc", "asin": "arcsin",
+    "acos": "arccos", "atan": "arctan", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon",
+    "vartheta": "theta", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "ast": "*", "times": "*", "cdot": "*",
+    "bullet": "*", "div": "/", "colon": ":", "degrees": "degree", "backslash": "setminus", "smallsetminus": "setminus",
+    "land": "and", "lor": "or", "wedge": "and", "vee": "or", "lim": "lim", "Leftrightarrow": "iff",
+    "ldots": "dots", "cdots": "dots", "dotsc": "dots", "dotsb": "dots", "implies": "Rightarrow", "to": "to",
+    "rightarrow": "to", "longrightarrow": "to", "star": "*", "euro": "euro", "EUR": "euro", "mathdollar": "$",
+    "exponentialE": "e", "imaginaryI": "i", "Pi": "Pi", "lcm": "lcm", "floor": "floor", "ceil": "ceil",
+}  # fmt: skip
+_IGNORED = frozenset(
+    "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle displaystyle textstyle scriptstyle "
+    "limits nolimits quad qquad phantom hphantom vphantom thinspace enspace space hspace hfill nonumber null boldsymbol "
+    "mathstrut strut displaylimits rm bf it cal large Large small tiny scriptscriptstyle normalsize".split()
+)
+_TEXT_WRAPPERS = frozenset(
+    "text mbox textbf textit textrm textsf texttt textnormal textup mathrm operatorname mathsf mathtt emph hbox "
+    "mathit mathnormal textsc".split()
+)
+_MATH_WRAPPERS = frozenset("mathbf boxed fbox bm pmb underline ensuremath mathop mathord cancel".split())
+
+_TOKEN = re.compile(
+    r"(?P<space>[\s~]+|\\[,;:!> ]|&nbsp;)"
+    r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][-+]?\d+(?![\w^.({]))?)"
+    r"|\\(?P<command>[A-Za-z]+)\*?|\\(?P<escaped>.)"
+    r"|(?P<dots>\.\.\.+)"
+    r"|(?P<letters>[A-Za-z]+(?:\.(?=[A-Za-z]\b)[A-Za-z]\.?)?|[^\x00-\x7f]+)"
+    r"|(?P<mark>.)",
+    re.DOTALL | re.ASCII,
+)
+_TIGHT_GROUPS = re.compile(r"(?<=\d)(?:,\\[!,] ?|\{,\}|\\,|\\!|\\ |\\;)(?=\d{3}(?!\d))")
+_SPACED_GROUPS = re.compile(r"(?<![\d.,^_{])(\d{1,3}(?: \d{3})+)(?![\d])")
+COMMA_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
+_CJK_OR_WORD = re.compile(r"[^\x00-\x7f]+")
+_MAX_TOKENS = 60_000
+
+
+def join_thousands(text: str, *, plain_commas: bool) -> str:
+    """The text with thousands marks taken out of its numbers: `10,\\!080`, `1{,}000`, `1 000`, and, where asked, `1,000`.
+
+    A plain comma inside brackets separates coordinates, so only those outside of any bracket are taken out.
+    """
+    text = _TIGHT_GROUPS.sub("", text)
+    text = _SPACED_GROUPS.sub(lambda m: m.group().replace(" ", ""), text)
+    if plain_commas and COMMA_GROUPS.search(text) and not re.search(r"[(\[]|\\\{|\\langle", text):
+        text = COMMA_GROUPS.sub(lambda m: m.group().replace(",", ""), text)
+    return text
+
+
+def tokenize(text: str, *, in_text: bool = False) -> list[Token]:
+    """The tokens of an answer that `normalise.fold` has been through.
+
+    Raises:
+        ParseError: more than 60,000 tokens, or a `\\text{` that does not close.
+    """
+    tokens: list[Token] = []
+    position, end = 0, len(text)
+    spaced = True
+    while position < end:
+        match = _TOKEN.match(text, position)
+        assert match is not None  # the last alternative takes any character
+        kind, position = match.lastgroup, match.end()
+        piece = match[kind] if kind else ""
+        if kind == "space":
+            spaced = True
+            continue
+        if len(tokens) > _MAX_TOKENS:
+            raise ParseError(f"more than {_MAX_TOKENS:,} tokens; the longest answer that is read has fewer")
+        if kind == "number":
+            tokens.append(("number", piece))
+        elif kind == "command":
+            position = _command(piece, text, position, tokens, in_text)
+        elif kind == "escaped":
+            _escaped(piece, tokens)
+        elif kind == "dots":
+            tokens.append(("command", "dots"))
+        elif kind == "letters":
+            position = _letters(piece, text, position, tokens, in_text, spaced)
+        elif piece in ",;":
+            tokens.append(("join", ","))
+        elif piece == "$":
+            if re.match(r"\s*[\d.]", text[position : position + 8]) and text.count("$") % 2 == 1:
+                tokens.append(("command", "$"))
+        elif piece == "*" and text.startswith("*", position):
+            tokens.append(("mark", "^"))
+            position += 1
+        elif piece in "<>!=" and text.startswith("=", position):
+            tokens.append(("command", {"<": "le", ">": "ge", "!": "ne", "=": "="}[piece]))
+            position += 1
+        elif piece in '&"`?@#':
+            tokens.append(("mark", piece))
+        else:
+            tokens.append(("mark", piece))
+        spaced = False
+    return tokens
+
+
+def _escaped(piece: str, tokens: list[Token]) -> None:
+    if piece in "{}":
+        tokens.append(("command", piece))
+    elif piece in "%$|\\":
+        tokens.append(("command", {"%": "%", "$": "$", "|": "|", "\\": "newline"}[piece]))
+    elif piece in "_&#":
+        tokens.append(("mark", piece))
+    elif piece in "()[]":
+        return  # display brackets inside an answer
+    else:
+        raise ParseError(f"\\{piece!r} is no command this grammar knows")
+
+
+def _command(name: str, text: str, position: int, tokens: list[Token], in_text: bool) -> int:
+    if name in _IGNORED:
+        if name == "hspace":
+            return _group(text, position)[1]
+        if name in ("left", "right") and text.startswith(".", position):
+            return position + 1
+        return position
+    if name in _TEXT_WRAPPERS:
+        content, position = _group(text, position)
+        _text(content, name, tokens)
+        return position
+    if name in _MATH_WRAPPERS:
+        content, position = _group(text, position)
+        if re.fullmatch(r"[\d\s.]+", content):
+            content = content.replace(" ", "")
+        tokens.append(("mark", "{"))
+        tokens.extend(tokenize(content, in_text=in_text))
+        tokens.append(("mark", "}"))
+        return position
+    if name in ("begin", "end"):
+        content, position = _group(text, position)
+        tokens.append(("command", name + " " + content.strip().rstrip("*")))
+        if content.strip() == "array" and name == "begin" and text[position:].lstrip().startswith("{"):
+            position = _group(text, position)[1]
+        return position
+    name = _ALIASES.get(name, name)
+    if name in ("and", "or"):
+        tokens.append(("join", name))
+    elif len(name) == 1 and not name.isalpha():
+        tokens.append(("command" if name in "{}$" else "mark", name))
+    else:
+        tokens.append(("command", name))
+    return position
+
+
+def _group(text: str, position: int) -> tuple[str, int]:
+    """The content of the `{...}` at `position` (white space skipped) or the one character there, and its end."""
+    while position < len(text) and text[position] in " \n\t~":
+        position += 1
+    if position >= len(text):
+        raise ParseError("the text ends where a {group} is wanted")
+    if text[position] != "{":
+        command = re.compile(r"\\[A-Za-z]+").match(text, position)
+        return (command.group(), command.end()) if command else (text[position], position + 1)
+    depth = 0
+    for brace in re.compile(r"\\?[{}]").finditer(text, position):
+        if brace.group() == "{":
+            depth += 1
+        elif brace.group() == "}":
+            depth -= 1
+            if depth == 0:
+                return text[position + 1 : brace.start()], brace.end()
+    raise ParseError("a { does not close")
+
+
+def _text(content: str, command: str, tokens: list[Token]) -> None:
+    """The tokens of `\\text{...}` and its kin."""
+    stripped = content.strip(" ~\n")
+    if command in ("mathrm", "operatorname", "mathit", "mathnormal"):
+        if stripped in FUNCTIONS or stripped in _PLAIN_COMMANDS or _ALIASES.get(stripped) in FUNCTIONS:
+            tokens.append(("command", _ALIASES.get(stripped, stripped)))
+            return
+        if len(stripped) == 1 and stripped.isalpha():
+            after_number = bool(tokens) and tokens[-1][0] == "number" and stripped not in "ied"
+            tokens.append(("word" if after_number else "letter", stripped))
+            return
+    tokens.extend(tokenize(stripped, in_text=True))
+
+
+def _letters(piece: str, text: str, position: int, tokens: list[Token], in_text: bool, spaced: bool) -> int:
+    """Tokens of a run of letters: a joiner, a function or constant, a word, or single letters; where to go on."""
+    lowered = piece.lower()
+    after_value = bool(tokens) and (tokens[-1][0] == "number" or tokens[-1][1] in ("}", ")", "pi", "%", "word"))
+    following = text[position : position + 1]
+    if lowered in ("and", "or"):
+        tokens.append(("join", lowered))
+    elif piece[0] > "\x7f":
+        tokens.append(("word", piece))
+    elif "." in piece or (len(piece) > 1 and lowered in ("am", "pm") and after_value):
+        tokens.append(("word", piece.replace(".", "")))
+    elif in_text:
+        single_capital = len(piece) == 1 and piece.isupper() and not (tokens and tokens[-1][0] in ("number", "word"))
+        tokens.append(("letter" if single_capital else "word", piece))
+    elif len(piece) == 1:
+        tokens.append(("letter", piece))
+    elif piece in ("np", "math", "sp", "sympy", "numpy") and following == ".":
+        return position + 1  # a Python module before a function
+    elif after_value and spaced and is_unit_word(piece):
+        tokens.append(("word", piece))
+    elif piece in _PLAIN_COMMANDS or (
+        piece in _ALIASES and piece not in ("to", "star", "gt", "lt", "tg", "div", "mid")
+    ):
+        tokens.append(("command", _ALIASES.get(piece, piece)))
+    elif after_value and is_unit_word(piece) and lowered not in ("a", "an", "in"):
+        tokens.append(("word", piece))
+    elif (split := _function_prefix(piece)) is not None:
+        name, rest = split
+        tokens.append(("command", _ALIASES.get(name, name)))
+        tokens.extend(("letter", letter) for letter in rest)
+    elif _is_word(piece):
+        tokens.append(("word", piece))
+    else:
+        tokens.extend(("letter", letter) for letter in piece)
+    return position
+
+
+def _function_prefix(piece: str) -> tuple[str, str] | None:
+    """`sinx` as ("sin", "x"); `xsqrt` and words such as `single` are not split."""
+    for name in ("sqrt", "arcsin", "arccos", "arctan", "sin", "cos", "tan", "cot", "log", "ln", "pi"):
+        if piece.startswith(name) and len(piece) == len(name) + 1:
+            return name, piece[len(name) :]
+    return None
+
+
+def _is_word(piece: str) -> bool:
+    """Whether a bare run of letters is a word and not a product of variables such as `abc`, `xy`, `ABCD`."""
+    if len(piece) < 3:
+        return is_unit_word(piece) and piece.lower() not in (
+            "a",
+            "an",
+            "in",
+            "m",
+            "s",
+            "g",
+            "l",
+            "h",
+            "w",
+            "j",
+            "ms",
+            "pm",
+        )
+    if piece.isupper() or list(piece) == sorted(set(piece)):
+        return False
+    return bool(re.search(r"[aeiouyAEIOUY]", piece)) and not re.search(r"[a-z][A-Z]", piece)

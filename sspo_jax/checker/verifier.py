@@ -1,0 +1,222 @@
+"""`verify`, `is_correct` and `Verifier`: the layers put together, with an LRU cache and the ledger of a batch."""
+
+import collections
+import concurrent.futures
+import functools
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from .decide import Decision, decide, gold_answer
+from .evaluate import NeedsWorker
+from .extraction import extract
+from .pool import WorkerDied, WorkerError, WorkerPool, close_at_exit
+from .verdict import EXACT, VERSION, Options, Verdict
+
+MEMORY_LIMIT_BYTES = 2 << 30
+
+
+class Verifier:
+    """Checks responses against golds; what the fast path cannot decide goes to worker processes.
+
+    Used as a context manager, or closed with `close`. Every method may be called from any thread. Keyword arguments
+    of a check (`relative_tolerance`, `lenient`, ...) are the fields of `Options`; those given here are the defaults.
+
+    Args:
+        workers: processes for hard answers; they start with the first one. Default: the processor's count.
+        timeout_seconds: the most a worker may spend on one check.
+        cache_size: verdicts kept by (answer, gold, options, version); 0 switches the cache off.
+        memory_limit_bytes: of address space for each worker; 0 for none.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        timeout_seconds: float = 5.0,
+        *,
+        cache_size: int = 65_536,
+        memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+        **options: Any,
+    ) -> None:
+        if timeout_seconds <= 0:
+            raise ValueError(f"timeout_seconds is {timeout_seconds}, want more than 0")
+        self.timeout_seconds = timeout_seconds
+        self.options = Options(**options) if options else EXACT
+        self.pool = WorkerPool(workers if workers is not None else max(2, os.cpu_count() or 1), memory_limit_bytes)
+        self._cache = _Cache(cache_size)
+
+    def __enter__(self) -> "Verifier":
+        self.pool.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish what is queued and end the workers."""
+        self.pool.close()
+
+    def submit(
+        self, response: str, gold: str, *, deadline: float = float("inf"), **options: Any
+    ) -> "concurrent.futures.Future[Verdict]":
+        """A future of the verdict, which never raises; most are done when this returns.
+
+        `deadline` (time.monotonic) bounds waiting in the queue as well; without it only the time in a worker counts.
+        """
+        started = time.perf_counter()
+        future: concurrent.futures.Future[Verdict] = concurrent.futures.Future()
+        settings = self._settings(options)
+        try:
+            answer, decision = self._decide_here(response, gold, settings)
+        except NeedsWorker as needs:
+            answer = needs.args[1]
+        except Exception as error:  # a defect of the checker is reported, never raised into a training run
+            future.set_result(_verdict(("error", f"{type(error).__name__}: {error}"), None, gold, started))
+            return future
+        else:
+            future.set_result(_verdict(decision, answer, gold, started))
+            return future
+        spent = time.perf_counter() - started
+        inner = self.pool.submit(
+            "decide",
+            (answer, gold_answer(gold), settings),
+            timeout_seconds=max(0.05, self.timeout_seconds - spent),
+            deadline=deadline,
+        )
+        inner.add_done_callback(functools.partial(self._finish, future, answer, gold, settings, started))
+        return future
+
+    def verify(self, response: str, gold: str, **options: Any) -> Verdict:
+        """The verdict on one response, within `timeout_seconds` of the call."""
+        deadline = time.monotonic() + self.timeout_seconds
+        return self.submit(response, gold, deadline=deadline, **options).result()
+
+    def verify_batch(self, responses: Sequence[str], golds: Sequence[str], **options: Any) -> list[Verdict]:
+        """The verdicts on many responses, in their order; hard ones run side by side.
+
+        Raises:
+            ValueError: there are more responses than golds, or fewer.
+        """
+        if len(responses) != len(golds):
+            raise ValueError(f"{len(responses)} responses and {len(golds)} golds, want one gold for each response")
+        futures = [self.submit(response, gold, **options) for response, gold in zip(responses, golds, strict=True)]
+        return [future.result() for future in futures]
+
+    def _settings(self, options: dict[str, Any]) -> Options:
+        if not options:
+            return self.options
+        return Options(**{**vars(self.options), **options})
+
+    def _decide_here(self, response: str, gold: str, options: Options) -> tuple[str | None, Decision]:
+        """The extracted answer and the decision; NeedsWorker(reason, answer) where it takes a worker."""
+        if not isinstance(response, str) or not isinstance(gold, str):
+            kinds = f"{type(response).__name__} and {type(gold).__name__}"
+            return None, ("error", f"the response and the gold are {kinds}, want two strings")
+        answer, rule = extract(response, options)
+        if answer is None:
+            return None, ("unparsed", rule)
+        wanted = gold_answer(gold)
+        if not wanted.strip():
+            return answer, ("error", "the gold is empty")
+        key = (answer, wanted, options, VERSION)
+        decision = self._cache.get(key)
+        if decision is None:
+            try:
+                decision = decide(answer, wanted, options, reuse=self._cache.size > 0)
+            except NeedsWorker as needs:
+                raise NeedsWorker(str(needs), answer) from None
+            self._cache.put(key, decision)
+        return answer, (decision[0], f"{rule}; {decision[1]}")
+
+    def _finish(
+        self,
+        future: "concurrent.futures.Future[Verdict]",
+        answer: str,
+        gold: str,
+        options: Options,
+        started: float,
+        inner: "concurrent.futures.Future[Decision]",
+    ) -> None:
+        try:
+            decision = inner.result()
+            self._cache.put((answer, gold_answer(gold), options, VERSION), decision)
+        except TimeoutError as error:
+            decision = ("timeout", f"no decision within {self.timeout_seconds} s: {error}")
+        except (WorkerError, WorkerDied) as error:
+            decision = ("error", str(error))
+        except BaseException as error:
+            decision = ("error", f"{type(error).__name__}: {error}")
+        future.set_result(_verdict(decision, answer, gold, started))
+
+
+def _verdict(decision: Decision, answer: str | None, gold: str, started: float) -> Verdict:
+    return Verdict(decision[0], answer, gold, decision[1], time.perf_counter() - started)
+
+
+class _Cache:
+    """The last `size` decisions, by key; safe between threads."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._kept: collections.OrderedDict[Any, Decision] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any) -> Decision | None:
+        if not self.size:
+            return None
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+            return found
+
+    def put(self, key: Any, decision: Decision) -> None:
+        if self.size:
+            with self._lock:
+                self._kept[key] = decision
+                if len(self._kept) > self.size:
+                    self._kept.popitem(last=False)
+
+
+_shared: dict[tuple[int, float], Verifier] = {}
+_shared_lock = threading.Lock()
+
+
+def _shared_verifier(timeout_seconds: float) -> Verifier:
+    """The verifier of this process; one pool serves every time limit."""
+    key = (os.getpid(), timeout_seconds)
+    verifier = _shared.get(key)
+    if verifier is None:
+        with _shared_lock:
+            verifier = _shared.get(key)
+            if verifier is None:
+                verifier = Verifier(timeout_seconds=timeout_seconds)
+                sibling = next((other for (pid, _), other in _shared.items() if pid == os.getpid()), None)
+                if sibling is not None:
+                    verifier.pool = sibling.pool
+                else:
+                    close_at_exit(verifier.pool)
+                _shared[key] = verifier
+    return verifier
+
+
+def verify(response: str, gold: str, *, timeout_seconds: float = 5.0, **options: Any) -> Verdict:
+    """Whether a response answers what the gold says; never raises, never takes longer than `timeout_seconds`.
+
+    `options` are the fields of `Options`, such as `relative_tolerance=0.01` or `lenient=True`.
+
+    >>> verify(r"Therefore $x = \\boxed{\\frac{2}{4}}$.", "0.5").status
+    'correct'
+    """
+    return _shared_verifier(timeout_seconds).verify(response, gold, **options)
+
+
+def is_correct(response: str, gold: str, **options: Any) -> bool:
+    """Whether `verify` says `correct`; `options` as there.
+
+    >>> is_correct("The answer is 42.", "42")
+    True
+    """
+    return verify(response, gold, **options).status == "correct"
