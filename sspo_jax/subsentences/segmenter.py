@@ -1,0 +1,294 @@
+"""Token ids to subsentence ids, inside jit, and the same on text."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sspo_jax.subsentences import table as t
+from sspo_jax.subsentences.rules import BoundaryRule, parse_rule, segment_tokens
+from sspo_jax.subsentences.vocabulary import backend, token_bytes
+
+# Steps of a scan compiled as one: a step is a handful of integer operations, far less than the loop around it.
+_UNROLL = 16
+
+
+class _Host:
+    """What only the text side needs; compared by identity, so that it may travel through jit as a static field."""
+
+    def __init__(self, tokenizer: Any, pieces: list[bytes]) -> None:
+        self.tokenizer = tokenizer
+        self.pieces = pieces
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["class_of", "rows"],
+    meta_fields=["rule", "min_tokens", "math_aware", "entropy_quantile", "host"],
+)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Segmenter:
+    """Cuts responses into subsentences (`sspo_jax.subsentences.rules` has the rule).
+
+    A pytree: pass it to a jitted function as an argument, or close over it.
+    """
+
+    class_of: Int[Array, " vocab"] | None
+    """The boundary table's row of each token; None for rules that do not read the text."""
+    rows: Int[Array, "rows columns"] | None
+    """The rows of the boundary table."""
+    rule: str = "punctuation"
+    """punctuation, sentence, newline, fixed(n), entropy, token or response."""
+    min_tokens: int = 5
+    """A shorter piece is joined with its neighbour."""
+    math_aware: bool = True
+    """Whether a mark inside brackets or dollar signs ends nothing."""
+    entropy_quantile: float = 0.8
+    """Rule "entropy": a subsentence starts at a token whose entropy is above this quantile of the batch."""
+    host: Any = None
+    """The tokenizer, for `split`."""
+
+    @classmethod
+    def from_tokenizer(
+        cls,
+        tokenizer: Any,
+        *,
+        rule: str = "punctuation",
+        min_tokens: int = 5,
+        math_aware: bool = True,
+        entropy_quantile: float = 0.8,
+        cache_dir: pathlib.Path | str | None = None,
+    ) -> "Segmenter":
+        """Builds the boundary table of a vocabulary, or reads it from the cache.
+
+        Args:
+          tokenizer: a transformers fast tokenizer or a `tokenizers.Tokenizer`.
+          rule: punctuation, sentence, newline, fixed(n), entropy, token or response.
+          min_tokens: a shorter piece is joined with its neighbour.
+          math_aware: whether a mark inside brackets or dollar signs ends nothing.
+          entropy_quantile: read by the rule "entropy".
+          cache_dir: where tables are kept; None means $SSPO_CACHE_DIR, or ~/.cache/sspo_jax.
+        """
+        if min_tokens < 1:
+            raise ValueError(f"min_tokens is {min_tokens}, want 1 or more")
+        if not 0 <= entropy_quantile <= 1:
+            raise ValueError(f"entropy_quantile is {entropy_quantile}, want a number from 0 to 1")
+        parsed = parse_rule(rule, math_aware=math_aware)
+        pieces = token_bytes(tokenizer)
+        class_of = rows = None
+        if isinstance(parsed, BoundaryRule):
+            table = t.cached(pieces, parsed, pathlib.Path(cache_dir) if cache_dir is not None else None)
+            class_of, rows = jnp.asarray(table.class_of), jnp.asarray(table.rows)
+        return cls(
+            class_of=class_of,
+            rows=rows,
+            rule=rule,
+            min_tokens=min_tokens,
+            math_aware=math_aware,
+            entropy_quantile=entropy_quantile,
+            host=_Host(backend(tokenizer), pieces),
+        )
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch time"],
+        mask: Bool[Array, "batch time"],
+        segment_ids: Int[Array, "batch time"] | None = None,
+        *,
+        entropies: Float[Array, "batch time"] | None = None,
+        entropy_threshold: Float[Array, ""] | float | None = None,
+    ) -> Int[Array, "batch time"]:
+        """The subsentence of each token, numbered from 0 along its row; -1 where the mask is false.
+
+        A gap in the mask ends a subsentence, and none crosses from one packed response into the next. (Under the rule
+        "response" a gap does not: the unit is then GSPO's.)
+
+        Args:
+          tokens: [batch, time], token ids.
+          mask: [batch, time], true where a token enters the loss.
+          segment_ids: [batch, time], packed responses; without it a row is one response.
+          entropies: [batch, time], nats; read by the rule "entropy" alone.
+          entropy_threshold: nats, for the rule "entropy"; None means the quantile of these rows' valid tokens.
+        """
+        for name, array in (("mask", mask), ("segment_ids", segment_ids), ("entropies", entropies)):
+            if array is not None and array.shape != tokens.shape:
+                raise ValueError(f"{name} has shape {array.shape}, want {tokens.shape}, the shape of tokens")
+        segments = jnp.zeros(tokens.shape, jnp.int32) if segment_ids is None else segment_ids
+        rule = parse_rule(self.rule, math_aware=self.math_aware)
+        if rule == "response":
+            return _responses(mask, segments)
+        changes = segments[:, 1:] != segments[:, :-1]
+        starts_run = mask & ~jnp.pad(mask[:, :-1] & ~changes, ((0, 0), (1, 0)))
+        ends_run = mask & ~jnp.pad(mask[:, 1:] & ~changes, ((0, 0), (0, 1)))
+        minimum = tail = self.min_tokens
+        if isinstance(rule, BoundaryRule):
+            may_start = self._boundaries(tokens, starts_run, ends_run)
+        elif isinstance(rule, int):
+            may_start, minimum, tail = mask, rule, min(rule, self.min_tokens)
+        else:
+            may_start = self._surprises(mask, entropies, entropy_threshold)
+        return _merge(may_start, mask, starts_run, ends_run, minimum=minimum, tail=tail)
+
+    def _surprises(
+        self,
+        mask: Bool[Array, "batch time"],
+        entropies: Float[Array, "batch time"] | None,
+        threshold: Float[Array, ""] | float | None,
+    ) -> Bool[Array, "batch time"]:
+        if entropies is None:
+            raise ValueError("rule 'entropy' needs entropies: pass entropies=..., nats, [batch, time]")
+        if threshold is None:
+            threshold = jnp.nanquantile(jnp.where(mask, entropies, jnp.nan), self.entropy_quantile)
+        return jnp.where(mask, entropies, -jnp.inf) > threshold
+
+    def _boundaries(
+        self,
+        tokens: Int[Array, "batch time"],
+        starts_run: Bool[Array, "batch time"],
+        ends_run: Bool[Array, "batch time"],
+    ) -> Bool[Array, "batch time"]:
+        """Whether a subsentence may start at each token: conditions 1 to 4 of `rules`, from the table."""
+        classes = self.class_of[jnp.clip(tokens, 0, self.class_of.shape[0] - 1)] * len(t.CONTEXTS)
+
+        def after(contexts: Array) -> Array:
+            """The context before each token, given the contexts that tokens leave."""
+            shifted = jnp.pad(contexts[:, :-1], ((0, 0), (1, 0)))
+            return jnp.where(starts_run, t.NO_CONTEXT, shifted)
+
+        # A context is at most two bytes, so it depends on no more than two tokens: two rounds are exact.
+        leaves = self.rows[:, t.CONTEXT]
+        context = after(leaves[classes + after(leaves[classes])])
+        row = self.rows[classes + context]
+        column = functools.partial(jnp.take, row, axis=2)
+
+        def look(carry: tuple[Array, Array], x: tuple[Array, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+            """From the right: does white space follow, and what becomes of a character that a token leaves open?"""
+            white_next, head_next = carry
+            first, head, is_partial, stays_left, ends = x
+            white_next, head_next = white_next | ends, jnp.where(ends, t.ORDINARY, head_next)
+            white_next = white_next & ~(is_partial & (head_next == t.ORDINARY))
+            stays_left = stays_left & (~is_partial | (head_next == t.CLOSER) | (head_next == t.SPACE))
+            white = (first == t.WHITE) | ((first == t.ONLY_CLOSERS) & white_next)
+            return (white, jnp.where(head == t.CONTINUES, head_next, head)), (white_next, stays_left)
+
+        batch = tokens.shape[0]
+        _, (white_next, stays_left) = _scan(
+            look,
+            (jnp.ones(batch, bool), jnp.zeros(batch, jnp.int32)),
+            (column(t.FIRST), column(t.HEAD), column(t.IS_PARTIAL) == 1, column(t.STAYS_LEFT) == 1, ends_run),
+            reverse=True,
+        )
+
+        def step(carry: tuple[Array, ...], x: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
+            """From the left: depth, dollar signs, and whether the last token closed its subsentence."""
+            depth, in_dollars, is_closed = carry
+            starts, stays_left, outside, inside, ends, delta, floor, dollars = x
+            depth, in_dollars, is_closed = jnp.where(starts, 0, depth), in_dollars & ~starts, is_closed & ~starts
+            has_boundary = ends | (depth < jnp.where(in_dollars, inside, outside))
+            may_start = is_closed & ~stays_left
+            is_closed = has_boundary | (stays_left & is_closed)
+            in_dollars = jnp.where(delta < t.RESET // 2, dollars, in_dollars ^ dollars)
+            return (jnp.maximum(depth + delta, floor), in_dollars, is_closed), may_start
+
+        outside = jnp.maximum(column(t.SURE_OUTSIDE), jnp.where(white_next, column(t.IF_WHITE_OUTSIDE), 0))
+        inside = jnp.maximum(column(t.SURE_INSIDE), jnp.where(white_next, column(t.IF_WHITE_INSIDE), 0))
+        none = jnp.zeros(batch, bool)
+        _, may_start = _scan(
+            step,
+            (jnp.zeros(batch, jnp.int32), none, none),
+            (
+                *(starts_run, stays_left, outside, inside, column(t.ENDS) == 1),
+                *(column(t.DELTA), column(t.FLOOR), column(t.DOLLARS) == 1),
+            ),
+        )
+        return may_start
+
+    def split(self, text: str) -> list[str]:
+        """The subsentences of a text, the reference: tokenizes it and applies the rule to its characters.
+
+        `"".join` of the result is the text. A character that is cut into several tokens goes to the piece in which it
+        starts. Rules that cut inside a character leave an empty piece for the rest of it.
+        """
+        if self.host is None:
+            raise ValueError("this Segmenter has no tokenizer: make it with Segmenter.from_tokenizer")
+        encoding = self.host.tokenizer.encode(text, add_special_tokens=False)
+        if not encoding.ids:
+            return [text] if text else []
+        pieces = [self.host.pieces[token] for token in encoding.ids]
+        rule = parse_rule(self.rule, math_aware=self.math_aware)
+        ids = segment_tokens(pieces, rule, min_tokens=self.min_tokens)
+        ends = self._ends(text, encoding.ids, encoding.offsets)
+        cuts = [ends[i] for i in range(len(ids) - 1) if ids[i + 1] != ids[i]]
+        return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+    def _ends(self, text: str, tokens: list[int], offsets: list[tuple[int, int]]) -> list[int]:
+        """Where each token ends in the text, in characters."""
+        # The tokenizer's offsets are right also where it normalizes the text, but may leave white space out, and
+        # they must not go back.
+        ends, last = [], 0
+        for _, end in offsets:
+            last = max(last, end)
+            ends.append(last)
+        spelled = [self.host.pieces[token] for token in tokens]
+        if b"".join(spelled) != text.encode("utf-8", errors="surrogatepass"):
+            return ends
+        # Bytes are exact where nothing was normalized: count the characters that have started.
+        position, ends = 0, []
+        starts = [byte & 0xC0 != 0x80 for byte in b"".join(spelled)]
+        counts = [0]
+        for is_start in starts:
+            counts.append(counts[-1] + is_start)
+        for piece in spelled:
+            position += len(piece)
+            ends.append(counts[position])
+        return ends
+
+
+def _scan(step: Any, carry: Any, xs: tuple[Array, ...], *, reverse: bool = False) -> tuple[Any, Any]:
+    """`lax.scan` over the time axis of [batch, time] arrays."""
+    xs = jax.tree.map(lambda x: x.T, xs)
+    carry, ys = jax.lax.scan(step, carry, xs, reverse=reverse, unroll=_UNROLL)
+    return carry, jax.tree.map(lambda y: y.T, ys)
+
+
+def _merge(
+    may_start: Bool[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    starts_run: Bool[Array, "batch time"],
+    ends_run: Bool[Array, "batch time"],
+    *,
+    minimum: int,
+    tail: int,
+) -> Int[Array, "batch time"]:
+    """Subsentence ids from where they may start: greedy from the left (condition 5 of `rules`)."""
+    zeros = jnp.zeros(mask.shape[0], jnp.int32)
+
+    def count(remaining: Array, ends: Array) -> tuple[Array, Array]:
+        remaining = jnp.where(ends, 1, remaining + 1)
+        return remaining, remaining
+
+    _, remaining = _scan(count, zeros, ends_run, reverse=True)
+
+    def step(carry: tuple[Array, Array], x: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+        index, length = carry
+        starts, allowed = x
+        cut = starts | (allowed & (length >= minimum))
+        index, length = index + cut, jnp.where(cut, 1, length + 1)
+        return (index, length), index
+
+    _, ids = _scan(step, (zeros - 1, zeros), (starts_run, may_start & (remaining >= tail) & mask))
+    return jnp.where(mask, ids, -1)
+
+
+def _responses(mask: Bool[Array, "batch time"], segments: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
+    """One id for each packed response."""
+    position = jnp.arange(mask.shape[1], dtype=jnp.int32)[None, :]
+    last_valid = jax.lax.cummax(jnp.where(mask, position, -1), axis=1)
+    previous = jnp.pad(last_valid[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    before = jnp.take_along_axis(segments, jnp.maximum(previous, 0), axis=1)
+    is_new = mask & ((previous < 0) | (before != segments))
+    return jnp.where(mask, jnp.cumsum(is_new, axis=1, dtype=jnp.int32) - 1, -1)
