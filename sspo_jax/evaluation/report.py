@@ -107,9 +107,10 @@ def _set_view(scores: SetScores, rows: Sequence[SampleRow], problems: Sequence[P
     """What the template shows of a set."""
     texts = {problem.id: problem.problem for problem in problems}
     failures = [row for row in rows if row.status != "correct"]
-    # What did not even get a decision comes first: timeouts and unread answers are ours to look at.
+    # What did not even get a decision comes first: timeouts and unread answers are ours to look at. Then the first
+    # responses of all problems, rather than all responses of the first problem.
     order = {"error": 0, "timeout": 1, "unparsed": 2, "wrong": 3}
-    failures.sort(key=lambda row: order[row.status])
+    failures.sort(key=lambda row: (order[row.status], row.sample))
     facts = facts_of(scores.name)
     return {
         "name": scores.name,
