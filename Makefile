@@ -34,3 +34,33 @@ install-dev: $(DEV)  ## ... and what the tests need
 
 train: $(RUN)  ## train EXP=arithmetic_tiny, with ARGS="--section.field value"
 	@$(BIN)/python -m sspo_jax train $(EXP) $(ARGS)
+
+eval: $(RUN)  ## evaluate MODEL=path-or-run on DATA=aime24,math500
+	@$(BIN)/python -m sspo_jax evaluate --model $(MODEL) --data $(DATA) $(ARGS)
+
+test: $(DEV)  ## the fast suite
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not accelerator" $(ARGS)
+
+test-all: $(DEV)  ## with the slow tests
+	$(BIN)/python -m pytest -q -n 2 -m "not accelerator" $(ARGS)
+
+lint: $(DEV)  ## ruff and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+format: $(DEV)  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix -q . || true
+	$(BIN)/ruff format .
+
+bench: $(DEV)  ## speed and memory, one JSON line each
+	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+smoke-real: $(DEV)  ## the 1.5B experiment end to end at a small size: train, evaluate, export, load elsewhere
+	$(BIN)/python tests/smoke_real.py $(ARGS)
+
+lock:  ## renew requirements.txt from pyproject.toml (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.txt
+
+clean:  ## remove .venv and caches, never runs/
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache

@@ -95,6 +95,15 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(logical_axes))
 
 
+def shards(logical_axis: str) -> int:
+    """Into how many parts the mesh of `jax.set_mesh` cuts a logical axis; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = RULES[logical_axis]
+    if mesh.empty or axes is None:
+        return 1
+    return math.prod(mesh.shape[axis] for axis in ([axes] if isinstance(axes, str) else axes))
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are cut."""
     axes = RULES["batch"]

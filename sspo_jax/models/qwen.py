@@ -7,6 +7,7 @@ The pieces of a block (`attention_inputs`, `attention_output`, `mlp`) are functi
 a cache (`sspo_jax.sampler`) puts another attention between them and must not repeat the rest.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -136,6 +137,18 @@ def rotate(x: Float[Array, "... heads head_dim"], angles: tuple[Array, Array]) -
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
+def matmul(x: Array, kernel: Array, *, summed: int = 1) -> Array:
+    """Contracts the last `summed` axes of x with the first ones of the kernel, in the dtype of x.
+
+    As a product of two matrices: XLA's CPU backend computes the weight gradient of a product with several leading axes
+    at half the speed.
+    """
+    split = x.ndim - summed
+    inputs = math.prod(x.shape[split:])
+    y = x.reshape(-1, inputs) @ kernel.reshape(inputs, -1).astype(x.dtype)
+    return y.reshape(*x.shape[:split], *kernel.shape[summed:])
+
+
 def attention_inputs(
     block: Params, config: QwenConfig, x: Float[Array, "... embed"], angles: tuple[Array, Array]
 ) -> tuple[Array, Array, Array]:
@@ -143,7 +156,7 @@ def attention_inputs(
     x = rms_norm(x, block["attention_norm"], config.norm_epsilon)
 
     def project(name: str) -> Array:
-        y = jnp.einsum("...d,dhk->...hk", x, block[name].astype(x.dtype))
+        y = matmul(x, block[name])
         return y + _broadcast(block[f"{name}_bias"], y) if config.attention_bias else y
 
     query, key, value = project("query"), project("key"), project("value")
@@ -155,16 +168,14 @@ def attention_inputs(
 
 def attention_output(block: Params, attended: Float[Array, "... heads head_dim"]) -> Array:
     """The output projection, [..., embed]."""
-    y = jnp.einsum("...hk,hkd->...d", attended, block["output"].astype(attended.dtype))
+    y = matmul(attended, block["output"], summed=2)
     return y + _broadcast(block["output_bias"], y) if "output_bias" in block else y
 
 
 def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Array:
     """Norm and the gated MLP: down(silu(gate(x)) * up(x))."""
     x = rms_norm(x, block["mlp_norm"], config.norm_epsilon)
-    gate = jnp.einsum("...d,df->...f", x, block["gate"].astype(x.dtype))
-    up = jnp.einsum("...d,df->...f", x, block["up"].astype(x.dtype))
-    return jnp.einsum("...f,fd->...d", jax.nn.silu(gate) * up, block["down"].astype(x.dtype))
+    return matmul(jax.nn.silu(matmul(x, block["gate"])) * matmul(x, block["up"]), block["down"])
 
 
 def embed(params: Params, config: QwenConfig, tokens: Int[Array, "..."]) -> Array:

@@ -1,0 +1,12 @@
+"""As arithmetic_tiny, with GRPO: one ratio per token."""
+
+import dataclasses
+
+from experiments import arithmetic_tiny
+from sspo_jax.losses import Grpo
+from sspo_jax.trainer.config import TrainConfig
+
+
+def config() -> TrainConfig:
+    """The default experiment with another objective; the warm start is shared."""
+    return dataclasses.replace(arithmetic_tiny.config(), loss=Grpo())

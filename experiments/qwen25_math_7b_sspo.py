@@ -1,0 +1,17 @@
+"""As qwen25_math_1p5b_sspo, with Qwen2.5-Math-7B.
+
+    make train EXP=qwen25_math_7b_sspo ARGS="--data.path math_lvl3to5_8k.jsonl"
+
+Not yet run at full size: see docs/real_runs.md for what it needs.
+"""
+
+import dataclasses
+
+from experiments import qwen25_math_1p5b_sspo
+from sspo_jax.trainer.config import TrainConfig
+
+
+def config() -> TrainConfig:
+    """The 1.5B setting with the larger model."""
+    base = qwen25_math_1p5b_sspo.config()
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, path="Qwen/Qwen2.5-Math-7B"))

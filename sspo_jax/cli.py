@@ -1,0 +1,72 @@
+"""The command line: `sspo COMMAND ...`. Each command imports only what it needs."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+COMMANDS = {
+    "train": ("sspo_jax.train:main", "train an experiment, or resume its run"),
+    "evaluate": ("sspo_jax.evaluate:main", "score a checkpoint or a run on problem sets"),
+    "verify": ("sspo_jax.verify:main", "judge a response, or a file of them"),
+    "segment": ("sspo_jax.segment:main", "show how texts are cut into subsentences"),
+    "export": ("sspo_jax.export:main", "write a run's policy as a Hugging Face checkpoint"),
+    "inspect": ("sspo_jax.inspect_run:main", "what a run directory holds and how it went"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code (2: the command line is wrong, 1: it could not be done)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from sspo_jax import __version__
+
+        print(f"sspo_jax {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"sspo: no command {name!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    _quiet_libraries()
+    module, _, function = COMMANDS[name][0].partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)(rest)
+    except (ValueError, FileNotFoundError, OSError) as error:
+        if os.environ.get("SSPO_TRACEBACK"):
+            raise
+        print(f"sspo {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"sspo {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def parse(config_type: Any, arguments: Sequence[str], *, prog: str, default: Any = None) -> Any:
+    """Typed options of a command: `--section.field value` for every field of a (nested) dataclass."""
+    import tyro
+
+    options: dict[str, Any] = {"default": default} if default is not None else {}
+    return tyro.cli(
+        config_type,
+        args=list(arguments),
+        prog=prog,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.OmitSubcommandPrefixes),
+        **options,
+    )
+
+
+def _quiet_libraries() -> None:
+    """No advice of libraries between the lines of a run."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _usage() -> str:
+    lines = ["usage: sspo COMMAND ... (`sspo COMMAND --help` for its options)", ""]
+    lines += [f"  {name:<10} {help_text}" for name, (_, help_text) in COMMANDS.items()]
+    return "\n".join(lines)

@@ -1,0 +1,28 @@
+"""How many programs a run compiled and how long that took, from JAX's own events."""
+
+import jax
+
+_COMPILE = "/jax/core/compile/backend_compile_duration"
+_TRACE = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
+_SMALL_SECONDS = 0.1  # below it is a helper of a few operations, not one of the run's programs
+
+
+class CompileLog:
+    """Listens from its creation on.
+
+    `programs` counts what took longer than 0.1 s to compile (with the persistent cache: to load); `seconds` is all
+    time spent compiling, `trace_seconds` all time spent turning Python into programs.
+    """
+
+    def __init__(self) -> None:
+        self.programs = 0
+        self.seconds = 0.0
+        self.trace_seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_: object) -> None:
+        if event == _COMPILE:
+            self.seconds += seconds
+            self.programs += seconds > _SMALL_SECONDS
+        elif event in _TRACE:
+            self.trace_seconds += seconds

@@ -1,0 +1,377 @@
+"""The training loop: Algorithm 1 of the paper as `Trainer.step`, and around it what keeps a long run alive.
+
+For each step: take problems, sample a group of responses for each, verify them, turn rewards into advantages, cut the
+responses into subsentences, compute old log-probs and entropies with the training program, and make several SSPO
+updates on minibatches of groups. The state is (parameters, optimizer, step, data cursor) and nothing else: noise is a
+function of (seed, step, prompt, sample, position).
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from sspo_jax.advantages import group_relative, leave_one_out
+from sspo_jax.data.pipeline import ProblemStream
+from sspo_jax.models.qwen import Params, init_qwen
+from sspo_jax.models.weights import load_qwen
+from sspo_jax.sampler import Sampler, SamplingParams
+from sspo_jax.trainer.batch import pack_rows, split_groups
+from sspo_jax.trainer.checkpoint import Checkpoint, Checkpoints
+from sspo_jax.trainer.compilation import CompileLog
+from sspo_jax.trainer.config import TrainConfig
+from sspo_jax.trainer.evaluation import Evaluator, metrics_of
+from sspo_jax.trainer.interrupt import StopRequest
+from sspo_jax.trainer.metrics import Display, MetricsWriter, combine, host_value
+from sspo_jax.trainer.rollouts import Groups, Judge, Stopwatch
+from sspo_jax.trainer.run_directory import RunDirectory
+from sspo_jax.trainer.setup import Parts, check
+from sspo_jax.trainer.step import TrainPrograms
+from sspo_jax.trainer.summary import Summary, peak_memory_bytes, show_plan, show_summary
+from sspo_jax.trainer.warm_start import warm_start
+from sspo_jax.types import TrainBatch
+
+
+@dataclasses.dataclass
+class TrainState:
+    """What a checkpoint holds, beside the data cursor; the arrays are donated to the next update."""
+
+    params: Params
+    optimizer: Any
+    step: int
+
+
+def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
+    """Runs an experiment to its end, or until it is asked to stop; resumes the run of an existing `run_dir`.
+
+    Raises:
+      ValueError, FileNotFoundError, OSError: before anything expensive starts; see `setup.check` and `RunDirectory`.
+    """
+    started = time.monotonic()
+    compiles = CompileLog()
+    display = Display(quiet=config.log.quiet)
+    parts = check(config)
+    directory = RunDirectory(config, experiment=experiment, provenance=parts.provenance)
+    try:
+        show_plan(display, config, parts, directory.path, experiment)
+        with StopRequest(display.say) as stop, Judge(config.reward, parts.tokenizer) as judge:
+            trainer = Trainer(config, parts, directory, display, judge, experiment=experiment)
+            completed = trainer.run(stop)
+            summary = trainer.summary(time.monotonic() - started, compiles)
+    finally:
+        directory.close()
+    if completed:
+        summary.write(directory.path / "summary.json")
+        show_summary(display, summary, directory.path)
+    else:
+        display.say(f"stopped after step {trainer.state.step}, saved in {directory.path}; the same --run-dir resumes it")
+    return summary
+
+
+class Trainer:
+    """One run: its state, its compiled programs and the steps."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        parts: Parts,
+        directory: RunDirectory,
+        display: Display,
+        judge: Judge,
+        *,
+        experiment: str,
+    ):
+        self.experiment = experiment
+        self.config = config
+        self.parts = parts
+        self.directory = directory
+        self.display = display
+        self.judge = judge
+        self.stream = ProblemStream(parts.data, batch_size=config.rollout.prompts, seed=config.seed)
+        self.programs = TrainPrograms(
+            config=parts.model,
+            objective=config.loss,
+            optimizer_config=config.optimizer,
+            segmenter=parts.segmenter,
+            mesh=parts.mesh,
+            temperature=config.rollout.temperature,
+        )
+        self.sampler = Sampler(
+            parts.model,
+            SamplingParams(
+                max_new_tokens=config.rollout.max_new_tokens,
+                temperature=config.rollout.temperature,
+                top_p=config.rollout.top_p,
+                top_k=config.rollout.top_k,
+                stop_token_ids=parts.stop_token_ids,
+            ),
+            slots=config.rollout.slots,
+            mesh=parts.mesh,
+        )
+        self.evaluator = Evaluator(config, parts, self.sampler, judge, directory)
+        self.warm_start: dict[str, float] = {}
+        self.stage_seconds = Stopwatch()
+        self.history: list[dict[str, float]] = []
+
+    # -- the algorithm ------------------------------------------------------------------------------------------------
+
+    def step(self, step: int) -> dict[str, float]:
+        """One step of the algorithm; changes the state and returns the metrics."""
+        watch = Stopwatch()
+        groups = self.sample_groups(step, watch)
+        advantages = self.advantages(groups)
+        with watch("score"):
+            minibatches, gaps = self.score(groups, advantages)
+        with watch("update"):
+            learning = self.update(minibatches)
+        self.state.step = step
+        tokens = float(groups.rollout.response_mask.sum())
+        times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
+        speed = {"throughput/rollout_tokens_per_second": tokens / watch.seconds["rollout"]}
+        if self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
+            groups.write(self.directory.rollouts(step))
+        self.last_groups = groups
+        return {**groups.metrics(), **gaps, **learning, **times, **speed, "rollout/tokens": tokens}
+
+    def sample_groups(self, step: int, watch: Stopwatch) -> Groups:
+        """Problems, a group of responses for each, and their verdicts and rewards.
+
+        With dynamic sampling (DAPO, arXiv:2503.14476, section 3.2), groups whose rewards are all equal are replaced
+        by those of further problems, at most `dynamic_sampling` times.
+        """
+        rollout = self.config.rollout
+        wanted = rollout.prompts * rollout.group_size
+        kept: list[Groups] = []
+        for attempt in range(1 + rollout.dynamic_sampling):
+            problems = self.stream.next()
+            prompts = [self.parts.prompts(problem) for problem in problems]
+            indices = [attempt * rollout.prompts + place for place in range(len(prompts))]
+            self.display.phase("rollout", total=wanted)
+            with watch("rollout"):
+                sampled = self.sampler.generate(
+                    self.state.params,
+                    prompts,
+                    group_size=rollout.group_size,
+                    seed=self.config.seed,
+                    step=step,
+                    prompt_ids=indices,
+                )
+            self.display.phase("verify")
+            with watch("verify"):
+                groups = self.judge(problems, sampled, rollout.group_size)
+            if rollout.dynamic_sampling:
+                groups = groups.take(groups.informative())
+            kept.append(groups)
+            if sum(map(len, kept)) >= wanted:
+                break
+        groups = Groups.concatenate(kept)
+        return groups.take(np.arange(min(wanted, len(groups))))
+
+    def advantages(self, groups: Groups) -> Float[np.ndarray, " batch"]:
+        """One per response; 0 where the checker gave no verdict."""
+        settings = self.config.advantage
+        rewards, ids = groups.rewards.astype(np.float32), groups.rollout.group_ids
+        if settings.estimator == "leave_one_out":
+            return np.asarray(leave_one_out(rewards, ids, valid=groups.is_judged))
+        return np.asarray(group_relative(rewards, ids, scale=settings.scale, valid=groups.is_judged))
+
+    def score(
+        self, groups: Groups, advantages: Float[np.ndarray, " batch"]
+    ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
+        """Old log-probs, entropies and subsentences: micro-batches of each update, and sampler/logprob_gap_*."""
+        settings, rollout = self.config.update, self.config.rollout
+        row_tokens = settings.row_tokens or rollout.max_prompt_tokens + rollout.max_new_tokens
+        judged = np.flatnonzero(groups.is_judged)
+        minibatches = [
+            pack_rows(groups.rollout, advantages, judged[part], row_tokens).micro_batches(settings.micro_rows)
+            for part in split_groups(groups.rollout.group_ids[judged], settings.per_rollout)
+        ]
+        flat = [(rows, self.programs.place(rows)) for minibatch in minibatches for rows in minibatch]
+        self.display.phase("score", total=len(flat))
+        scored = []
+        for done, (_, batch) in enumerate(flat):
+            self.gradients, logprobs, entropies, _ = self.programs.micro_batch(
+                self.state.params, self.gradients, batch, False
+            )
+            batch = dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
+            scored.append(dataclasses.replace(batch, subsentence_ids=self.programs.segment(batch)))
+            self.display.phase("score", total=len(flat), done=done + 1)
+
+        masks = [rows.mask for rows, _ in flat]
+        host = jax.device_get([(batch.old_logprobs, batch.entropies) for batch in scored])
+        count = sum(int(mask.sum()) for mask in masks)
+        entropy = sum(float(entropies[mask].sum(dtype=np.float64)) for (_, entropies), mask in zip(host, masks))
+        mean_entropy = jnp.float32(entropy / max(count, 1))
+        gaps = [
+            np.abs(rows.sampler_logprobs[rows.mask] - logprobs[rows.mask])
+            for (rows, _), (logprobs, _) in zip(flat, host, strict=True)
+        ]
+        gap = np.concatenate(gaps) if gaps else np.zeros(1)
+
+        remaining = iter(scored)
+        updates = []
+        for minibatch in minibatches:
+            batches = [next(remaining) for _ in minibatch]
+            denominator = self.programs.denominator(batches)
+            updates.append(
+                [
+                    dataclasses.replace(batch, mean_entropy=mean_entropy, denominator=denominator)
+                    for batch in batches
+                ]
+            )
+        return updates, {
+            "sampler/logprob_gap_mean": float(gap.mean(dtype=np.float64)),
+            "sampler/logprob_gap_max": float(gap.max()),
+        }
+
+    def update(self, minibatches: list[list[TrainBatch]]) -> dict[str, float]:
+        """Several updates of the policy on one rollout."""
+        parts, applied = [], []
+        total = len(minibatches) * self.config.update.epochs
+        for number in range(total):
+            for batch in minibatches[number % len(minibatches)]:
+                self.gradients, _, _, metrics = self.programs.micro_batch(
+                    self.state.params, self.gradients, batch, True
+                )
+                parts.append(metrics)
+            self.state.params, self.state.optimizer, self.gradients, figures = self.programs.apply_update(
+                self.state.params, self.state.optimizer, self.gradients
+            )
+            applied.append(figures)
+            self.display.phase("update", total=total, done=number + 1)
+        parts, applied = jax.device_get((parts, applied))
+        metrics = {name: host_value(metric) for name, metric in combine(parts).items()}
+        norms = [figures["grad_norm"] for figures in applied]
+        return {
+            **metrics,
+            "optim/grad_norm": float(np.mean(norms)) if norms else 0.0,
+            "optim/grad_norm_max": float(np.max(norms)) if norms else 0.0,
+            "optim/learning_rate": float(applied[-1]["learning_rate"]) if applied else 0.0,
+        }
+
+    # -- around it ----------------------------------------------------------------------------------------------------
+
+    def run(self, stop: StopRequest) -> bool:
+        """All steps that are left; false if it was asked to stop before the last."""
+        checkpoints = Checkpoints(self.directory.checkpoints, keep=self.config.checkpoint.keep)
+        try:
+            self.start(checkpoints)
+            tensorboard = self.directory.path / "tensorboard" if self.config.log.tensorboard else None
+            writer = MetricsWriter(self.directory.metrics, tensorboard, start=self.state.step + 1)
+            try:
+                return self._steps(stop, checkpoints, writer)
+            finally:
+                writer.close()
+        finally:
+            checkpoints.close()
+
+    def start(self, checkpoints: Checkpoints) -> None:
+        """The state to go on from: the newest intact checkpoint, or a new one."""
+        restored = checkpoints.restore(self.programs.abstract_state())
+        self.gradients = self.programs.zero_gradients()
+        if restored is not None:
+            self.state = TrainState(restored.params, restored.optimizer, restored.step)
+            self.stream.restore(restored.data)
+            self.display.say(f"resuming after step {restored.step}")
+        else:
+            with self.stage_seconds("start"):
+                params = self.first_params()
+            with jax.set_mesh(self.parts.mesh):
+                self.state = TrainState(params, self.programs.init_optimizer(params), 0)
+        self.directory.forget_after(self.state.step if restored is not None else -1)
+
+    def first_params(self) -> Params:
+        """Of a checkpoint, of the warm start, or random."""
+        if self.parts.model_path is not None:
+            params, _ = load_qwen(self.parts.model_path, mesh=self.parts.mesh, param_dtype=jnp.float32)
+            return params
+        if self.config.warm_start is not None:
+            params, self.warm_start = warm_start(self.config, self.parts, self.display)
+            return params
+        return init_qwen(self.parts.model, jax.random.key(self.config.seed), mesh=self.parts.mesh)
+
+    def _steps(self, stop: StopRequest, checkpoints: Checkpoints, writer: MetricsWriter) -> bool:
+        config, total = self.config, self.config.steps
+        with jax.set_mesh(self.parts.mesh), self.display.bars("steps", total, completed=self.state.step):
+            if self.state.step == 0 and self.evaluator.is_due(0):
+                writer.write(0, self.evaluate(0))
+            for step in range(self.state.step + 1, total + 1):
+                if stop:
+                    break
+                with self.stage_seconds("training"):
+                    metrics = self.step(step)
+                if self.evaluator.is_due(step):
+                    metrics |= self.evaluate(step)
+                writer.write(step, metrics)
+                self.history.append(metrics)
+                self.show(step, metrics)
+                if step % config.checkpoint.every == 0 or step == total or stop:
+                    checkpoints.save(
+                        Checkpoint(
+                            params=self.state.params,
+                            optimizer=self.state.optimizer,
+                            step=step,
+                            data=self.stream.state(),
+                        )
+                    )
+        checkpoints.wait()
+        return self.state.step == total
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Scores of the present policy, as metrics."""
+        with self.stage_seconds("evaluation"):
+            scores = self.evaluator(self.state.params, step, self.display)
+        metrics = metrics_of(scores)
+        shown = "  ".join(
+            f"{name} {100 * score['greedy']['value']:.1f} %" for name, score in scores.items()
+        )
+        self.display.say(f"evaluation after step {step}, greedy: {shown}")
+        return metrics
+
+    def show(self, step: int, metrics: dict[str, float]) -> None:
+        """The bar's note, and now and then a few samples."""
+        note = (
+            f"reward {metrics['reward/mean']:.3f}  clipped {100 * metrics.get('ratio/clip_fraction', 0):.2f} %  "
+            f"length {metrics['response/length_mean']:.0f}  "
+            f"{metrics['throughput/rollout_tokens_per_second']:,.0f} tokens/s"
+        )
+        self.display.step_done(step, self.config.steps, note)
+        every = self.config.log.samples_every
+        if every and step % every == 0:
+            rows = np.linspace(0, len(self.last_groups) - 1, 2).astype(int) if len(self.last_groups) else ()
+            self.display.samples(step, [self.last_groups.row(int(row)) for row in rows])
+
+    def summary(self, seconds: float, compiles: CompileLog) -> Summary:
+        """What the run came to, so far."""
+        last = self.state.step
+
+        def median(name: str) -> float:
+            return float(np.median([metrics[name] for metrics in self.history])) if self.history else 0.0
+
+        return Summary(
+            experiment=self.experiment,
+            steps=last,
+            before=self.evaluator.read(0) or {},
+            after=self.evaluator.read(last) or {},
+            metrics=self.history[-1] if self.history else {},
+            seconds={**{name: round(value, 2) for name, value in self.stage_seconds.seconds.items()}, "all": seconds},
+            rates={
+                "rollout_tokens_per_second": median("throughput/rollout_tokens_per_second"),
+                "rollout_seconds": median("time/rollout_seconds"),
+                "verify_seconds": median("time/verify_seconds"),
+                "score_seconds": median("time/score_seconds"),
+                "update_seconds": median("time/update_seconds") / self.updates_per_step,
+            },
+            programs=compiles.programs,
+            compile_seconds=round(compiles.seconds, 2),
+            peak_memory_bytes=peak_memory_bytes(),
+            examples=self.evaluator.examples(0, last),
+        )
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.config.update.per_rollout * self.config.update.epochs

@@ -1,0 +1,208 @@
+"""The run directory: what is in it, whose it is, and what happens when a run starts in one that exists.
+
+    config.json      the resolved configuration, with commit, package versions and data digests
+    metrics.jsonl    one object a step
+    checkpoints/     to resume from
+    rollouts/        sampled texts with rewards and verdicts, one file a step
+    evaluations/     scores and responses of the evaluations inside the run
+    tensorboard/     events
+    summary.json     written when the run is complete
+"""
+
+import dataclasses
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+from typing import IO, Any
+
+from sspo_jax import __version__
+from sspo_jax.trainer.config import TrainConfig
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "sympy", "numpy")
+_MAY_DIFFER = ("run_dir", "log")  # of the same run: where it is and what is shown
+_MIN_FREE_BYTES = 64 * 1024 * 1024
+
+
+class RunDirectory:
+    """Opens or creates the directory of a run and keeps other processes out of it.
+
+    Args:
+      config: of this run; `config.run_dir` may name the directory.
+      experiment: name of the experiment, part of a new directory's name.
+      provenance: what else goes into config.json (data digests, model).
+
+    Raises:
+      ValueError: the directory belongs to a run with another configuration (the fields that differ are named), or it
+        holds files that are not of a run.
+      OSError: another process is running there, it cannot be written to, or the disk is full.
+    """
+
+    def __init__(self, config: TrainConfig, *, experiment: str, provenance: dict[str, Any]):
+        self.path = pathlib.Path(config.run_dir) if config.run_dir else _new_path(experiment)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot create the run directory {self.path}: {error.strerror}") from None
+        _check_space(self.path)
+        self._lock = _lock(self.path)
+        try:
+            self._adopt(config, experiment, provenance)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _adopt(self, config: TrainConfig, experiment: str, provenance: dict[str, Any]) -> None:
+        resolved = json.loads(json.dumps(dataclasses.asdict(config)))
+        resolved["loss"] = {"objective": type(config.loss).__name__, **resolved["loss"]}
+        record = {
+            "experiment": experiment,
+            "config": resolved,
+            "provenance": provenance,
+            "commit": _commit(),
+            "sspo_jax": __version__,
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in PACKAGES},
+            "command": sys.argv,
+        }
+        file = self.path / "config.json"
+        if not file.exists():
+            foreign = [entry.name for entry in self.path.iterdir() if entry.name != "lock"]
+            if foreign:
+                raise ValueError(
+                    f"{self.path} is not empty ({', '.join(sorted(foreign)[:3])}) and holds no config.json of a run: "
+                    "choose another --run-dir"
+                )
+            write_json(file, record)
+            return
+        before = json.loads(file.read_text(encoding="utf-8"))
+        differing = [
+            f"{name}: {old!r} there, {new!r} here"
+            for part in ("config", "provenance")
+            for name, old, new in _differences(before[part], record[part])
+            if part == "provenance" or name.split(".")[0] not in _MAY_DIFFER
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.path} holds a run with another configuration:\n  " + "\n  ".join(differing) + "\n"
+                "To resume it, start it as it was; for another run choose another --run-dir"
+            )
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """Where checkpoints are."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> pathlib.Path:
+        """One JSON object a step."""
+        return self.path / "metrics.jsonl"
+
+    def rollouts(self, step: int) -> pathlib.Path:
+        """The file of the sampled texts of a step."""
+        return self.path / "rollouts" / f"step_{step:06d}.jsonl"
+
+    def evaluation(self, step: int) -> pathlib.Path:
+        """The scores of the evaluation after a step; the responses are beside it, with the suffix .jsonl."""
+        return self.path / "evaluations" / f"step_{step:06d}.json"
+
+    def forget_after(self, step: int) -> None:
+        """Removes what an interrupted run wrote about steps later than the checkpoint it resumes from."""
+        if self.metrics.exists():
+            kept = []
+            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:  # the line being written when the process was killed
+                    break
+                if row["step"] > step:
+                    break
+                kept.append(line + "\n")
+            replace_text(self.metrics, "".join(kept))
+        for file in (*self.path.glob("rollouts/step_*"), *self.path.glob("evaluations/step_*")):
+            if int(file.stem.split("_")[1]) > step:
+                file.unlink()
+
+    def close(self) -> None:
+        """Lets other processes in."""
+        self._lock.close()
+
+
+def write_json(file: pathlib.Path, record: Any) -> None:
+    """Atomic, indented."""
+    replace_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def replace_text(file: pathlib.Path, text: str) -> None:
+    """Writes a file so that it has the old content or the new one, never a part."""
+    part = file.with_name(file.name + ".part")
+    with open(part, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(file)
+
+
+def _new_path(experiment: str) -> pathlib.Path:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = pathlib.Path("runs") / f"{experiment}-{stamp}"
+    number = 1
+    while path.exists():
+        number += 1
+        path = pathlib.Path("runs") / f"{experiment}-{stamp}-{number}"
+    return path
+
+
+def _lock(path: pathlib.Path) -> IO[str]:
+    stream = open(path / "lock", "a", encoding="utf-8")  # noqa: SIM115 (held as long as the run)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        raise OSError(f"{path} is in use by another process: wait for it, or choose another --run-dir") from None
+    return stream
+
+
+def _check_space(path: pathlib.Path) -> None:
+    if not os.access(path, os.W_OK):
+        raise OSError(f"cannot write to {path}: choose another --run-dir")
+    free = shutil.disk_usage(path).free
+    if free < _MIN_FREE_BYTES:
+        raise OSError(f"{path} has {free / 1e6:.0f} MB free, want at least {_MIN_FREE_BYTES / 1e6:.0f}: free some")
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted name, old, new) of the leaves that differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            difference
+            for key in dict.fromkeys([*old, *new])
+            for difference in _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if old == new else [(name, old, new)]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the checkout this package runs from, with `+` if it was changed; None outside a checkout."""
+    root = pathlib.Path(__file__).parents[2]
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
+        if head.returncode:
+            return None
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -1,0 +1,211 @@
+"""Everything a run needs, opened and checked before anything expensive starts."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from sspo_jax.data.filters import SubsetSource
+from sspo_jax.data.problems import ProblemSource, iterate
+from sspo_jax.data.prompts import PromptTokenizer, load_template
+from sspo_jax.data.tokenizer import load_tokenizer, tokenizer_digest
+from sspo_jax.models.configs import QwenConfig, config_from_hf
+from sspo_jax.models.qwen import qwen_shardings
+from sspo_jax.sharding import batch_shards, make_mesh
+from sspo_jax.subsentences import Segmenter
+from sspo_jax.trainer.config import ModelConfig, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What `check` opened."""
+
+    model: QwenConfig
+    model_path: pathlib.Path | None  # None: random weights
+    tokenizer: Any
+    stop_token_ids: tuple[int, ...]
+    prompts: PromptTokenizer
+    data: ProblemSource
+    dropped: int  # problems left out because their prompt is too long
+    evaluation: tuple[ProblemSource, ...]
+    segmenter: Segmenter
+    mesh: Mesh
+    provenance: dict[str, Any]  # digests for config.json
+
+
+def check(config: TrainConfig) -> Parts:
+    """Opens data, tokenizer, model files and mesh.
+
+    Raises:
+      ValueError, FileNotFoundError: what came, what is wanted and what to do.
+    """
+    _check_numbers(config)
+    mesh = make_mesh(config.mesh)
+    model, path = resolve_model(config.model)
+    if config.model.path is not None and config.warm_start is not None:
+        raise ValueError("warm_start trains from random weights, but --model.path names a checkpoint: set one of them")
+    qwen_shardings(model, mesh)  # refuses a mesh that does not divide the model
+    if config.update.micro_rows % batch_shards(mesh):
+        raise ValueError(
+            f"--update.micro-rows is {config.update.micro_rows}, want a multiple of the {batch_shards(mesh)} shards "
+            "of the batch"
+        )
+    tokenizer = load_tokenizer(config.model.tokenizer or config.model.path or "")
+    if len(tokenizer) > model.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} entries, the model's vocabulary {model.vocab_size}: they do not "
+            "belong together; set --model.tokenizer"
+        )
+    longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+    if longest > model.max_positions:
+        raise ValueError(
+            f"prompts of up to {config.rollout.max_prompt_tokens} and responses of up to "
+            f"{config.rollout.max_new_tokens} tokens make {longest}, the model's context is {model.max_positions}: "
+            "lower --rollout.max-prompt-tokens or --rollout.max-new-tokens"
+        )
+    template = load_template(config.prompt)
+    prompts = PromptTokenizer(template, tokenizer, max_tokens=config.rollout.max_prompt_tokens)
+    data = config.data.open(tokenizer)
+    data, dropped = _fit_prompts(data, prompts, config)
+    evaluation = tuple(source.open(tokenizer) for source in config.evaluation.data)
+    for source in evaluation:
+        for index in range(_known_size(source, config.evaluation.problems)):
+            prompts(source[index])
+    if config.rollout.prompts > len(data):
+        raise ValueError(f"--rollout.prompts is {config.rollout.prompts}, {data.name} has {len(data)} problems")
+    segmenter = Segmenter.from_tokenizer(
+        tokenizer,
+        rule=config.segmenter.rule,
+        min_tokens=config.segmenter.min_tokens,
+        math_aware=config.segmenter.math_aware,
+    )
+    return Parts(
+        model=model,
+        model_path=path,
+        tokenizer=tokenizer,
+        stop_token_ids=stop_tokens(config, tokenizer, path),
+        prompts=prompts,
+        data=data,
+        dropped=dropped,
+        evaluation=evaluation,
+        segmenter=segmenter,
+        mesh=mesh,
+        provenance={
+            "data": {data.name: data.digest},
+            "evaluation": {source.name: source.digest for source in evaluation},
+            "prompt": {template.name: template.digest},
+            "tokenizer": tokenizer_digest(tokenizer),
+            "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
+        },
+    )
+
+
+def resolve_model(config: ModelConfig) -> tuple[QwenConfig, pathlib.Path | None]:
+    """(shape, directory of the checkpoint or None for random weights); fetches a name of the Hub once.
+
+    Raises:
+      ValueError: neither path nor shape.
+      FileNotFoundError: no such directory, not on the Hub, or its files are missing.
+    """
+    computed: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat}
+    if config.path is None:
+        if config.shape is None:
+            raise ValueError("no model: set --model.path to a checkpoint, or model.shape in the experiment file")
+        return dataclasses.replace(config.shape, **computed), None
+    path = fetch_model(config.path)
+    if not list(path.glob("*.safetensors")):
+        raise FileNotFoundError(f"no .safetensors file in {path}: want a Hugging Face checkpoint")
+    return config_from_hf(path, **computed), path
+
+
+def fetch_model(name: str) -> pathlib.Path:
+    """The directory of a checkpoint: `name` itself, or what the Hub has under it."""
+    path = pathlib.Path(name)
+    if path.is_dir():
+        return path
+    import huggingface_hub
+
+    try:
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
+        )
+    except Exception as error:
+        # The Hub's client has a dozen ways to say no; all mean that there is nothing to train.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FileNotFoundError(
+            f"model {name!r} is neither a directory nor to be had from the Hub ({reason}): give the directory of a "
+            "Hugging Face checkpoint with --model.path"
+        ) from None
+
+
+def stop_tokens(config: TrainConfig, tokenizer: Any, path: pathlib.Path | None) -> tuple[int, ...]:
+    """End tokens: the tokenizer's, those of the checkpoint's generation config, and the experiment's own."""
+    ids = [tokenizer.eos_token_id, *config.rollout.stop_token_ids]
+    if path is not None and (path / "generation_config.json").is_file():
+        declared = json.loads((path / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+        ids += declared if isinstance(declared, list) else [declared] if declared is not None else []
+    return tuple(sorted(set(ids)))
+
+
+def _fit_prompts(
+    data: ProblemSource, prompts: PromptTokenizer, config: TrainConfig
+) -> tuple[ProblemSource, int]:
+    """Tokenizes every prompt of a file now, rather than meet one that is too long after a day of training."""
+    kept = []
+    for index, problem in enumerate(iterate(data) if len(data) <= _MOST_CHECKED else ()):
+        try:
+            prompts(problem)
+        except ValueError:
+            if config.rollout.long_prompts == "error":
+                raise
+            continue
+        kept.append(index)
+    if len(data) > _MOST_CHECKED or len(kept) == len(data):
+        return data, 0
+    if not kept:
+        raise ValueError(f"no prompt of {data.name} has at most {config.rollout.max_prompt_tokens} tokens")
+    return SubsetSource(data, kept), len(data) - len(kept)
+
+
+_MOST_CHECKED = 200_000  # problems whose prompts are tokenized at the start; generated sources are larger
+
+
+def _known_size(source: ProblemSource, limit: int | None) -> int:
+    return len(source) if limit is None else min(limit, len(source))
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    rollout, update = config.rollout, config.update
+    positive = {
+        "--steps": config.steps,
+        "--rollout.prompts": rollout.prompts,
+        "--rollout.group-size": rollout.group_size,
+        "--rollout.max-new-tokens": rollout.max_new_tokens,
+        "--update.per-rollout": update.per_rollout,
+        "--update.epochs": update.epochs,
+        "--update.micro-rows": update.micro_rows,
+        "--checkpoint.every": config.checkpoint.every,
+        "--checkpoint.keep": config.checkpoint.keep,
+    }
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, want at least 1")
+    if rollout.group_size == 1:
+        raise ValueError(
+            "--rollout.group-size is 1: an advantage relative to the group is then always 0, want 2 or more"
+        )
+    if rollout.temperature <= 0:
+        raise ValueError(f"--rollout.temperature is {rollout.temperature}, want above 0: training scores at it")
+    if update.per_rollout > rollout.prompts:
+        raise ValueError(
+            f"--update.per-rollout is {update.per_rollout}, want at most --rollout.prompts = {rollout.prompts}: "
+            "a minibatch holds whole groups"
+        )
+    if update.row_tokens is not None and update.row_tokens < rollout.max_prompt_tokens + rollout.max_new_tokens:
+        raise ValueError(
+            f"--update.row-tokens is {update.row_tokens}, want room for the longest prompt and response, "
+            f"{rollout.max_prompt_tokens} + {rollout.max_new_tokens} tokens"
+        )

@@ -1,0 +1,232 @@
+"""The compiled programs of training: score a micro-batch or add its gradient, segment it, apply the update.
+
+Scoring and updating are one executable (`TrainPrograms.micro_batch`), which differ only in whether the backward pass
+is run. The old log-probs of a rollout and the log-probs of its first update therefore come from the same machine
+code: with unchanged parameters every ratio is exactly 1, which two separately compiled programs do not guarantee.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from sspo_jax.logprobs import logprobs_and_entropies
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.qwen import Params, abstract_qwen, hidden_states, qwen_shardings
+from sspo_jax.sharding import named_sharding, replicated, shards
+from sspo_jax.subsentences import Segmenter
+from sspo_jax.trainer.batch import Rows
+from sspo_jax.trainer.config import Objective, OptimizerConfig
+from sspo_jax.types import TrainBatch
+
+
+def sequence_logprobs(
+    params: Params, config: QwenConfig, batch: TrainBatch, *, temperature: float
+) -> tuple[Float[Array, "batch time"], Float[Array, "batch time"]]:
+    """Log-probability of each token given what precedes it in its sequence, and the entropy it was drawn with.
+
+    The softmax is over all rows of the embedding, those that only pad it included, as in the sampler and in the
+    inference engines; computed where the next token is in the mask.
+
+    Position t of both results speaks of token t: the shift by one happens here and nowhere else. What position 0 and
+    masked positions hold means nothing.
+
+    Args:
+      temperature: of the softmax, as in sampling.
+    """
+    hidden, _ = hidden_states(params, config, batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids)
+
+    def following(x: Array) -> Array:
+        return jnp.pad(x[:, 1:], ((0, 0), (0, 1))).reshape(-1)
+
+    tied = "unembedding" not in params
+    logprobs, entropies = logprobs_and_entropies(
+        hidden.reshape(-1, hidden.shape[-1]),
+        params["embedding" if tied else "unembedding"].astype(hidden.dtype),
+        following(batch.tokens),
+        temperature=temperature,
+        mask=following(batch.mask),
+        vocab_axis=0 if tied else 1,
+        vocab_shards=shards("vocab"),
+        token_shards=shards("batch"),
+    )
+
+    def align(x: Array) -> Array:
+        return jnp.pad(x.reshape(batch.tokens.shape)[:, :-1], ((0, 0), (1, 0)))
+
+    return align(logprobs), align(entropies)
+
+
+def make_optimizer(config: OptimizerConfig, learning_rate: optax.Schedule | None = None) -> optax.GradientTransformation:
+    """AdamW after clipping by the global norm; norms and biases are not decayed."""
+    if learning_rate is None:
+        learning_rate = learning_rate_schedule(config)
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adamw(
+            learning_rate,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            mask=_is_decayed,
+        ),
+    )
+
+
+def _is_decayed(params: Params) -> Any:
+    def decayed(path: tuple[Any, ...], _: Any) -> bool:
+        name = path[-1].key
+        return not (name.endswith("norm") or name.endswith("bias"))
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
+    """Update number to learning rate: linear from 0 over the warm-up, then constant."""
+    if config.warmup_updates == 0:
+        return optax.constant_schedule(config.learning_rate)
+    return optax.linear_schedule(0.0, config.learning_rate, config.warmup_updates)
+
+
+def _updates_done(state: Any) -> Array:
+    """The optimizer's own count, which survives a resume."""
+
+    def is_adam(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByAdamState)
+
+    return next(node for node in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(node)).count
+
+
+def optimizer_shardings(optimizer: optax.GradientTransformation, config: QwenConfig, mesh: Mesh) -> Any:
+    """Of the optimizer's state: moments lie like their parameters, everything else is replicated.
+
+    Explicit even for the step counter: without it, that scalar stays on one device, the second update compiles anew
+    and a checkpoint cannot be restored on several processes.
+    """
+    shapes, _ = abstract_qwen(config)
+    state = jax.eval_shape(optimizer.init, shapes)
+    return optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        state,
+        qwen_shardings(config, mesh),
+        transform_non_params=lambda _: replicated(mesh),
+    )
+
+
+@dataclasses.dataclass
+class TrainPrograms:
+    """The jitted programs of one run and how long they took to compile. Call them under `jax.set_mesh(mesh)`."""
+
+    config: QwenConfig
+    objective: Objective
+    optimizer_config: OptimizerConfig
+    segmenter: Segmenter
+    mesh: Mesh
+    temperature: float
+
+    def __post_init__(self) -> None:
+        self.learning_rate = learning_rate_schedule(self.optimizer_config)
+        self.optimizer = make_optimizer(self.optimizer_config)
+        shardings = qwen_shardings(self.config, self.mesh)
+        state_shardings = optimizer_shardings(self.optimizer, self.config, self.mesh)
+        rows = named_sharding(self.mesh, ("batch", "time"))
+        scalar = replicated(self.mesh)
+        self._rows_sharding = rows
+        self._shardings = shardings
+        self._state_shardings = state_shardings
+        self.init_optimizer = jax.jit(self.optimizer.init, out_shardings=state_shardings)
+        self.zero_gradients = jax.jit(self._zero_gradients, out_shardings=shardings)
+        self.count = jax.jit(self.objective.denominator)
+        self.micro_batch = jax.jit(
+            self._micro_batch, donate_argnums=(1,), out_shardings=(shardings, rows, rows, scalar)
+        )
+        self.apply_update = jax.jit(
+            self._apply_update, donate_argnums=(0, 1, 2), out_shardings=(shardings, state_shardings, shardings, scalar)
+        )
+        self.segment = jax.jit(self._segment, out_shardings=rows)
+
+    def place(self, rows: Rows, **fields: Array) -> TrainBatch:
+        """Puts a micro-batch on the mesh. What only scoring can fill in is zero unless given."""
+        put = functools.partial(jax.device_put, device=self._rows_sharding)
+        zeros = put(np.zeros(rows.tokens.shape, np.float32))
+        nothing = put(np.full(rows.tokens.shape, -1, np.int32))
+        batch = TrainBatch(
+            **{field.name: put(getattr(rows, field.name)) for field in dataclasses.fields(rows)},
+            old_logprobs=zeros,
+            entropies=zeros,
+            subsentence_ids=nothing,
+            mean_entropy=jnp.float32(1.0),
+            denominator=jnp.float32(1.0),
+        )
+        return dataclasses.replace(batch, **fields)
+
+    def _micro_batch(
+        self, params: Params, gradients: Params, batch: TrainBatch, is_update: Array
+    ) -> tuple[Params, Array, Array, dict[str, Any]]:
+        """(gradients + this batch's if is_update, logprobs, entropies, metrics)."""
+        (logprobs, entropies), pullback = jax.vjp(
+            lambda params: sequence_logprobs(
+                params, self.config, batch, temperature=self.temperature
+            ),
+            params,
+        )
+        _, loss_pullback, metrics = jax.vjp(
+            lambda logprobs, entropies: self.objective(logprobs, batch, entropies=entropies),
+            logprobs,
+            entropies,
+            has_aux=True,
+        )
+        cotangents = loss_pullback(jnp.float32(1.0))
+
+        def add(gradients: Params) -> Params:
+            return jax.tree.map(jnp.add, gradients, pullback(cotangents)[0])
+
+        gradients = jax.lax.cond(is_update, add, lambda gradients: gradients, gradients)
+        return gradients, logprobs, entropies, metrics
+
+    def _apply_update(
+        self, params: Params, state: Any, gradients: Params
+    ) -> tuple[Params, Any, Params, dict[str, Array]]:
+        """(parameters, optimizer state, zeroed gradients, {gradient norm before clipping, learning rate})."""
+        figures = {"grad_norm": optax.global_norm(gradients), "learning_rate": self.learning_rate(_updates_done(state))}
+        updates, state = self.optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, jax.tree.map(jnp.zeros_like, gradients), figures
+
+    def abstract_state(self) -> dict[str, Any]:
+        """Parameters and optimizer as `jax.ShapeDtypeStruct` with their shardings: where a checkpoint is restored."""
+        shapes, _ = abstract_qwen(self.config)
+
+        def place(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+        return {
+            "params": jax.tree.map(place, shapes, self._shardings),
+            "optimizer": jax.tree.map(
+                place, jax.eval_shape(self.optimizer.init, shapes), self._state_shardings
+            ),
+        }
+
+    def denominator(self, batches: list[TrainBatch]) -> Array:
+        """The objective's count over all micro-batches of an update."""
+        return jnp.asarray(sum(float(self.count(batch)) for batch in batches), jnp.float32)
+
+    def _zero_gradients(self) -> Params:
+        shapes, _ = abstract_qwen(self.config)
+        return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+    def _segment(self, batch: TrainBatch) -> Array:
+        return self.segmenter(batch.tokens, batch.mask, batch.segment_ids)
+
+    @property
+    def compiled(self) -> int:
+        """Programs compiled so far."""
+        jitted = (self.init_optimizer, self.zero_gradients, self.micro_batch, self.apply_update, self.segment)
+        return sum(program._cache_size() for program in jitted)

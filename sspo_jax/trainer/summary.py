@@ -1,0 +1,123 @@
+"""The plan printed before a run and the summary after it."""
+
+import dataclasses
+import pathlib
+import resource
+from typing import Any
+
+import jax
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from sspo_jax.trainer.config import TrainConfig
+from sspo_jax.trainer.metrics import Display
+from sspo_jax.trainer.run_directory import write_json
+from sspo_jax.trainer.setup import Parts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run came to; `summary.json` holds it."""
+
+    experiment: str
+    steps: int
+    before: dict[str, dict[str, Any]]  # set -> scores of the model that reinforcement learning started from
+    after: dict[str, dict[str, Any]]
+    metrics: dict[str, float]  # of the last step
+    seconds: dict[str, float]  # per stage
+    rates: dict[str, float]  # tokens and updates per second, medians over steps
+    programs: int  # compiled
+    compile_seconds: float
+    peak_memory_bytes: int  # of this process, or of the fullest accelerator
+    examples: list[dict[str, Any]]  # a few responses before and after
+
+    def write(self, file: pathlib.Path) -> None:
+        """As JSON."""
+        write_json(file, dataclasses.asdict(self))
+
+
+def peak_memory_bytes() -> int:
+    """The most memory used so far: of the fullest accelerator where that is known, else of this process."""
+    on_device = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    return max(on_device) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def show_plan(display: Display, config: TrainConfig, parts: Parts, path: pathlib.Path, experiment: str) -> None:
+    """The first thing a run prints."""
+    rollout, update = config.rollout, config.update
+    samples = rollout.prompts * rollout.group_size
+    axes = {axis: size for axis, size in parts.mesh.shape.items() if size > 1}
+    device = jax.devices()[0]
+    row_tokens = update.row_tokens or rollout.max_prompt_tokens + rollout.max_new_tokens
+    origin = str(parts.model_path) if parts.model_path else "random weights"
+    if config.warm_start:
+        origin += ", then a supervised warm start"
+    dropped = f", {parts.dropped} left out for their length" if parts.dropped else ""
+    display.table(
+        f"{experiment}: {type(config.loss).__name__}, {config.steps} steps",
+        [
+            ("model", f"{parts.model.num_parameters / 1e6:,.2f} M parameters ({origin}), {parts.model.dtype}"),
+            ("data", f"{parts.data.name}, {len(parts.data):,} problems{dropped}"),
+            ("devices", f"{parts.mesh.size} x {device.device_kind} ({device.platform}), mesh {axes or 'of one'}"),
+            (
+                "step",
+                f"{rollout.prompts} problems x {rollout.group_size} samples, at most "
+                f"{samples * rollout.max_new_tokens:,} sampled tokens; {update.per_rollout * update.epochs} updates "
+                f"in micro-batches of {update.micro_rows} x {row_tokens} tokens",
+            ),
+            ("programs", "prefill and decode per cache size; training 1, optimizer 2, segmenter 1"),
+            ("written to", str(path)),
+        ],
+    )
+
+
+def show_summary(display: Display, summary: Summary, path: pathlib.Path) -> None:
+    """Scores before and after, times, and a few responses of both."""
+    table = Table(title=f"{summary.experiment}: {summary.steps} steps", title_justify="left")
+    table.add_column("set")
+    table.add_column("score")
+    table.add_column("before RL", justify="right")
+    table.add_column("after", justify="right")
+    for name, after in summary.after.items():
+        for score in ("greedy", "avg"):
+            if score in after:
+                before = summary.before.get(name, {}).get(score)
+                table.add_row(
+                    name,
+                    "greedy" if score == "greedy" else f"avg@{after['samples']}",
+                    _percent(before) if before else "-",
+                    _percent(after[score]),
+                )
+        before_length = summary.before.get(name, {}).get("length_mean")
+        table.add_row(
+            name,
+            "mean response tokens",
+            f"{before_length:.1f}" if before_length is not None else "-",
+            f"{after['length_mean']:.1f}",
+        )
+    display.console.print(table)
+    for example in summary.examples:
+        body = Text()
+        body.append(example["problem"] + "\n", style="dim")
+        for when in ("before", "after"):
+            body.append(f"\n{when} ({example[when]['status']}): ", style="bold")
+            body.append(example[when]["response"])
+        panel = Panel(body, title=f"gold {example['gold']}", title_align="left", width=min(100, display.console.width))
+        display.console.print(panel)
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary.seconds.items())
+    display.table(
+        "this run",
+        [
+            ("stages", stages),
+            ("sampler", f"{summary.rates.get('rollout_tokens_per_second', 0):,.0f} tokens/s"),
+            ("update", f"{summary.rates.get('update_seconds', 0):.2f} s"),
+            ("compiled", f"{summary.programs} programs in {summary.compile_seconds:.0f} s"),
+            ("peak memory", f"{summary.peak_memory_bytes / 2**30:.2f} GiB"),
+            ("written to", str(path)),
+        ],
+    )
+
+
+def _percent(score: dict[str, float]) -> str:
+    return f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
