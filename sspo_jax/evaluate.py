@@ -140,14 +140,14 @@ class _Policy:
     """Samples from a checkpoint; its weights are read when the first response is needed."""
 
     def __init__(self, config: EvaluateConfig, preset: Preset, sources: dict[str, ProblemSource]):
+        if config.model is None:
+            raise ValueError("nothing to evaluate: give --model (a checkpoint or a run) or --responses (a file)")
         from sspo_jax.data.prompts import PromptTokenizer, load_template
         from sspo_jax.data.tokenizer import load_tokenizer, tokenizer_digest
         from sspo_jax.models.configs import config_from_hf
         from sspo_jax.models.weights import model_digest
         from sspo_jax.trainer.setup import fetch_model
 
-        if config.model is None:
-            raise ValueError("nothing to evaluate: give --model (a checkpoint or a run) or --responses (a file)")
         self._config, self._preset = config, preset
         self._path, run_prompt = _checkpoint_of(config.model)
         self._path = self._path or fetch_model(config.model)

@@ -4,10 +4,12 @@ A score varies for two reasons: other problems of the same kind would have been 
 the same problem would have come out otherwise. The bootstrap draws problems with return, then for each drawn problem
 its samples with return, and takes the 2.5 % and 97.5 % quantiles of the means. With one (greedy) sample a problem only
 the first part is left.
+
+Where every problem of a set has the same score (none solved, say), redrawing would claim certainty. The draws are then
+those of a share of which that many problems have been seen, under a flat prior: Beta(c + 1, n - c + 1).
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -48,17 +50,13 @@ def estimate(scores: Shaped[np.ndarray, "problems samples"], *, seed: int = 0, i
     Args:
       scores: one score (or bool) per problem and sample; a per-problem metric such as maj@k has one column.
       seed: of the resampling; the same scores and seed give the same interval.
-      is_share: scores lie between 0 and 1. Then, where all scores are equal and the bootstrap would claim certainty,
-        the ends come from Wilson's interval for that many problems.
+      is_share: scores lie between 0 and 1.
 
     Raises:
       ValueError: no problems or no samples.
     """
     values = _checked(scores)
-    low, high = np.quantile(_resampled_means(values, np.random.default_rng(seed)), _QUANTILES)
-    if is_share and values.min() == values.max():
-        low, high = _wilson(float(values.mean()), len(values))
-    return Estimate(value=float(values.mean()), low=float(low), high=float(high))
+    return _estimate(values.mean(), _resampled_means(values, np.random.default_rng(seed), is_share))
 
 
 def estimate_average(
@@ -69,8 +67,8 @@ def estimate_average(
         raise ValueError("no sets to average over, want at least one")
     rng = np.random.default_rng(seed)
     values = [_checked(scores) for scores in sets.values()]
-    low, high = np.quantile(np.mean([_resampled_means(scores, rng) for scores in values], axis=0), _QUANTILES)
-    return Estimate(value=float(np.mean([scores.mean() for scores in values])), low=float(low), high=float(high))
+    means = np.mean([_resampled_means(scores, rng, True) for scores in values], axis=0)
+    return _estimate(np.mean([scores.mean() for scores in values]), means)
 
 
 def paired_difference(
@@ -121,8 +119,16 @@ def _checked(scores: np.ndarray) -> Float[np.ndarray, "problems samples"]:
     return values
 
 
-def _resampled_means(scores: np.ndarray, rng: np.random.Generator) -> Float[np.ndarray, " resamples"]:
+def _estimate(value: np.floating, resampled: Float[np.ndarray, " resamples"]) -> Estimate:
+    low, high = np.quantile(resampled, _QUANTILES)
+    return Estimate(value=float(value), low=float(min(low, value)), high=float(max(high, value)))
+
+
+def _resampled_means(scores: np.ndarray, rng: np.random.Generator, is_share: bool) -> Float[np.ndarray, " resamples"]:
     """Means of RESAMPLES resamplings."""
+    if is_share and scores.min() == scores.max():
+        count = len(scores) * float(scores[0, 0])
+        return rng.beta(count + 1, len(scores) - count + 1, RESAMPLES)
     parts = []
     for count in _portions(scores.size):
         rows = rng.integers(len(scores), size=(count, len(scores)))
@@ -157,11 +163,3 @@ def _portions(size: int) -> Sequence[int]:
     at_once = max(1, min(RESAMPLES, _DRAWS_AT_ONCE // size))
     full, rest = divmod(RESAMPLES, at_once)
     return [at_once] * full + ([rest] if rest else [])
-
-
-def _wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's score interval for `share` of `count` trials."""
-    z = 1.959963984540054  # the 97.5 % point of the normal distribution
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -130,10 +130,13 @@ def judge(name: str, responses: Sequence[Response], verifier: Any) -> list[Sampl
     by_tolerance: dict[tuple[float | None, float | None], list[int]] = {}
     for index, response in enumerate(responses):
         by_tolerance.setdefault(tolerances(facts, response.problem), []).append(index)
-    for (relative, absolute), indices in by_tolerance.items():
-        texts = [responses[index].text for index in indices]
-        golds = [responses[index].problem.answer for index in indices]
-        judged = _verify(verifier, texts, golds, relative, absolute)
+    for tolerance, indices in by_tolerance.items():
+        stated = zip(("relative_tolerance", "absolute_tolerance"), tolerance, strict=True)
+        judged = verifier.verify_batch(
+            [responses[index].text for index in indices],
+            [responses[index].problem.answer for index in indices],
+            **{key: value for key, value in stated if value is not None},
+        )
         for index, verdict in zip(indices, judged, strict=True):
             verdicts[index] = verdict
     return [
@@ -156,17 +159,6 @@ def judge(name: str, responses: Sequence[Response], verifier: Any) -> list[Sampl
 def block_seed(seed: int, name: str, first_id: str) -> int:
     """The seed of a block of problems, 31 bits."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{first_id}".encode()).digest()[:4], "big") >> 1
-
-
-def _verify(
-    verifier: Any, texts: list[str], golds: list[str], relative: float | None, absolute: float | None
-) -> Collection[Any]:
-    if relative is None and absolute is None:
-        return verifier.verify_batch(texts, golds)
-    from sspo_jax.checker.verdict import Options
-
-    options = Options(relative_tolerance=relative, absolute_tolerance=absolute)
-    return verifier.verify_batch(texts, golds, options=options)
 
 
 def _blocks(problems: Sequence[Problem], size: int) -> Iterator[tuple[int, Sequence[Problem]]]:

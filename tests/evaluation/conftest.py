@@ -27,9 +27,9 @@ class FakeVerifier:
     """Correct: the box holds the gold's text. `slow` in a response is a timeout."""
 
     def __init__(self):
-        self.options: list[object] = []
+        self.options: list[dict[str, float]] = []
 
-    def verify_batch(self, responses, golds, options=None):
+    def verify_batch(self, responses, golds, **options):
         self.options.append(options)
         return [self._verify(response, gold) for response, gold in zip(responses, golds, strict=True)]
 

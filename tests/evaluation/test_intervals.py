@@ -49,9 +49,12 @@ def test_the_same_seed_gives_the_same_interval():
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_all_right_or_all_wrong_is_not_certain(share):
     found = estimate(np.full((30, 4), share))
-    # Wilson for 30 of 30: 30 / (30 + 1.96 ** 2) = 0.8865
-    low, high = (0.8865, 1.0) if share else (0.0, 0.1135)
-    np.testing.assert_allclose([found.low, found.high], [low, high], atol=1e-4)
+    # 30 of 30 under a flat prior, Beta(31, 1): its 2.5 % point is 0.025 ** (1 / 31) = 0.888
+    low, high = (0.888, 1.0) if share else (0.0, 0.112)
+    np.testing.assert_allclose([found.low, found.high], [low, high], atol=5e-3)
+    assert found.low <= share <= found.high
+    mean = estimate_average({"unsolved": np.full((30, 4), share), "other": np.tile([[0.0], [1.0]], (5_000, 1))})
+    np.testing.assert_allclose(mean.high - mean.low, 0.112 / 2, rtol=0.15)  # the other set is known to a percent
 
 
 def test_the_average_over_sets_weighs_sets_equally():

@@ -105,8 +105,7 @@ def test_tolerances_are_asked_for_where_the_data_states_them(verifier):
 
     judge("minerva", [response()], verifier)
     judge("olympiadbench", [response(), response(error="1e-1")], verifier)
-    found = [None if one is None else (one.relative_tolerance, one.absolute_tolerance) for one in verifier.options]
-    assert found == [(1e-4, None), None, (None, 0.1)]
+    assert verifier.options == [{"relative_tolerance": 1e-4}, {}, {"absolute_tolerance": 0.1}]
 
 
 @pytest.mark.parametrize(
