@@ -101,10 +101,7 @@ def is_boundary(text: Sequence[str], rule: BoundaryRule) -> list[bool]:
         elif character == "$" and before == "":
             in_dollars = not in_dollars
         # "\$" is an ordinary character: a dollar sign after it starts anew.
-        if character == "\\" or (character == "$" and before != "\\"):
-            before = character
-        else:
-            before = ""
+        before = character if character == "\\" or (character == "$" and before != "\\") else ""
     return result
 
 

@@ -13,9 +13,6 @@ from sspo_jax.subsentences import table as t
 from sspo_jax.subsentences.rules import BoundaryRule, parse_rule, segment_tokens
 from sspo_jax.subsentences.vocabulary import backend, token_bytes
 
-# Steps of a scan compiled as one: a step is a handful of integer operations, far less than the loop around it.
-_UNROLL = 16
-
 
 class _Host:
     """What only the text side needs; compared by identity, so that it may travel through jit as a static field."""
@@ -27,7 +24,7 @@ class _Host:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["class_of", "rows"],
+    data_fields=["class_of", "words"],
     meta_fields=["rule", "min_tokens", "math_aware", "entropy_quantile", "host"],
 )
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,8 +36,8 @@ class Segmenter:
 
     class_of: Int[Array, " vocab"] | None
     """The boundary table's row of each token; None for rules that do not read the text."""
-    rows: Int[Array, "rows columns"] | None
-    """The rows of the boundary table."""
+    words: Int[Array, "words rows"] | None
+    """The rows of the boundary table, packed."""
     rule: str = "punctuation"
     """punctuation, sentence, newline, fixed(n), entropy, token or response."""
     min_tokens: int = 5
@@ -79,13 +76,13 @@ class Segmenter:
             raise ValueError(f"entropy_quantile is {entropy_quantile}, want a number from 0 to 1")
         parsed = parse_rule(rule, math_aware=math_aware)
         pieces = token_bytes(tokenizer)
-        class_of = rows = None
+        class_of = words = None
         if isinstance(parsed, BoundaryRule):
             table = t.cached(pieces, parsed, pathlib.Path(cache_dir) if cache_dir is not None else None)
-            class_of, rows = jnp.asarray(table.class_of), jnp.asarray(table.rows)
+            class_of, words = jnp.asarray(table.class_of), jnp.asarray(table.words)
         return cls(
             class_of=class_of,
-            rows=rows,
+            words=words,
             rule=rule,
             min_tokens=min_tokens,
             math_aware=math_aware,
@@ -121,90 +118,81 @@ class Segmenter:
         rule = parse_rule(self.rule, math_aware=self.math_aware)
         if rule == "response":
             return _responses(mask, segments)
-        changes = segments[:, 1:] != segments[:, :-1]
-        starts_run = mask & ~jnp.pad(mask[:, :-1] & ~changes, ((0, 0), (1, 0)))
-        ends_run = mask & ~jnp.pad(mask[:, 1:] & ~changes, ((0, 0), (0, 1)))
+        # From here on time comes first: the loops below walk along it, and a transposed copy costs more than a loop.
+        tokens, mask, segments = tokens.T, mask.T, segments.T
+        same = segments[1:] == segments[:-1]
+        starts_run = mask & ~jnp.pad(mask[:-1] & same, ((1, 0), (0, 0)))
+        ends_run = mask & ~jnp.pad(mask[1:] & same, ((0, 1), (0, 0)))
         minimum = tail = self.min_tokens
         if isinstance(rule, BoundaryRule):
             may_start = self._boundaries(tokens, starts_run, ends_run)
         elif isinstance(rule, int):
             may_start, minimum, tail = mask, rule, min(rule, self.min_tokens)
-        else:
-            may_start = self._surprises(mask, entropies, entropy_threshold)
-        return _merge(may_start, mask, starts_run, ends_run, minimum=minimum, tail=tail)
-
-    def _surprises(
-        self,
-        mask: Bool[Array, "batch time"],
-        entropies: Float[Array, "batch time"] | None,
-        threshold: Float[Array, ""] | float | None,
-    ) -> Bool[Array, "batch time"]:
-        if entropies is None:
+        elif entropies is None:
             raise ValueError("rule 'entropy' needs entropies: pass entropies=..., nats, [batch, time]")
-        if threshold is None:
-            threshold = jnp.nanquantile(jnp.where(mask, entropies, jnp.nan), self.entropy_quantile)
-        return jnp.where(mask, entropies, -jnp.inf) > threshold
+        else:
+            entropies = jnp.where(mask, entropies.T, jnp.nan)
+            if entropy_threshold is None:
+                entropy_threshold = jnp.nanquantile(entropies, self.entropy_quantile)
+            may_start = entropies > entropy_threshold
+        return _merge(may_start, mask, starts_run, ends_run, minimum=minimum, tail=tail).T
 
     def _boundaries(
         self,
-        tokens: Int[Array, "batch time"],
-        starts_run: Bool[Array, "batch time"],
-        ends_run: Bool[Array, "batch time"],
-    ) -> Bool[Array, "batch time"]:
+        tokens: Int[Array, "time batch"],
+        starts_run: Bool[Array, "time batch"],
+        ends_run: Bool[Array, "time batch"],
+    ) -> Bool[Array, "time batch"]:
         """Whether a subsentence may start at each token: conditions 1 to 4 of `rules`, from the table."""
+        assert self.class_of is not None
+        assert self.words is not None
         classes = self.class_of[jnp.clip(tokens, 0, self.class_of.shape[0] - 1)] * len(t.CONTEXTS)
+        leaves = t.field(self.words, t.CONTEXT)
 
-        def after(contexts: Array) -> Array:
+        def before(contexts: Array) -> Array:
             """The context before each token, given the contexts that tokens leave."""
-            shifted = jnp.pad(contexts[:, :-1], ((0, 0), (1, 0)))
-            return jnp.where(starts_run, t.NO_CONTEXT, shifted)
+            return jnp.where(starts_run, t.NO_CONTEXT, jnp.pad(contexts[:-1], ((1, 0), (0, 0))))
 
         # A context is at most two bytes, so it depends on no more than two tokens: two rounds are exact.
-        leaves = self.rows[:, t.CONTEXT]
-        context = after(leaves[classes + after(leaves[classes])])
-        row = self.rows[classes + context]
-        column = functools.partial(jnp.take, row, axis=2)
+        rows = classes + before(leaves[classes + before(leaves[classes])])
+        words = tuple(word[rows] for word in self.words)
+        field = functools.partial(t.field, words)
 
-        def look(carry: tuple[Array, Array], x: tuple[Array, ...]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        def look(carry: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
             """From the right: does white space follow, and what becomes of a character that a token leaves open?"""
             white_next, head_next = carry
-            first, head, is_partial, stays_left, ends = x
+            flags, ends = x
             white_next, head_next = white_next | ends, jnp.where(ends, t.ORDINARY, head_next)
-            white_next = white_next & ~(is_partial & (head_next == t.ORDINARY))
-            stays_left = stays_left & (~is_partial | (head_next == t.CLOSER) | (head_next == t.SPACE))
+            is_partial, head, first = (t.field([flags], name) for name in (t.IS_PARTIAL, t.HEAD, t.FIRST))
+            white_next = white_next & ~((is_partial == 1) & (head_next == t.ORDINARY))
+            stays_left = (is_partial == 0) | (head_next == t.CLOSER) | (head_next == t.SPACE)
             white = (first == t.WHITE) | ((first == t.ONLY_CLOSERS) & white_next)
-            return (white, jnp.where(head == t.CONTINUES, head_next, head)), (white_next, stays_left)
+            found = white_next.astype(jnp.int32) + 2 * stays_left.astype(jnp.int32)
+            return (white, jnp.where(head == t.CONTINUES, head_next, head)), found
 
-        batch = tokens.shape[0]
-        _, (white_next, stays_left) = _scan(
-            look,
-            (jnp.ones(batch, bool), jnp.zeros(batch, jnp.int32)),
-            (column(t.FIRST), column(t.HEAD), column(t.IS_PARTIAL) == 1, column(t.STAYS_LEFT) == 1, ends_run),
-            reverse=True,
-        )
+        batch = tokens.shape[1]
+        zeros = jnp.zeros(batch, jnp.int32)
+        _, found = jax.lax.scan(look, (jnp.ones(batch, bool), zeros), (words[0], ends_run), reverse=True)
+        white_next, stays_left = found & 1 == 1, (found & 2 == 2) & (field(t.STAYS_LEFT) == 1)
+        # One more than the largest depth at which a mark of the token ends a subsentence, with `$` closed, or open.
+        outside = jnp.maximum(field(t.SURE_OUTSIDE), jnp.where(white_next, field(t.IF_WHITE_OUTSIDE), 0))
+        inside = jnp.maximum(field(t.SURE_INSIDE), jnp.where(white_next, field(t.IF_WHITE_INSIDE), 0))
 
         def step(carry: tuple[Array, ...], x: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
             """From the left: depth, dollar signs, and whether the last token closed its subsentence."""
             depth, in_dollars, is_closed = carry
-            starts, stays_left, outside, inside, ends, delta, floor, dollars = x
+            starts, stays_left, outside, inside, flags, depths = x
+            delta, floor = t.field([flags, depths], t.DELTA), t.field([flags, depths], t.FLOOR)
             depth, in_dollars, is_closed = jnp.where(starts, 0, depth), in_dollars & ~starts, is_closed & ~starts
-            has_boundary = ends | (depth < jnp.where(in_dollars, inside, outside))
+            has_boundary = (t.field([flags], t.ENDS) == 1) | (depth < jnp.where(in_dollars, inside, outside))
             may_start = is_closed & ~stays_left
             is_closed = has_boundary | (stays_left & is_closed)
-            in_dollars = jnp.where(delta < t.RESET // 2, dollars, in_dollars ^ dollars)
+            in_dollars = (in_dollars & (delta > t.RESET // 2)) ^ (t.field([flags], t.DOLLARS) == 1)
             return (jnp.maximum(depth + delta, floor), in_dollars, is_closed), may_start
 
-        outside = jnp.maximum(column(t.SURE_OUTSIDE), jnp.where(white_next, column(t.IF_WHITE_OUTSIDE), 0))
-        inside = jnp.maximum(column(t.SURE_INSIDE), jnp.where(white_next, column(t.IF_WHITE_INSIDE), 0))
         none = jnp.zeros(batch, bool)
-        _, may_start = _scan(
-            step,
-            (jnp.zeros(batch, jnp.int32), none, none),
-            (
-                *(starts_run, stays_left, outside, inside, column(t.ENDS) == 1),
-                *(column(t.DELTA), column(t.FLOOR), column(t.DOLLARS) == 1),
-            ),
-        )
+        xs = (starts_run, stays_left, outside, inside, words[0], words[1])
+        _, may_start = jax.lax.scan(step, (zeros, none, none), xs)
         return may_start
 
     def split(self, text: str) -> list[str]:
@@ -248,39 +236,32 @@ class Segmenter:
         return ends
 
 
-def _scan(step: Any, carry: Any, xs: tuple[Array, ...], *, reverse: bool = False) -> tuple[Any, Any]:
-    """`lax.scan` over the time axis of [batch, time] arrays."""
-    xs = jax.tree.map(lambda x: x.T, xs)
-    carry, ys = jax.lax.scan(step, carry, xs, reverse=reverse, unroll=_UNROLL)
-    return carry, jax.tree.map(lambda y: y.T, ys)
-
-
 def _merge(
-    may_start: Bool[Array, "batch time"],
-    mask: Bool[Array, "batch time"],
-    starts_run: Bool[Array, "batch time"],
-    ends_run: Bool[Array, "batch time"],
+    may_start: Bool[Array, "time batch"],
+    mask: Bool[Array, "time batch"],
+    starts_run: Bool[Array, "time batch"],
+    ends_run: Bool[Array, "time batch"],
     *,
     minimum: int,
     tail: int,
-) -> Int[Array, "batch time"]:
+) -> Int[Array, "time batch"]:
     """Subsentence ids from where they may start: greedy from the left (condition 5 of `rules`)."""
-    zeros = jnp.zeros(mask.shape[0], jnp.int32)
+    zeros = jnp.zeros(mask.shape[1], jnp.int32)
 
     def count(remaining: Array, ends: Array) -> tuple[Array, Array]:
         remaining = jnp.where(ends, 1, remaining + 1)
-        return remaining, remaining
+        return remaining, remaining >= tail
 
-    _, remaining = _scan(count, zeros, ends_run, reverse=True)
+    _, is_enough = jax.lax.scan(count, zeros, ends_run, reverse=True)
 
-    def step(carry: tuple[Array, Array], x: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+    def step(carry: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         index, length = carry
         starts, allowed = x
         cut = starts | (allowed & (length >= minimum))
         index, length = index + cut, jnp.where(cut, 1, length + 1)
         return (index, length), index
 
-    _, ids = _scan(step, (zeros - 1, zeros), (starts_run, may_start & (remaining >= tail) & mask))
+    _, ids = jax.lax.scan(step, (zeros - 1, zeros), (starts_run, may_start & is_enough & mask))
     return jnp.where(mask, ids, -1)
 
 

@@ -18,6 +18,8 @@ import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +36,7 @@ from sspo_jax.subsentences.rules import (
 from sspo_jax.subsentences.vocabulary import SPECIAL, digest
 
 # Part of the cache's file name: raise it whenever a table would come out different.
-VERSION = 1
+VERSION = 2
 
 _SPELLED = {character: character.encode("utf-8") for character in FULL_WIDTH_MARKS + CLOSERS + WHITE_SPACE}
 _PARTIAL = sorted({spelled[:n] for spelled in _SPELLED.values() for n in range(1, len(spelled))})
@@ -45,36 +47,69 @@ NO_CONTEXT = 0
 ONLY_CLOSERS, WHITE, OTHER = 0, 1, 2
 # What becomes of the character that earlier tokens began.
 ORDINARY, CLOSER, SPACE, MARK, CONTINUES = 0, 1, 2, 3, 4
-# A depth never reaches this: added to it, the floor always wins.
+# A depth never gets near this: added to it, the floor always wins.
 RESET = -(2**15)
-ALWAYS = 2**15 - 1
 
 # Columns of a row.
-CONTEXT, FIRST, HEAD, IS_PARTIAL, STAYS_LEFT, ENDS, DELTA, FLOOR, DOLLARS = range(9)
+CONTEXT, FIRST, HEAD, IS_PARTIAL, STAYS_LEFT, ENDS, DOLLARS, DELTA, FLOOR = range(9)
 SURE_OUTSIDE, SURE_INSIDE, IF_WHITE_OUTSIDE, IF_WHITE_INSIDE = range(9, 13)
-NUM_COLUMNS = 13
+# Word, first bit, number of bits: a row is three integers, so that the device gathers three numbers a token.
+_LAYOUT = {
+    CONTEXT: (0, 0, 5),
+    FIRST: (0, 5, 2),
+    HEAD: (0, 7, 3),
+    IS_PARTIAL: (0, 10, 1),
+    STAYS_LEFT: (0, 11, 1),
+    ENDS: (0, 12, 1),
+    DOLLARS: (0, 13, 1),
+    DELTA: (1, 0, 16),  # stored less RESET, so that it is not negative
+    FLOOR: (1, 16, 15),
+    SURE_OUTSIDE: (2, 0, 8),
+    SURE_INSIDE: (2, 8, 8),
+    IF_WHITE_OUTSIDE: (2, 16, 8),
+    IF_WHITE_INSIDE: (2, 24, 8),
+}
+NUM_WORDS = 3
+
+
+def pack(row: Sequence[int]) -> list[int]:
+    """The words of a row of columns, as int32 values."""
+    words = [0] * NUM_WORDS
+    for column, (word, shift, bits) in _LAYOUT.items():
+        value = row[column] - RESET if column == DELTA else row[column]
+        if not 0 <= value < 2**bits:
+            raise ValueError(f"column {column} of the boundary table is {value}, want 0 to {2**bits - 1}")
+        words[word] |= value << shift
+    return [word - 2**32 if word >= 2**31 else word for word in words]
+
+
+def field(words: Sequence[Any], column: int) -> Any:
+    """A column, from the words of a row or of many rows; NumPy and JAX alike."""
+    word, shift, bits = _LAYOUT[column]
+    value = (words[word] >> shift) & (2**bits - 1)
+    return value + RESET if column == DELTA else value
 
 
 @dataclasses.dataclass(frozen=True)
 class BoundaryTable:
-    """`rows[class_of[token] * len(CONTEXTS) + context]` is the effect of a token."""
+    """`words[:, class_of[token] * len(CONTEXTS) + context]` is the effect of a token."""
 
     class_of: np.ndarray  # [vocab + 1] int32; the last one is for ids past the vocabulary
-    rows: np.ndarray  # [classes * contexts, NUM_COLUMNS] int32
+    words: np.ndarray  # [NUM_WORDS, classes * contexts] int32
 
 
 def effect(piece: bytes, context: bytes, rule: BoundaryRule) -> tuple[int, ...]:
     """One row: the effect of a token in a context.
 
     Columns: context it leaves; FIRST; HEAD; whether it ends inside a character that may matter; whether it is only
-    white space and closers; whether it surely ends a subsentence; the depth's `delta` and `floor`; how many times `$`
-    toggles (mod 2); and four limits, one more than the largest depth at which a mark of it ends one: surely, or if
+    white space and closers; whether it surely ends a subsentence; how many times `$` toggles (mod 2); the depth's
+    `delta` and `floor`; and four limits, one more than the largest depth at which a mark of it ends one: surely, or if
     what follows is white space; with `$` closed, or open, at its start. 0 is never.
     """
     prefix = context if context in _PARTIAL else b""
     data = prefix + piece
     tail = next((p for p in sorted(_PARTIAL, key=len, reverse=True) if data.endswith(p)), b"")
-    row = [0] * NUM_COLUMNS
+    row = [0] * len(_LAYOUT)
     row[CONTEXT] = CONTEXTS.index(tail) if tail else NO_CONTEXT
     row[IS_PARTIAL] = int(bool(tail))
     row[STAYS_LEFT] = 1
@@ -99,7 +134,7 @@ def effect(piece: bytes, context: bytes, rule: BoundaryRule) -> tuple[int, ...]:
             if not following or following[0] in WHITE_SPACE:
                 column = SURE_OUTSIDE if following else IF_WHITE_OUTSIDE
                 if not rule.math_aware:
-                    row[column] = row[column + 1] = ALWAYS
+                    row[column] = row[column + 1] = 1  # the depth stays 0
                 elif floor == 0:
                     # d + delta <= 0, and `$` closed here: column 0 or 1 by how often it toggled since the start.
                     row[column + dollars] = max(row[column + dollars], 1 - delta)
@@ -151,7 +186,8 @@ def build(pieces: list[bytes], rule: BoundaryRule) -> BoundaryTable:
             rows = tuple(effect(shape, context, rule) for context in CONTEXTS)
             class_of_skeleton[shape] = class_of_rows.setdefault(rows, len(class_of_rows))
         class_of[token] = class_of_skeleton[shape]
-    return BoundaryTable(class_of, np.array([row for rows in class_of_rows for row in rows], np.int32))
+    words = [pack(row) for rows in class_of_rows for row in rows]
+    return BoundaryTable(class_of, np.array(words, np.int32).T.copy())
 
 
 def cached(pieces: list[bytes], rule: BoundaryRule, directory: pathlib.Path | None = None) -> BoundaryTable:
@@ -165,13 +201,13 @@ def cached(pieces: list[bytes], rule: BoundaryRule, directory: pathlib.Path | No
     name = digest([*pieces, repr((VERSION, CONTEXTS, rule)).encode()])[:32]
     path = directory / f"boundaries-{name}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(path) as stored:
-        return BoundaryTable(stored["class_of"], stored["rows"])
+        return BoundaryTable(stored["class_of"], stored["words"])
     table = build(pieces, rule)
     with contextlib.suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)
         # Written aside and renamed: processes that build the same table at once never see half a file.
         descriptor, temporary = tempfile.mkstemp(dir=directory, suffix=".npz")
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, class_of=table.class_of, rows=table.rows)
+            np.savez(file, class_of=table.class_of, words=table.words)
         os.replace(temporary, path)
     return table
