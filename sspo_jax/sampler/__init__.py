@@ -1,0 +1,7 @@
+"""The rollout engine: responses to prompts, with continuous batching over a shared ring cache."""
+
+from sspo_jax.sampler.engine import RolloutStats, Sampler
+from sspo_jax.sampler.generate import generate
+from sspo_jax.sampler.sampling import Drawn, SamplingParams, draw
+
+__all__ = ["Drawn", "RolloutStats", "Sampler", "SamplingParams", "draw", "generate"]

@@ -1,0 +1,247 @@
+"""The device programs of the rollout engine: weights made ready, prompts prefilled, blocks of steps decoded.
+
+All are pure functions; `engine.Sampler` compiles them for the shapes it meets.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, UInt32
+
+from sspo_jax.models import qwen
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, column_ages, shard_cache, write_column
+from sspo_jax.sampler.sampling import SamplingParams, draw, position_bits, token_bits
+from sspo_jax.sharding import constrain
+
+Weights = dict[str, Any]
+
+MASKED = -1e30  # finite: a row that masks every column still yields finite numbers
+
+
+def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) -> Weights:
+    """The parameters in the dtype of the computation and, unrolled, each layer in arrays of its own.
+
+    A slice of a stacked array would be copied at every step; copied once here, a step reads each weight once.
+    """
+    cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
+    blocks = cast["blocks"]
+    if unrolled:
+        blocks = tuple(jax.tree.map(lambda x, i=i: x[i], blocks) for i in range(config.num_layers))
+    return {**cast, "blocks": blocks}
+
+
+def _attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
+    """Grouped-query attention of query [slots, time, heads, head_dim] over a cache; mask [slots, time, columns]."""
+    slots, time, heads, dim = query.shape
+    kv_heads = keys.shape[-3]
+    query = query.reshape(slots, time, kv_heads, heads // kv_heads, dim) * dim**-0.5
+    keys, values = keys.astype(query.dtype), values.astype(query.dtype)
+    query = query.swapaxes(1, 2).reshape(slots, kv_heads, time * heads // kv_heads, dim)
+    scores = jnp.einsum("bkqd,bkds->bkqs", query, keys, preferred_element_type=jnp.float32)
+    scores = scores.reshape(slots, kv_heads, time, heads // kv_heads, -1)
+    scores = jnp.where(mask[:, None, :, None], scores, MASKED)
+    shares = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    total = jnp.sum(shares, axis=-1, keepdims=True)
+    shares = shares.reshape(slots, kv_heads, time * heads // kv_heads, -1).astype(values.dtype)
+    attended = jnp.einsum("bkqs,bksd->bkqd", shares, values, preferred_element_type=jnp.float32)
+    attended = attended.reshape(slots, kv_heads, time, heads // kv_heads, dim) / total
+    return attended.swapaxes(1, 2).reshape(slots, time, heads, dim).astype(query.dtype)
+
+
+def prefill(
+    weights: Weights,
+    config: QwenConfig,
+    tokens: Int[Array, "prompts time"],
+    lengths: Int[Array, " prompts"],
+    *,
+    chunk: int,
+    dtype: Any,
+    unrolled: bool,
+) -> Cache:
+    """Keys and values of prompts aligned at the right, `chunk` tokens of each at a time (chunk divides time).
+
+    Nothing is sampled: the engine leaves a prompt's last token to the first decoding step.
+    """
+    prompts, time = tokens.shape
+    heads, dim = config.num_kv_heads, config.head_dim
+    padding = time - lengths
+    columns = jnp.arange(time)
+    is_prompt = columns[None] >= padding[:, None]
+
+    def layer(block: qwen.Params, x: Array, keys: Array, values: Array, start: Array) -> tuple[Array, Array, Array]:
+        here = start + jnp.arange(chunk)
+        angles = qwen.rotary_angles(jnp.maximum(here[None] - padding[:, None], 0), config)
+        query, key, value = qwen.attention_inputs(block, config, x, angles)
+        zero = jnp.zeros_like(start)
+        keys = jax.lax.dynamic_update_slice(
+            keys, key.transpose(0, 2, 3, 1).astype(keys.dtype), (zero, zero, zero, start)
+        )
+        values = jax.lax.dynamic_update_slice(
+            values, value.transpose(0, 2, 1, 3).astype(values.dtype), (zero, zero, start, zero)
+        )
+        mask = is_prompt[:, None] & (columns[None, None] <= here[None, :, None])
+        x = x + qwen.attention_output(block, _attend(query, keys, values, mask))
+        return x + qwen.mlp(block, config, x), keys, values
+
+    def chunk_step(start: Array, cache: Cache) -> Cache:
+        x = qwen.embed(weights, config, jax.lax.dynamic_slice_in_dim(tokens, start, chunk, axis=1))
+        x = constrain(x, "batch", "time", "activation_embed")
+        if unrolled:
+            keys, values = list(cache[0]), list(cache[1])
+            for i, block in enumerate(weights["blocks"]):
+                x, keys[i], values[i] = layer(block, x, keys[i], values[i], start)
+            return tuple(keys), tuple(values)
+
+        def body(x: Array, inputs: tuple) -> tuple[Array, tuple[Array, Array]]:
+            block, keys, values = inputs
+            x, keys, values = layer(block, x, keys, values, start)
+            return x, (keys, values)
+
+        _, (keys, values) = jax.lax.scan(body, x, (weights["blocks"], cache[0][0], cache[1][0]))
+        return (keys,), (values,)
+
+    lead, count = ((), config.num_layers) if unrolled else ((config.num_layers,), 1)
+    cache: Cache = (
+        tuple(jnp.zeros((*lead, prompts, heads, dim, time), dtype) for _ in range(count)),
+        tuple(jnp.zeros((*lead, prompts, heads, time, dim), dtype) for _ in range(count)),
+    )
+    if chunk == time:
+        return chunk_step(jnp.zeros((), jnp.int32), cache)
+    return jax.lax.fori_loop(0, time // chunk, lambda i, cache: chunk_step(i * chunk, cache), cache)
+
+
+def decode_logits(
+    weights: Weights,
+    config: QwenConfig,
+    cache: Cache,
+    tokens: Int[Array, " slots"],
+    positions: Int[Array, " slots"],
+    clock: Int[Array, ""],
+    *,
+    unrolled: bool,
+) -> tuple[Array, Cache]:
+    """Logits [slots, vocab], float32, after one token a slot, and the cache with that token written."""
+    columns = cache[0][0].shape[KEY_COLUMNS]
+    column = clock % columns
+    mask = column_ages(clock, columns)[None, None] <= positions[:, None, None]
+    angles = qwen.rotary_angles(positions, config)
+
+    def block_step(block: qwen.Params, x: Array, write: Any) -> tuple[Array, Any]:
+        query, key, value = qwen.attention_inputs(block, config, x, angles)
+        keys, values, written = write(key, value)
+        attended = _attend(query[:, None], keys, values, mask)[:, 0]
+        x = x + qwen.attention_output(block, attended)
+        x = x + qwen.mlp(block, config, x)
+        return constrain(x, "batch", "activation_embed"), written
+
+    x = constrain(qwen.embed(weights, config, tokens), "batch", "activation_embed")
+    if unrolled:
+        keys, values = list(cache[0]), list(cache[1])
+        for i, block in enumerate(weights["blocks"]):
+
+            def write(key: Array, value: Array, i: int = i) -> tuple[Array, Array, None]:
+                keys[i] = write_column(keys[i], key, column, axis=KEY_COLUMNS)
+                values[i] = write_column(values[i], value, column, axis=VALUE_COLUMNS)
+                return keys[i], values[i], None
+
+            x, _ = block_step(block, x, write)
+        cache = (tuple(keys), tuple(values))
+    else:
+
+        def body(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
+            x, all_keys, all_values = carry
+            layer, block = inputs
+
+            def write(key: Array, value: Array) -> tuple[Array, Array, tuple[Array, Array]]:
+                new_keys = write_column(all_keys, key, column, axis=KEY_COLUMNS, layer=layer)
+                new_values = write_column(all_values, value, column, axis=VALUE_COLUMNS, layer=layer)
+                return new_keys[layer], new_values[layer], (new_keys, new_values)
+
+            x, (all_keys, all_values) = block_step(block, x, write)
+            return (x, all_keys, all_values), None
+
+        layers = jnp.arange(config.num_layers)
+        (x, keys, values), _ = jax.lax.scan(body, (x, cache[0][0], cache[1][0]), (layers, weights["blocks"]))
+        cache = ((keys,), (values,))
+    x = qwen.rms_norm(x, weights["final_norm"], config.norm_epsilon)
+    table = qwen.unembedding(weights)
+    return jnp.einsum("bd,dv->bv", x, table, preferred_element_type=jnp.float32), cache
+
+
+def decode_block(
+    weights: Weights,
+    cache: Cache,
+    tokens: Int[Array, " slots"],
+    positions: Int[Array, " slots"],
+    generated: Int[Array, " slots"],
+    budgets: Int[Array, " slots"],
+    active: Bool[Array, " slots"],
+    prompt_ids: UInt32[Array, " slots"],
+    sample_ids: UInt32[Array, " slots"],
+    seed: UInt32[Array, " 2"],
+    step: UInt32[Array, ""],
+    clock: Int[Array, ""],
+    num_steps: Int[Array, ""],
+    finish_limit: Int[Array, ""],
+    *,
+    config: QwenConfig,
+    sampling: SamplingParams,
+    max_steps: int,
+    unrolled: bool,
+) -> tuple[Cache, dict[str, Array]]:
+    """Up to `num_steps` tokens for each active slot.
+
+    Args:
+      tokens: the next input token of each slot, whose position is `positions` and which is not cached yet.
+      generated: tokens of the response so far; it ends at `budgets` of them or with a stop token.
+      prompt_ids, sample_ids, seed, step: what the key of a token is folded from, besides its place in the response.
+      clock: the column the first step writes.
+      num_steps: at most `max_steps`.
+      finish_limit: the block ends early when this many of the slots that were active have finished.
+
+    Returns:
+      The cache, and `tokens`, `logprobs`, `truncated_logprobs`, `entropies` [max_steps, slots], `counts` [slots] (how
+      many of them a slot generated, from the first row on), `active` [slots] and `steps` taken.
+    """
+    keys = token_bits(seed, step, prompt_ids, sample_ids)
+    slots = tokens.shape[0]
+    before = jnp.sum(active)
+    stop_ids = jnp.asarray(sampling.stop_token_ids or (-1,), jnp.int32)
+    buffers = {
+        "tokens": jnp.zeros((max_steps, slots), jnp.int32),
+        "logprobs": jnp.zeros((max_steps, slots), jnp.float32),
+    }
+    if sampling.truncated_logprobs:
+        buffers["truncated_logprobs"] = jnp.zeros((max_steps, slots), jnp.float32)
+    if sampling.entropies:
+        buffers["entropies"] = jnp.zeros((max_steps, slots), jnp.float32)
+
+    def go_on(state: tuple) -> Array:
+        i, _, _, _, active, _ = state
+        running = jnp.sum(active)
+        return (i < num_steps) & (running > 0) & (before - running < finish_limit)
+
+    def one_step(state: tuple) -> tuple:
+        i, cache, tokens, generated_here, active, buffers = state
+        at = generated + generated_here
+        logits, cache = decode_logits(
+            weights, config, cache, tokens, positions + generated_here, clock + i, unrolled=unrolled
+        )
+        logits = constrain(logits, "batch", "vocab")
+        drawn = draw(logits, position_bits(keys, at), sampling, forbid_stops=at < sampling.min_new_tokens)
+        tokens = jnp.where(active, drawn.tokens, tokens)
+        values = {name: jnp.where(active, getattr(drawn, name), 0) for name in buffers}
+        buffers = {
+            name: jax.lax.dynamic_update_slice(buffer, values[name][None], (i, jnp.zeros_like(i)))
+            for name, buffer in buffers.items()
+        }
+        generated_here = generated_here + active
+        stopped = jnp.any(drawn.tokens[:, None] == stop_ids[None], axis=1)
+        active = active & ~stopped & (at + 1 < budgets)
+        return i + 1, cache, tokens, generated_here, active, buffers
+
+    state = (jnp.zeros((), jnp.int32), cache, tokens, jnp.zeros_like(generated), active, buffers)
+    steps, cache, _, counts, active, buffers = jax.lax.while_loop(go_on, one_step, state)
+    return shard_cache(cache), {**buffers, "counts": counts, "active": active, "steps": steps}

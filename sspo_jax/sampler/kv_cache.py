@@ -1,0 +1,154 @@
+"""The keys and values of the tokens decoded so far: a ring of columns that all slots share.
+
+Every decoding step writes one column for all slots, whatever the lengths of their responses: rotary embedding is
+applied before caching, so the column of a token need not equal its position. The write is then one
+`dynamic_update_slice` a layer instead of a scatter a row. At a given moment column `j` has an age, `(clock - j) mod
+columns`: 0 for the column that is being written. A slot that holds `n` tokens attends to the columns of age 0 to
+n - 1. A new sample's prompt is written into the columns just behind the clock, over what the slot held before.
+
+Keys lie as [slots, kv_heads, head_dim, columns] and values as [slots, kv_heads, columns, head_dim]: both products of
+attention then read them along their last axis (on CPU 1.2 to 2 times as fast as keys laid out like values).
+
+A cache is `(keys, values)`, each a tuple of arrays: one for each layer (`unrolled`), or a single one with a leading
+axis of layers. Every function here counts axes from the end and so serves both.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.sharding import constrain
+
+Cache = tuple[tuple[Array, ...], tuple[Array, ...]]
+
+KEY_COLUMNS, VALUE_COLUMNS = -1, -2
+SLOTS = -4
+
+
+def shard_cache(cache: Cache) -> Cache:
+    """Slots along the batch, heads along the tensor axis of the mesh."""
+    axes = ("batch", "kv_heads", None, None)
+    return jax.tree.map(lambda x: constrain(x, *(None,) * (x.ndim - 4), *axes), cache)
+
+
+def empty_cache(config: QwenConfig, slots: int, columns: int, dtype: Any, *, unrolled: bool) -> Cache:
+    """Zeros: unwritten columns are masked, but a NaN in one would still reach the sum as 0 * NaN."""
+    lead, count = ((), config.num_layers) if unrolled else ((config.num_layers,), 1)
+    heads, dim = config.num_kv_heads, config.head_dim
+    keys = tuple(jnp.zeros((*lead, slots, heads, dim, columns), dtype) for _ in range(count))
+    values = tuple(jnp.zeros((*lead, slots, heads, columns, dim), dtype) for _ in range(count))
+    return shard_cache((keys, values))
+
+
+def cache_bytes(config: QwenConfig, slots: int, columns: int, dtype: Any) -> int:
+    """Size of the cache on all devices together."""
+    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize
+    return slots * columns * per_token
+
+
+def column_buckets(longest: int, *, count: int, multiple: int) -> tuple[int, ...]:
+    """The numbers of columns a cache may have, rising: `longest`, and about 0.7 of the next, rounded up.
+
+    >>> column_buckets(192, count=3, multiple=8)
+    (96, 136, 192)
+    """
+    buckets = {-(-longest // multiple) * multiple}
+    for i in range(1, count):
+        buckets.add(-(-max(1, round(longest * 0.5 ** (i / 2))) // multiple) * multiple)
+    return tuple(sorted(buckets))
+
+
+def column_ages(clock: Int[Array, ""], columns: int) -> Int[Array, " columns"]:
+    """Steps since each column was written, 0 for the one that `clock` points to."""
+    return (clock - jnp.arange(columns)) % columns
+
+
+def write_column(cache: Array, update: Array, column: Int[Array, ""], *, axis: int, layer: Any = None) -> Array:
+    """Writes the keys [slots, kv_heads, head_dim] (or values) of one step; `layer` selects one of a stacked cache."""
+    update = jnp.expand_dims(update.astype(cache.dtype), axis)
+    start = [0] * update.ndim
+    start[axis] = column  # type: ignore[call-overload]
+    if layer is not None:
+        update, start = update[None], [layer, *start]
+    return jax.lax.dynamic_update_slice(cache, update, start)
+
+
+def resize_cache(cache: Cache, clock: Int[Array, ""], rows: Int[Array, " slots"], *, columns: int) -> Cache:
+    """Moves slot `rows[i]` to slot i and unrolls the ring into one of another size.
+
+    The newest columns end at column min(old, new) - 1, so the clock goes on from min(old, new). Shrinking keeps the
+    newest: the caller makes sure that no slot it still needs holds more tokens than that.
+    """
+
+    def move(x: Array, axis: int) -> Array:
+        old = x.shape[axis]
+        kept = min(old, columns)
+        order = (clock - kept + jnp.arange(kept)) % old
+        x = jnp.take(jnp.take(x, rows, axis=SLOTS), order, axis=axis)
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, columns - kept)
+        return jnp.pad(x, widths)
+
+    keys, values = cache
+    return shard_cache((tuple(move(x, KEY_COLUMNS) for x in keys), tuple(move(x, VALUE_COLUMNS) for x in values)))
+
+
+def insert_prompts(
+    cache: Cache,
+    prompts: Cache,
+    clock: Int[Array, ""],
+    slots: Int[Array, " n"],
+    sources: Int[Array, " n"],
+    count: Int[Array, ""],
+) -> Cache:
+    """Copies row `sources[i]` of the prefilled prompts to slot `slots[i]`, for i < `count`.
+
+    Prompts are aligned at their last token, which goes to the column just behind the clock. What lies before the
+    first token of a short prompt is copied too: it is older than what the slot attends to.
+    """
+
+    def copy(x: Array, new: Array, axis: int) -> Array:
+        columns, width = x.shape[axis], new.shape[axis]
+        back = (clock - 1 - jnp.arange(columns)) % columns  # 0 for the column just behind the clock
+        source_column = jnp.maximum(width - 1 - back, 0)
+        shape = [1] * x.ndim
+        shape[axis] = columns
+        is_prompt = (back < width).reshape(shape)
+
+        def one(i: Array, x: Array) -> Array:
+            old = jax.lax.dynamic_slice_in_dim(x, slots[i], 1, axis=x.ndim + SLOTS)
+            row = jax.lax.dynamic_slice_in_dim(new, sources[i], 1, axis=x.ndim + SLOTS)
+            row = jnp.where(is_prompt, jnp.take(row, source_column, axis=axis).astype(x.dtype), old)
+            return jax.lax.dynamic_update_slice_in_dim(x, row, slots[i], axis=x.ndim + SLOTS)
+
+        return jax.lax.fori_loop(0, count, one, x)
+
+    keys = tuple(copy(x, new, KEY_COLUMNS) for x, new in zip(cache[0], prompts[0], strict=True))
+    values = tuple(copy(x, new, VALUE_COLUMNS) for x, new in zip(cache[1], prompts[1], strict=True))
+    return keys, values
+
+
+def insert_prompts_everywhere(
+    cache: Cache,
+    prompts: Cache,
+    clock: Int[Array, ""],
+    is_new: Bool[Array, " slots"],
+    sources: Int[Array, " slots"],
+) -> Cache:
+    """`insert_prompts` as one selection over all slots: no slot is addressed by a number known only at run time, so
+    with slots sharded over devices nothing is gathered but the prompts."""
+
+    def copy(x: Array, new: Array, axis: int) -> Array:
+        columns, width = x.shape[axis], new.shape[axis]
+        back = (clock - 1 - jnp.arange(columns)) % columns
+        column_shape, slot_shape = [1] * x.ndim, [1] * x.ndim
+        column_shape[axis], slot_shape[SLOTS] = columns, x.shape[SLOTS]
+        chosen = jnp.take(jnp.take(new, sources, axis=SLOTS), jnp.maximum(width - 1 - back, 0), axis=axis)
+        return jnp.where((back < width).reshape(column_shape) & is_new.reshape(slot_shape), chosen.astype(x.dtype), x)
+
+    keys = tuple(copy(x, new, KEY_COLUMNS) for x, new in zip(cache[0], prompts[0], strict=True))
+    values = tuple(copy(x, new, VALUE_COLUMNS) for x, new in zip(cache[1], prompts[1], strict=True))
+    return shard_cache((keys, values))
