@@ -1,4 +1,4 @@
-"""SSPO on generated arithmetic with a 1.2 M-parameter Qwen2.5, from random weights, on a laptop CPU.
+"""SSPO on generated arithmetic with a 1.0 M-parameter Qwen2.5, from random weights, on a laptop CPU.
 
     make train
 
@@ -30,10 +30,10 @@ def config() -> TrainConfig:
                 vocab_size=512,
                 hidden_size=160,
                 intermediate_size=448,
-                num_layers=4,
-                num_heads=5,
-                num_kv_heads=5,
-                head_dim=32,
+                num_layers=3,
+                num_heads=4,
+                num_kv_heads=4,
+                head_dim=40,
                 max_positions=256,
             ),
             tokenizer="tiny",
@@ -42,11 +42,11 @@ def config() -> TrainConfig:
         ),
         data=ArithmeticData(split="train"),
         prompt="chat",
-        rollout=RolloutConfig(prompts=32, group_size=8, max_new_tokens=72, max_prompt_tokens=48),
+        rollout=RolloutConfig(prompts=32, group_size=8, max_new_tokens=64, max_prompt_tokens=48),
         loss=Sspo.paper_like(),
-        update=UpdateConfig(per_rollout=4, row_tokens=128, micro_rows=16),
+        update=UpdateConfig(per_rollout=4, row_tokens=192, micro_rows=16),
         optimizer=OptimizerConfig(learning_rate=5e-4, warmup_updates=8, b2=0.99),
-        warm_start=WarmStartConfig(updates=600, rows=32, row_tokens=128),
+        warm_start=WarmStartConfig(updates=600, rows=12, row_tokens=192),
         evaluation=EvaluationConfig(data=(ArithmeticData(split="held_out", size=256),), samples=8),
         checkpoint=CheckpointConfig(every=10),
     )

@@ -54,7 +54,7 @@ def parse(config_type: Any, arguments: Sequence[str], *, prog: str, default: Any
         config_type,
         args=list(arguments),
         prog=prog,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.OmitSubcommandPrefixes),
+        config=(tyro.conf.AvoidSubcommands,),
         **options,
     )
 

@@ -21,6 +21,9 @@ from sspo_jax.sharding import check_divides, constrain, named_sharding
 
 Params = dict[str, Any]
 
+UNROLLED_LAYERS = 8
+"""Models of up to so many layers are compiled without a loop over them."""
+
 
 class Qwen(nnx.Module):
     """The parameters of the model; those of the blocks are stacked on a leading axis of `num_layers`."""
@@ -240,7 +243,8 @@ def hidden_states(
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
     x = constrain(embed(params, config, tokens), "batch", "time", "activation_embed")
-    x, cache = jax.lax.scan(layer, x, params["blocks"])
+    # A loop costs a copy of every layer's gradient; a deep model would take minutes to compile without it.
+    x, cache = jax.lax.scan(layer, x, params["blocks"], unroll=config.num_layers <= UNROLLED_LAYERS)
     return rms_norm(x, params["final_norm"], config.norm_epsilon), cache
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sspo_jax.checker import Verdict
+from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.data.problems import Problem
+from sspo_jax.rewards import RewardConfig
 from sspo_jax.trainer.batch import concatenate, select
 from sspo_jax.types import FinishReason, Rollout
 
@@ -158,3 +159,19 @@ class Judge:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a response, without control tokens."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+    def __call__(self, problems: Sequence[Problem], rollout: Rollout, group_size: int) -> Groups:
+        """Judged responses; `problems` has one entry per group."""
+        per_response = [problem for problem in problems for _ in range(group_size)]
+        texts = [self.decode(tokens[mask]) for tokens, mask in zip(rollout.response_tokens, rollout.response_mask)]
+        verdicts = self.verifier.verify_batch(texts, [problem.answer for problem in per_response])
+        rewards = np.array([float(verdict.is_correct) for verdict in verdicts])
+        is_judged = np.array([verdict.status not in ("timeout", "error") for verdict in verdicts])
+        return Groups(
+            rollout=rollout,
+            problems=tuple(per_response),
+            texts=tuple(texts),
+            verdicts=tuple(verdicts),
+            rewards=rewards,
+            is_judged=is_judged,
+        )

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from sspo_jax.logprobs import logprobs_and_entropies
+from sspo_jax.losses import diagnostics
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import Params, abstract_qwen, hidden_states, qwen_shardings
 from sspo_jax.sharding import named_sharding, replicated, shards
@@ -184,6 +185,7 @@ class TrainPrograms:
             entropies,
             has_aux=True,
         )
+        metrics = metrics | diagnostics(logprobs, batch)
         cotangents = loss_pullback(jnp.float32(1.0))
 
         def add(gradients: Params) -> Params:
@@ -223,7 +225,7 @@ class TrainPrograms:
         return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
     def _segment(self, batch: TrainBatch) -> Array:
-        return self.segmenter(batch.tokens, batch.mask, batch.segment_ids)
+        return self.segmenter(batch.tokens, batch.mask, batch.segment_ids, entropies=batch.entropies)
 
     @property
     def compiled(self) -> int:
