@@ -59,7 +59,7 @@ def diagnostics(
         "subsentence": unit_mean(log_ratio, mask, units["subsentence"]),
         "response": unit_mean(log_ratio, mask, units["response"]),
     }
-    low = high = length_scale(units["subsentence"], sspo.length_reference)
+    low = high = length_scale(units["subsentence"], sspo.length_reference, log_ratio.dtype)
     if sspo.adapt_entropy:
         scale = entropy_scale(
             batch.entropies,
@@ -118,11 +118,11 @@ def _subsentence_metrics(batch: TrainBatch, units: dict[str, Units]) -> dict[str
     """Counts and lengths; a sum over units is a sum over tokens of 1 / (tokens of the unit)."""
     mask, lengths = batch.mask, units["subsentence"].lengths
     dtype = float_type(batch.entropies)
-    share = jnp.where(mask, 1 / lengths, 0).astype(dtype)
+    share = jnp.where(mask, 1 / lengths.astype(dtype), 0)
     tokens = jnp.sum(mask, dtype=dtype)
     # Sums of 1 / L round off; the counts they stand for are whole.
     count = jnp.round(jnp.sum(share))
-    responses = jnp.round(jnp.sum(jnp.where(mask, 1 / units["response"].lengths, 0).astype(dtype)))
+    responses = jnp.round(jnp.sum(jnp.where(mask, 1 / units["response"].lengths.astype(dtype), 0)))
     entropies = jnp.where(mask, batch.entropies, 0).astype(dtype)
     of_unit = unit_mean(entropies, mask, units["subsentence"])
     mean = masked_mean(entropies, mask).value if batch.mean_entropy is None else batch.mean_entropy

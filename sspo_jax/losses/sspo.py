@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sspo_jax.losses.aggregation import Aggregation, masked_mean
@@ -118,7 +119,7 @@ def sspo_loss(
     )
     units = level_units(ratio_level, mask, subsentence_ids, segment_ids)
     ratio = importance_ratio(logprobs, old_logprobs, mask, units, gradient=gradient, log_ratio_limit=log_ratio_limit)
-    scale = length_scale(units, length_reference).astype(ratio.dtype)
+    scale = length_scale(units, length_reference, ratio.dtype)
     low = high = scale
     if entropies is not None:
         adapted = entropy_scale(
@@ -155,17 +156,19 @@ def sspo_loss(
     return loss, metrics | {"clip/scale_mean": masked_mean((low + high) / 2, mask)}
 
 
-def length_scale(units: Units, length_reference: float | None) -> Float[Array, "batch time"]:
+def length_scale(
+    units: Units, length_reference: float | None, dtype: DTypeLike = jnp.float32
+) -> Float[Array, "batch time"]:
     """l_k = clip(sqrt(L_ref / L_k), 1/4, 4), at each token; 1 without `length_reference`.
 
     For independent tokens the standard deviation of log s_k falls like 1 / sqrt(L_k): with this scale a bound is the
     same number of standard deviations for short and long subsentences.
     """
     if length_reference is None:
-        return jnp.ones_like(units.lengths)
+        return jnp.ones(units.lengths.shape, dtype)
     if not length_reference > 0:
         raise ValueError(f"length_reference is {length_reference}, want a positive number of tokens, or None for none")
-    return jnp.clip(jnp.sqrt(length_reference / units.lengths), 0.25, 4.0)
+    return jnp.clip(jnp.sqrt(length_reference / units.lengths.astype(dtype)), 0.25, 4.0)
 
 
 def entropy_scale(
