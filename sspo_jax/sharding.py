@@ -95,6 +95,16 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(logical_axes))
 
 
+def platform() -> str:
+    """What the program being traced is compiled for: that of the mesh of `jax.set_mesh`, else the default device's.
+
+    The mesh may be of a machine that this one is not: `sspo plan` compiles for TPUs on a CPU host.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def shards(logical_axis: str) -> int:
     """Into how many parts the mesh of `jax.set_mesh` cuts a logical axis; 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -5,7 +5,10 @@ import json
 import pathlib
 from typing import Any, Literal
 
-SUPPORTED = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
+from sspo_jax.models.attention import Implementation
+from sspo_jax.models.rotary import RopeScaling, scaling_from_hf, scaling_to_hf
+
+SUPPORTED = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,8 @@ class QwenConfig:
     """The output projection is the transposed embedding."""
     rope_theta: float = 1e6
     """Base of the rotary frequencies."""
+    rope_scaling: RopeScaling | None = None
+    """How the rotary frequencies are stretched to longer contexts; None: not."""
     norm_epsilon: float = 1e-6
     """Added to the mean square in RMS norms."""
     max_positions: int = 32768
@@ -48,10 +53,30 @@ class QwenConfig:
     """Of activations and matrix products; norms, softmax and logits are float32 in any case."""
     remat: Literal["none", "full", "dots"] = "none"
     """What the backward pass recomputes: nothing, whole layers, or all but matrix products."""
+    attention: Implementation = "auto"
+    """xla, cudnn (GPU, bfloat16), splash (TPU); auto takes the one for the platform where the shapes allow it."""
+    num_experts: int = 0
+    """Experts of each MLP (Qwen3-MoE); 0: one dense MLP."""
+    experts_per_token: int = 0
+    """Experts that a token is sent to."""
+    expert_size: int = 0
+    """Inner width of one expert's MLP."""
+    normalize_experts: bool = True
+    """The weights of a token's experts are divided by their sum."""
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads is {self.num_heads}, want a multiple of num_kv_heads = {self.num_kv_heads}")
+
+        if self.num_experts and not 0 < self.experts_per_token <= self.num_experts:
+            raise ValueError(
+                f"experts_per_token is {self.experts_per_token}, want 1 to num_experts = {self.num_experts}"
+            )
+
+    @property
+    def mlp_size(self) -> int:
+        """Inner width of the MLP, or of one expert's."""
+        return self.expert_size if self.num_experts else self.intermediate_size
 
     @property
     def num_parameters(self) -> int:
@@ -61,7 +86,8 @@ class QwenConfig:
         attention = 2 * self.hidden_size * (heads + kv_heads)
         attention += (heads + 2 * kv_heads) * self.attention_bias + 2 * self.head_dim * self.qk_norm
         attention += self.hidden_size * self.output_bias
-        layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        mlp = 3 * self.hidden_size * self.mlp_size * max(self.num_experts, 1) + self.hidden_size * self.num_experts
+        layer = attention + mlp + 2 * self.hidden_size
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
         return self.num_layers * layer + embeddings + self.hidden_size
 
@@ -106,6 +132,10 @@ QWEN3_0P6B = _qwen3(1024, 3072, 28, 16, 8)
 QWEN3_1P7B = _qwen3(2048, 6144, 28, 16, 8)
 QWEN3_4B = _qwen3(2560, 9728, 36, 32, 8)
 QWEN3_8B = _qwen3(4096, 12288, 36, 32, 8, tie_embeddings=False)
+QWEN3_14B = _qwen3(5120, 17408, 40, 40, 8, tie_embeddings=False)
+QWEN3_30B_A3B = _qwen3(
+    2048, 6144, 48, 32, 4, tie_embeddings=False, num_experts=128, experts_per_token=8, expert_size=768
+)
 
 
 def config_from_hf(path: pathlib.Path, **changes: Any) -> QwenConfig:
@@ -128,14 +158,14 @@ def config_from_hf(path: pathlib.Path, **changes: Any) -> QwenConfig:
     layer_types = set(hf.get("layer_types") or [])
     if hf.get("use_sliding_window") or layer_types - {"full_attention"}:
         raise ValueError(f"{file}: sliding-window attention is not supported; this model attends to the full context")
-    rope = hf.get("rope_parameters") or {}
-    scaling = hf.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind != "default":
-        raise ValueError(f"{file}: rotary scaling {kind!r} is not supported, want none")
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    max_positions = int(hf.get("max_position_embeddings", 32768))
     if hf.get("hidden_act", "silu") != "silu":
         raise ValueError(f"{file}: hidden_act {hf['hidden_act']!r}, want 'silu'")
-    is_qwen3 = architecture == "Qwen3ForCausalLM"
+    is_qwen3 = architecture != "Qwen2ForCausalLM"
+    is_moe = architecture == "Qwen3MoeForCausalLM"
+    if is_moe and (hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1):
+        raise ValueError(f"{file}: mlp_only_layers and decoder_sparse_step are not supported; all layers have experts")
     fields = {
         "vocab_size": hf["vocab_size"],
         "hidden_size": hf["hidden_size"],
@@ -150,10 +180,16 @@ def config_from_hf(path: pathlib.Path, **changes: Any) -> QwenConfig:
         "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
         "rope_theta": float(rope.get("rope_theta") or hf.get("rope_theta") or 1e4),
         "norm_epsilon": float(hf.get("rms_norm_eps", 1e-6)),
-        "max_positions": int(hf.get("max_position_embeddings", 32768)),
+        "rope_scaling": scaling_from_hf(str(file), rope, max_positions),
+        "max_positions": max_positions,
         "init_scale": float(hf.get("initializer_range", 0.02)),
         "eos_token_ids": _eos_token_ids(file, hf),
     }
+    if is_moe:
+        fields["num_experts"] = hf.get("num_experts") or hf["num_local_experts"]
+        fields["experts_per_token"] = hf["num_experts_per_tok"]
+        fields["expert_size"] = hf["moe_intermediate_size"]
+        fields["normalize_experts"] = bool(hf.get("norm_topk_prob", False))
     return QwenConfig(**{**fields, **changes})
 
 
@@ -168,9 +204,11 @@ def _eos_token_ids(file: pathlib.Path, hf: dict[str, Any]) -> tuple[int, ...]:
 def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:
     """The config.json that transformers and vLLM read, with both spellings of the rotary base."""
     is_qwen3 = config.qk_norm
-    hf = {
-        "architectures": ["Qwen3ForCausalLM" if is_qwen3 else "Qwen2ForCausalLM"],
-        "model_type": "qwen3" if is_qwen3 else "qwen2",
+    family = "Qwen3Moe" if config.num_experts else "Qwen3" if is_qwen3 else "Qwen2"
+    scaling = scaling_to_hf(config.rope_scaling)
+    hf: dict[str, Any] = {
+        "architectures": [f"{family}ForCausalLM"],
+        "model_type": {"Qwen3Moe": "qwen3_moe", "Qwen3": "qwen3", "Qwen2": "qwen2"}[family],
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -180,7 +218,8 @@ def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_epsilon,
         "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
+        "rope_parameters": {"rope_theta": config.rope_theta, **scaling},
+        "rope_scaling": None if config.rope_scaling is None else scaling,
         "max_position_embeddings": config.max_positions,
         "initializer_range": config.init_scale,
         "tie_word_embeddings": config.tie_embeddings,
@@ -193,4 +232,10 @@ def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:
         hf["head_dim"] = config.head_dim
     if is_qwen3:
         hf["attention_bias"] = config.attention_bias
+    if config.num_experts:
+        hf["num_experts"] = config.num_experts
+        hf["num_experts_per_tok"] = config.experts_per_token
+        hf["moe_intermediate_size"] = config.expert_size
+        hf["norm_topk_prob"] = config.normalize_experts
+        hf |= {"decoder_sparse_step": 1, "mlp_only_layers": []}
     return hf

@@ -1,4 +1,4 @@
-"""Qwen2, 2.5 and 3: one decoder block, scanned over stacked layers.
+"""Qwen2, 2.5, 3 and 3-MoE: one decoder block, scanned over stacked layers.
 
 `Qwen` (Flax NNX) declares the parameters: names, shapes, logical axes, random init. Everything that computes is a pure
 function of `(params, config, ...)`, where `params` is the declared tree as plain nested dicts of arrays.
@@ -16,7 +16,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from sspo_jax.models.attention import make_attention
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.experts import mixture_of_experts
+from sspo_jax.models.rotary import rotary_table, rotate
 from sspo_jax.sharding import check_divides, constrain, named_sharding
 
 Params = dict[str, Any]
@@ -29,7 +32,7 @@ class Qwen(nnx.Module):
     """The parameters of the model; those of the blocks are stacked on a leading axis of `num_layers`."""
 
     def __init__(self, config: QwenConfig, rngs: nnx.Rngs, *, param_dtype: Any = jnp.float32):
-        layers, embed, mlp = config.num_layers, config.hidden_size, config.intermediate_size
+        layers, embed, mlp = config.num_layers, config.hidden_size, config.mlp_size
         heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
 
         def normal(shape: tuple[int, ...], *axes: str | None) -> nnx.Param:
@@ -49,10 +52,21 @@ class Qwen(nnx.Module):
             "value": normal((layers, embed, kv_heads, head_dim), "layers", "embed", "kv_heads", "head_dim"),
             "output": normal((layers, heads, head_dim, embed), "layers", "heads", "head_dim", "embed"),
             "mlp_norm": ones((layers, embed), "layers", None),
-            "gate": normal((layers, embed, mlp), "layers", "embed", "mlp"),
-            "up": normal((layers, embed, mlp), "layers", "embed", "mlp"),
-            "down": normal((layers, mlp, embed), "layers", "mlp", "embed"),
         }
+        if config.num_experts:
+            experts = config.num_experts
+            blocks |= {
+                "router": normal((layers, embed, experts), "layers", None, None),
+                "expert_gate": normal((layers, experts, embed, mlp), "layers", "experts", "embed", "mlp"),
+                "expert_up": normal((layers, experts, embed, mlp), "layers", "experts", "embed", "mlp"),
+                "expert_down": normal((layers, experts, mlp, embed), "layers", "experts", "mlp", "embed"),
+            }
+        else:
+            blocks |= {
+                "gate": normal((layers, embed, mlp), "layers", "embed", "mlp"),
+                "up": normal((layers, embed, mlp), "layers", "embed", "mlp"),
+                "down": normal((layers, mlp, embed), "layers", "mlp", "embed"),
+            }
         if config.attention_bias:
             blocks["query_bias"] = zeros((layers, heads, head_dim), "layers", "heads", "head_dim")
             blocks["key_bias"] = zeros((layers, kv_heads, head_dim), "layers", "kv_heads", "head_dim")
@@ -75,8 +89,8 @@ def _declared(model: Qwen) -> dict[str, Any]:
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         node = tree
         for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = variable
+            node = node.setdefault(str(name), {})
+        node[str(path[-1])] = variable
     return tree
 
 
@@ -127,17 +141,7 @@ def _broadcast(parameter: Array, x: Array) -> Array:
 
 def rotary_angles(positions: Int[Array, "..."], config: QwenConfig) -> tuple[Array, Array]:
     """cos and sin of shape [..., 1, head_dim / 2], float32; the singleton broadcasts over heads."""
-    frequencies = 1.0 / config.rope_theta ** (jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim)
-    frequencies = jnp.expand_dims(frequencies, tuple(range(positions.ndim)))
-    angles = (positions.astype(jnp.float32)[..., None] * frequencies)[..., None, :]
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: Float[Array, "... heads head_dim"], angles: tuple[Array, Array]) -> Array:
-    """Rotary embedding with the halves convention of Hugging Face: pairs are (i, i + head_dim / 2)."""
-    cos, sin = angles
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    return rotary_table(positions, config.head_dim, config.rope_theta, config.rope_scaling)
 
 
 def matmul(x: Array, kernel: Array, *, summed: int = 1) -> Array:
@@ -152,17 +156,21 @@ def matmul(x: Array, kernel: Array, *, summed: int = 1) -> Array:
     return y.reshape(*x.shape[:split], *kernel.shape[summed:])
 
 
+def _project(block: Params, name: str, x: Array, *, summed: int = 1) -> Array:
+    """x times this weight of the block, plus its LoRA adapter and its bias where it has them."""
+    y = matmul(x, block[name], summed=summed)
+    if f"{name}_lora_a" in block:
+        y = y + matmul(matmul(x, block[f"{name}_lora_a"], summed=summed), block[f"{name}_lora_b"])
+    return y + _broadcast(block[f"{name}_bias"], y) if f"{name}_bias" in block else y
+
+
 def attention_inputs(
     block: Params, config: QwenConfig, x: Float[Array, "... embed"], angles: tuple[Array, Array]
 ) -> tuple[Array, Array, Array]:
     """Norm, projections and rotary embedding: queries [..., heads, head_dim], keys and values [..., kv_heads, ...]."""
     x = rms_norm(x, block["attention_norm"], config.norm_epsilon)
 
-    def project(name: str) -> Array:
-        y = matmul(x, block[name])
-        return y + _broadcast(block[f"{name}_bias"], y) if config.attention_bias else y
-
-    query, key, value = project("query"), project("key"), project("value")
+    query, key, value = (_project(block, name, x) for name in ("query", "key", "value"))
     if config.qk_norm:
         query = rms_norm(query, block["query_norm"], config.norm_epsilon)
         key = rms_norm(key, block["key_norm"], config.norm_epsilon)
@@ -171,14 +179,15 @@ def attention_inputs(
 
 def attention_output(block: Params, attended: Float[Array, "... heads head_dim"]) -> Array:
     """The output projection, [..., embed]."""
-    y = matmul(attended, block["output"], summed=2)
-    return y + _broadcast(block["output_bias"], y) if "output_bias" in block else y
+    return _project(block, "output", attended, summed=2)
 
 
 def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Array:
-    """Norm and the gated MLP: down(silu(gate(x)) * up(x))."""
+    """Norm and the gated MLP: down(silu(gate(x)) * up(x)); of a mixture of experts, that of the chosen experts."""
     x = rms_norm(x, block["mlp_norm"], config.norm_epsilon)
-    return matmul(jax.nn.silu(matmul(x, block["gate"])) * matmul(x, block["up"]), block["down"])
+    if config.num_experts:
+        return mixture_of_experts(block, config, x)
+    return _project(block, "down", jax.nn.silu(_project(block, "gate", x)) * _project(block, "up", x))
 
 
 def embed(params: Params, config: QwenConfig, tokens: Int[Array, "..."]) -> Array:
@@ -197,12 +206,6 @@ def default_positions(segment_ids: Int[Array, "batch time"]) -> Int[Array, "batc
     index = jnp.arange(time)[None]
     starts = jnp.concatenate([jnp.ones_like(segment_ids[:, :1]), jnp.diff(segment_ids, axis=1)], axis=1) != 0
     return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
-
-
-def attention_mask(segment_ids: Int[Array, "batch time"]) -> Array:
-    """[batch, 1, time, time]: a token attends to itself and to what precedes it in its own segment."""
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return (same & jnp.tri(segment_ids.shape[1], dtype=bool)[None])[:, None]
 
 
 def hidden_states(
@@ -226,13 +229,12 @@ def hidden_states(
         segment_ids = jnp.ones_like(tokens)
     if positions is None:
         positions = default_positions(segment_ids)
-    mask = attention_mask(segment_ids)
+    attend = make_attention(segment_ids, implementation=config.attention, dtype=config.dtype, head_dim=config.head_dim)
     angles = rotary_angles(positions, config)
 
     def layer(x: Array, block: Params) -> tuple[Array, tuple[Array, Array] | None]:
         query, key, value = attention_inputs(block, config, x, angles)
-        attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
-        x = x + attention_output(block, attended)
+        x = x + attention_output(block, attend(query, key, value))
         x = x + mlp(block, config, x)
         x = constrain(x, "batch", "time", "activation_embed")
         return x, (key, value) if return_cache else None

@@ -6,6 +6,7 @@ that this process keeps), put on the devices in the checkpoint's dtype and layou
 into its layer of the stacked array there; saving goes the same way back.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -14,7 +15,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,10 @@ HF_NAMES: dict[str, tuple[str, int | None]] = {
     "blocks.gate": ("model.layers.{0}.mlp.gate_proj.weight", 1),
     "blocks.up": ("model.layers.{0}.mlp.up_proj.weight", 1),
     "blocks.down": ("model.layers.{0}.mlp.down_proj.weight", 1),
+    "blocks.router": ("model.layers.{0}.mlp.gate.weight", 1),
+    "blocks.expert_gate": ("model.layers.{0}.mlp.experts.{1}.gate_proj.weight", 1),
+    "blocks.expert_up": ("model.layers.{0}.mlp.experts.{1}.up_proj.weight", 1),
+    "blocks.expert_down": ("model.layers.{0}.mlp.experts.{1}.down_proj.weight", 1),
 }
 
 _DTYPES = {"F32": np.dtype("float32"), "F16": np.dtype("float16"), "BF16": np.dtype(ml_dtypes.bfloat16)}
@@ -66,7 +71,8 @@ _END_TOKENS = ("<|im_end|>", "<|endoftext|>")  # a base Qwen ends on the second,
 DType = Literal["float32", "bfloat16", "float16"]
 
 
-class _Tensor(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
     """One tensor of the checkpoint and its place in our tree."""
 
     name: str  # theirs
@@ -171,8 +177,9 @@ class _Reader:
         part = self._slice(name)
         return tuple(part.get_shape()), part.get_dtype()
 
-    def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """This part of the tensor, in the file's dtype."""
+    def read(self, name: str, index: tuple[slice, ...] | None) -> np.ndarray:
+        """This part of the tensor (None: all of it), in the file's dtype."""
+        index = index or (slice(None),) * len(self.header(name)[0])
         part = np.ascontiguousarray(self._slice(name)[index])
         self._mapped_bytes += part.nbytes
         if self._mapped_bytes > _MAX_MAPPED_BYTES:
@@ -290,7 +297,7 @@ def _load_parameter(
     def on_device(tensor: _Tensor) -> jax.Array:
         read = functools.partial(reader.read, tensor.name)
         if mesh is None:
-            return jnp.asarray(read((slice(None),) * len(tensor.shape)))
+            return jnp.asarray(read(None))
         dtype = _DTYPES[reader.header(tensor.name)[1]]  # a process that keeps no part of it must know it too
         return jax.make_array_from_callback(tensor.shape, named_sharding(mesh, _hf_axes(tensor)), read, dtype=dtype)
 

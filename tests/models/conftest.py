@@ -21,6 +21,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2-tied": {"tie_word_embeddings": True},
     "qwen2": {"tie_word_embeddings": False, "rms_norm_eps": 1e-5, "num_key_value_heads": 8},
     "qwen3": {"tie_word_embeddings": True, "head_dim": 16},
+    "qwen3moe": {
+        "tie_word_embeddings": False,
+        "head_dim": 8,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 16,
+        "norm_topk_prob": True,
+    },
     "qwen3-bias": {"tie_word_embeddings": False, "head_dim": 8, "attention_bias": True},
 }
 

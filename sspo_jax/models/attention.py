@@ -1,0 +1,154 @@
+"""Attention within segments, causal, grouped-query: three implementations of one function.
+
+- `xla`: matrix products and a softmax; everywhere. Holds the scores, [batch, heads, time, time].
+- `cudnn`: the fused kernel of NVIDIA's library, through `jax.nn.dot_product_attention`; bfloat16 on GPUs.
+- `splash`: the Pallas kernel of JAX for TPUs; skips the blocks above the diagonal and never holds the scores.
+
+Training and scoring use this; decoding against a cache is the sampler's own.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+from jaxtyping import Array, Bool, Float, Int
+
+from sspo_jax.sharding import partition_spec, platform
+
+Implementation = Literal["auto", "xla", "cudnn", "splash"]
+Attention = Callable[[Array, Array, Array], Array]
+
+_SPLASH_BLOCK = 128  # the kernel's tiles: time must be a multiple
+_EXCLUDED = -1e30  # finite, because -inf - -inf is NaN
+
+
+def choose(implementation: Implementation, *, platform: str, dtype: str, head_dim: int, time: int) -> str:
+    """The implementation that "auto" stands for; another one is returned as it is, where the shapes allow it.
+
+    Raises:
+      ValueError: the implementation asked for by name cannot compute these shapes.
+    """
+    cudnn_fits = dtype == "bfloat16" and head_dim % 8 == 0 and head_dim <= 128
+    splash_fits = time % _SPLASH_BLOCK == 0 and head_dim % 64 == 0
+    if implementation == "splash" and not splash_fits:
+        raise ValueError(
+            f"attention 'splash' wants rows of a multiple of {_SPLASH_BLOCK} tokens and head_dim a multiple of 64, "
+            f"got {time} and {head_dim}: choose such rows (update.row_tokens) or attention 'auto'"
+        )
+    if implementation == "cudnn" and not cudnn_fits:
+        raise ValueError(
+            f"attention 'cudnn' wants bfloat16 and head_dim a multiple of 8 up to 128, got {dtype} and {head_dim}: "
+            "choose dtype bfloat16 or attention 'auto'"
+        )
+    if implementation != "auto":
+        return implementation
+    if platform == "tpu" and splash_fits:
+        return "splash"
+    if platform in ("gpu", "cuda") and cudnn_fits:
+        return "cudnn"
+    return "xla"
+
+
+def make_attention(
+    segment_ids: Int[Array, "batch time"],
+    *,
+    implementation: Implementation,
+    dtype: str,
+    head_dim: int,
+) -> Attention:
+    """A function of query [batch, time, heads, head_dim], key and value [batch, time, kv_heads, head_dim].
+
+    It returns [batch, time, heads, head_dim]: each token attends to itself and to what precedes it in its segment.
+    """
+    time = segment_ids.shape[1]
+    chosen = choose(implementation, platform=platform(), dtype=dtype, head_dim=head_dim, time=time)
+    if chosen == "splash":
+        return functools.partial(_splash, segment_ids=segment_ids)
+    mask = segment_mask(segment_ids)
+    if chosen == "cudnn":
+        return functools.partial(jax.nn.dot_product_attention, mask=mask, implementation="cudnn")
+    return functools.partial(_xla, mask=mask)
+
+
+def segment_mask(segment_ids: Int[Array, "batch time"]) -> Bool[Array, "batch 1 time time"]:
+    """True where the second token is seen by the first: the same segment, and not later."""
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return (same & jnp.tri(segment_ids.shape[1], dtype=bool)[None])[:, None]
+
+
+def _xla(
+    query: Float[Array, "batch time heads head_dim"],
+    key: Float[Array, "batch time kv_heads head_dim"],
+    value: Float[Array, "batch time kv_heads head_dim"],
+    *,
+    mask: Bool[Array, "batch 1 time time"],
+) -> Float[Array, "batch time heads head_dim"]:
+    """softmax(q k / sqrt(head_dim)) v, scores in float32.
+
+    The query heads of a group are stacked along time: one large product per key head, where
+    `jax.nn.dot_product_attention` has many small ones (twice as slow forward and backward on a CPU).
+    """
+    batch, time, heads, head_dim = query.shape
+    kv_heads = key.shape[2]
+    group = heads // kv_heads
+    query = (query * head_dim**-0.5).reshape(batch, time, kv_heads, group, head_dim)
+    query = query.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, group * time, head_dim)
+    scores = jnp.einsum("bgqd,bkgd->bgqk", query, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, kv_heads, group, time, time)
+    weights = jax.nn.softmax(jnp.where(mask[:, :, None], scores, _EXCLUDED), axis=-1).astype(value.dtype)
+    attended = jnp.einsum("bgqk,bkgd->bgqd", weights.reshape(batch, kv_heads, group * time, time), value)
+    attended = attended.reshape(batch, kv_heads, group, time, head_dim)
+    return attended.transpose(0, 3, 1, 2, 4).reshape(batch, time, heads, head_dim)
+
+
+def _splash(
+    query: Float[Array, "batch time heads head_dim"],
+    key: Float[Array, "batch time kv_heads head_dim"],
+    value: Float[Array, "batch time kv_heads head_dim"],
+    *,
+    segment_ids: Int[Array, "batch time"],
+) -> Float[Array, "batch time heads head_dim"]:
+    """The same, by the Pallas kernel; on a mesh each device runs it on its own rows and heads."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return _splash_local(query, key, value, segment_ids)
+    heads, kv_heads = (partition_spec(("batch", "time", name, "head_dim")) for name in ("heads", "kv_heads"))
+    return jax.shard_map(
+        _splash_local,
+        in_specs=(heads, kv_heads, kv_heads, partition_spec(("batch", "time"))),
+        out_specs=heads,
+        check_vma=False,  # the kernel does not say how its outputs vary over the mesh
+    )(query, key, value, segment_ids)
+
+
+def _splash_local(query: Array, key: Array, value: Array, segment_ids: Array) -> Array:
+    batch, time, heads, head_dim = query.shape
+    kv_heads = key.shape[2]
+    group = heads // kv_heads
+    block = next(size for size in (512, 256, 128) if time % size == 0)
+    kernel = splash_attention_kernel.make_splash_mqa_single_device(
+        splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask((time, time))] * group),
+        block_sizes=splash_attention_kernel.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        interpret=platform() != "tpu",  # elsewhere only its numbers are of interest
+    )
+    query = (query * head_dim**-0.5).reshape(batch, time, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
+    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+
+    def row(query: Array, key: Array, value: Array, segments: Array) -> Array:
+        ids = splash_attention_kernel.SegmentIds(q=segments, kv=segments)
+        return jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=ids))(query, key, value)  # pyright: ignore[reportReturnType]
+
+    attended = jax.vmap(row)(query, key, value, segment_ids)  # [batch, kv_heads, group, time, head_dim]
+    return attended.transpose(0, 3, 1, 2, 4).reshape(batch, time, heads, head_dim).astype(value.dtype)
