@@ -21,6 +21,7 @@ from sspo_jax.evaluation.presets import Preset, facts_of, preset_named
 from sspo_jax.evaluation.results import Evaluation, SampleFile, read_results, replace_text, write_results
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
 
+OnRows = Callable[[list[SampleRow]], None]
 FIVE_SETS = "aime24,amc23,math500,minerva,olympiadbench"
 
 
@@ -53,8 +54,8 @@ class EvaluateConfig:
     """Tokenizer, where it is not in the checkpoint; `tiny` is the shipped one."""
     problems_at_once: int = 64
     """Problems sampled together and then written; part of what decides the samples."""
-    slots: int | None = None
-    """Responses decoded at the same time; none: all of a block."""
+    slots: int = 64
+    """Responses decoded at the same time; more is faster until memory runs out, and changes no response."""
     workers: int | None = None
     """Processes of the checker; none: one per core."""
     timeout_seconds: float = 5.0
@@ -91,6 +92,9 @@ def evaluate_command(config: EvaluateConfig) -> int:
 
 def evaluate(config: EvaluateConfig) -> tuple[Evaluation, pathlib.Path]:
     """Evaluates and writes the directory; returns the evaluation and the directory."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     from sspo_jax.evaluation.report import write_report
 
     started = time.monotonic()
@@ -115,10 +119,16 @@ def evaluate(config: EvaluateConfig) -> tuple[Evaluation, pathlib.Path]:
     samples = SampleFile(directory, protocol)
     scores: list[SetScores] = []
     rows: list[SampleRow] = []
-    with _verifier(config) as verifier:
+    with _verifier(config) as verifier, Progress(console=Console(stderr=True), disable=None) as bars:
         for name, source in sources.items():
-            set_scores, set_rows = subject.score(name, source, verifier, samples)
-            print(f"{facts_of(name).title}: {set_scores.accuracy}", flush=True)
+            bar = bars.add_task(facts_of(name).title, total=len(source))
+
+            def written(block: list[SampleRow], bar: Any = bar) -> None:
+                samples.append(block)
+                bars.advance(bar, len({row.id for row in block}))
+
+            set_scores, set_rows = subject.score(name, source, verifier, samples.rows_of(name), written)
+            bars.update(bar, completed=len(source), description=f"{facts_of(name).title} {set_scores.accuracy}")
             scores.append(set_scores)
             rows += set_rows
     samples.rewrite(rows)
@@ -146,11 +156,9 @@ class _Policy:
         from sspo_jax.data.tokenizer import load_tokenizer, tokenizer_digest
         from sspo_jax.models.configs import config_from_hf
         from sspo_jax.models.weights import model_digest
-        from sspo_jax.trainer.setup import fetch_model
 
         self._config, self._preset = config, preset
         self._path, run_prompt = _checkpoint_of(config.model)
-        self._path = self._path or fetch_model(config.model)
         model = config_from_hf(self._path, dtype=config.dtype)
         self._tokenizer = load_tokenizer(config.tokenizer or str(self._path))
         if len(self._tokenizer) > model.vocab_size:
@@ -181,7 +189,7 @@ class _Policy:
         }
 
     def score(
-        self, name: str, source: ProblemSource, verifier: Any, samples: SampleFile
+        self, name: str, source: ProblemSource, verifier: Any, done: Sequence[SampleRow], on_rows: OnRows
     ) -> tuple[SetScores, list[SampleRow]]:
         return evaluate_policy(
             lambda *args, **kwargs: self._sample(*args, **kwargs),
@@ -194,8 +202,8 @@ class _Policy:
             group_size=_group_size(self._preset, name),
             seed=self._config.seed,
             problems_at_once=self._config.problems_at_once,
-            done=samples.rows_of(name),
-            on_rows=samples.append,
+            done=done,
+            on_rows=on_rows,
         )
 
     @functools.cached_property
@@ -241,10 +249,10 @@ class _GivenResponses:
         }
 
     def score(
-        self, name: str, source: ProblemSource, verifier: Any, samples: SampleFile
+        self, name: str, source: ProblemSource, verifier: Any, done: Sequence[SampleRow], on_rows: OnRows
     ) -> tuple[SetScores, list[SampleRow]]:
         rows = judge(name, self._responses[name], verifier)
-        samples.append(rows)
+        on_rows(rows)
         return score_rows(name, source.digest, list(iterate(source)), rows, verifier, seed=self._seed), rows
 
 
@@ -323,11 +331,13 @@ def _open_sets(config: EvaluateConfig) -> dict[str, ProblemSource]:
     return sources
 
 
-def _checkpoint_of(model: str) -> tuple[pathlib.Path | None, str | None]:
-    """(checkpoint directory, prompt template) of a local model or run; (None, None) for a name on the Hub."""
+def _checkpoint_of(model: str) -> tuple[pathlib.Path, str | None]:
+    """(checkpoint directory, prompt template it was trained with) of a checkpoint, a run, or a name on the Hub."""
     directory = pathlib.Path(model)
     if not directory.is_dir():
-        return None, None
+        from sspo_jax.trainer.setup import fetch_model
+
+        return fetch_model(model), None
     if (directory / "checkpoints").is_dir() and not list(directory.glob("*.safetensors")):
         from sspo_jax.export import exported_checkpoint
 

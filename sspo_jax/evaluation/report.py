@@ -59,7 +59,9 @@ def markdown(evaluation: Evaluation) -> str:
             *(f"{scores.metrics[f'{kind}_fraction'].value:.1%}" for kind in ("truncated", "unparsed", "timeout")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [f"| **{title}** | | | **{_percent(average)}** | | | | | | |", ""]
+    if len(evaluation.sets) > 1:
+        lines.append(f"| **{title}** | | | **{_percent(average)}** | | | | | | |")
+    lines.append("")
     for scores in evaluation.sets:
         note = facts_of(scores.name).note
         if note:
@@ -79,7 +81,8 @@ def summary_table(evaluation: Evaluation) -> str:
     """The scores as a few lines of plain text."""
     title, average = evaluation.average
     rows = [(facts_of(scores.name).title + _part_of(scores), _percent(scores.accuracy)) for scores in evaluation.sets]
-    rows.append((title, _percent(average)))
+    if len(rows) > 1:
+        rows.append((title, _percent(average)))
     width = max(len(name) for name, _ in rows)
     return "\n".join(
         [f"{evaluation.protocol['model']}, {evaluation.protocol['preset']}, percent [95 % interval]"]
