@@ -1,11 +1,14 @@
 """Logits against transformers, for random tiny checkpoints of every family; nothing attends to padding."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sspo_jax.models import apply_qwen, load_qwen
+from sspo_jax.models import apply_qwen, configs, load_qwen
+from sspo_jax.models.configs import config_from_hf, config_to_hf
 from sspo_jax.models.qwen import hidden_states
 from tests.models.conftest import FAMILIES
 
@@ -118,3 +121,44 @@ def test_keys_and_values_of_padding_do_not_leak(make_checkpoint):
         return hidden_states(params, config, filled, segment_ids=jnp.asarray(segments))[0]
 
     np.testing.assert_array_equal(with_padding(91)[:, :5], with_padding(95)[:, :5])
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024},
+        {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 4096, "attention_factor": 1.3},
+        {"rope_type": "linear", "factor": 3.0},
+    ],
+    ids=["yarn", "yarn-factor", "linear"],
+)
+def test_stretched_rotary(make_checkpoint, tmp_path, rope):
+    """Also in the older spelling, `rope_scaling` beside `rope_theta`."""
+    checkpoint = make_checkpoint("qwen3", rope_parameters={"rope_theta": 1e4, **rope})
+    tokens = tokens_of((2, 12))
+    positions = (np.arange(12) * 11 + np.array([[0], [4000]])).astype(np.int32)
+    theirs = checkpoint.logits(tokens, position_ids=positions.astype(np.int64))
+    params, config = load_qwen(checkpoint.path)
+    assert_same_logits(apply(params, config, tokens, positions=positions), theirs)
+
+    hf = json.loads((checkpoint.path / "config.json").read_text())
+    del hf["rope_parameters"]
+    old = hf | {"rope_theta": 1e4, "rope_scaling": {"type": rope["rope_type"], **rope}}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert config_from_hf(tmp_path) == config
+    (tmp_path / "config.json").write_text(json.dumps(config_to_hf(config, dtype="float32")))
+    assert config_from_hf(tmp_path) == config
+
+
+def test_named_shapes_have_the_published_sizes():
+    """Parameters in millions, as on the model cards (with embeddings)."""
+    published = {"QWEN25_0P5B": 494, "QWEN25_1P5B": 1544, "QWEN25_7B": 7616, "QWEN25_14B": 14770, "QWEN3_0P6B": 596,
+                 "QWEN3_4B": 4022, "QWEN3_8B": 8191, "QWEN3_30B_A3B": 30532}  # fmt: skip
+    for name, millions in published.items():
+        assert round(getattr(configs, name).num_parameters / 1e6) == millions, name
+
+
+def test_number_of_parameters_counts_all(make_checkpoint):
+    for family in FAMILIES:
+        params, config = load_qwen(make_checkpoint(family).path)
+        assert config.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(params)), family

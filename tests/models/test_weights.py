@@ -199,6 +199,7 @@ def test_missing_shard_is_named(make_checkpoint, tmp_path):
         ({"architectures": ["LlamaForCausalLM"]}, "architecture 'LlamaForCausalLM', want one of Qwen2ForCausalLM"),
         ({"use_sliding_window": True}, "sliding-window"),
         ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "sliding-window"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "scaling 'dynamic'.*'yarn'"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"tie_word_embeddings": True}, "lm_head.weight' differs.*tie_word_embeddings"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantized.*awq"),

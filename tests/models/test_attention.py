@@ -1,0 +1,95 @@
+"""The three implementations of attention are one function; the TPU kernel runs here interpreted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sspo_jax.models import attention
+from sspo_jax.models.rotary import RopeScaling, rotary_frequencies
+
+TIME = 256
+SEGMENTS = np.zeros((2, TIME), np.int32)
+SEGMENTS[0, :100], SEGMENTS[0, 100:250], SEGMENTS[1, 30:] = 1, 2, 1
+
+
+def inputs(heads: int, kv_heads: int, head_dim: int) -> tuple[jax.Array, ...]:
+    keys = jax.random.split(jax.random.key(0), 3)
+    return tuple(
+        jax.random.normal(key, (2, TIME, count, head_dim))
+        for key, count in zip(keys, (heads, kv_heads, kv_heads), strict=True)
+    )
+
+
+def naive(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """One token and one head after the other, in float64."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    out = np.zeros_like(query)
+    group = query.shape[2] // key.shape[2]
+    for b, t, h in np.ndindex(query.shape[:3]):
+        seen = [s for s in range(t + 1) if SEGMENTS[b, s] == SEGMENTS[b, t]]
+        scores = key[b, seen, h // group] @ query[b, t, h] / np.sqrt(query.shape[3])
+        weights = np.exp(scores - scores.max())
+        out[b, t, h] = weights / weights.sum() @ value[b, seen, h // group]
+    return out
+
+
+@pytest.mark.parametrize(
+    ("implementation", "heads", "kv_heads", "head_dim"), [("xla", 4, 2, 16), ("xla", 3, 3, 8), ("splash", 4, 2, 64)]
+)
+def test_against_a_naive_loop(implementation, heads, kv_heads, head_dim):
+    query, key, value = inputs(heads, kv_heads, head_dim)
+    attend = attention.make_attention(
+        jnp.asarray(SEGMENTS), implementation=implementation, dtype="float32", head_dim=head_dim
+    )
+    np.testing.assert_allclose(jax.jit(attend)(query, key, value), naive(query, key, value), rtol=0, atol=2e-5)
+
+
+def test_gradients_of_the_tpu_kernel():
+    query, key, value = inputs(4, 2, 64)
+    weights = jax.random.normal(jax.random.key(1), query.shape)
+
+    def gradients(implementation: str) -> tuple[jax.Array, ...]:
+        attend = attention.make_attention(
+            jnp.asarray(SEGMENTS), implementation=implementation, dtype="float32", head_dim=64
+        )
+        return jax.jit(jax.grad(lambda *qkv: jnp.sum(attend(*qkv) * weights), argnums=(0, 1, 2)))(query, key, value)
+
+    for ours, reference in zip(gradients("splash"), gradients("xla"), strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "head_dim", "time", "chosen"),
+    [
+        ("cpu", "float32", 128, 512, "xla"),
+        ("tpu", "bfloat16", 128, 512, "splash"),
+        ("tpu", "bfloat16", 128, 200, "xla"),
+        ("gpu", "bfloat16", 128, 200, "cudnn"),
+        ("gpu", "float32", 128, 200, "xla"),
+    ],
+)
+def test_auto_takes_what_fits(platform, dtype, head_dim, time, chosen):
+    assert attention.choose("auto", platform=platform, dtype=dtype, head_dim=head_dim, time=time) == chosen
+
+
+def test_a_kernel_that_cannot_is_refused():
+    with pytest.raises(ValueError, match="multiple of 128 tokens and head_dim a multiple of 64, got 200 and 64"):
+        attention.choose("splash", platform="tpu", dtype="bfloat16", head_dim=64, time=200)
+    with pytest.raises(ValueError, match="wants bfloat16"):
+        attention.choose("cudnn", platform="gpu", dtype="float32", head_dim=64, time=200)
+
+
+@pytest.mark.accelerator
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+def test_cudnn_on_a_gpu():
+    query, key, value = inputs(4, 2, 64)
+    attend = attention.make_attention(jnp.asarray(SEGMENTS), implementation="cudnn", dtype="bfloat16", head_dim=64)
+    half = jax.jit(attend)(*(x.astype(jnp.bfloat16) for x in (query, key, value)))
+    np.testing.assert_allclose(half.astype(jnp.float32), naive(query, key, value), rtol=0, atol=3e-2)
+
+
+def test_linear_scaling_by_hand():
+    """head_dim 4, base 100: frequencies 1 and 1/10, halved."""
+    frequencies = rotary_frequencies(4, 100.0, RopeScaling(kind="linear", factor=2.0))
+    np.testing.assert_allclose(frequencies, [0.5, 0.05], rtol=1e-6)
