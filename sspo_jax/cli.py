@@ -12,6 +12,7 @@ COMMANDS = {
     "verify": ("sspo_jax.verify:main", "judge a response, or a file of them"),
     "segment": ("sspo_jax.segment:main", "show how texts are cut into subsentences"),
     "export": ("sspo_jax.export:main", "write a run's policy as a Hugging Face checkpoint"),
+    "data": ("sspo_jax.data.overlap:main", "overlap TRAIN EVAL: training problems that are in evaluation sets"),
     "inspect": ("sspo_jax.inspect_run:main", "what a run directory holds and how it went"),
 }
 
