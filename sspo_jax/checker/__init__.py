@@ -1,4 +1,4 @@
-"""Is this answer right? Plain Python, no JAX: `verify`, `is_correct`, `Verifier`; policy and limits in docs/checker.md."""
+"""Is this answer right? Plain Python, no JAX: `verify`, `is_correct`, `Verifier`; see docs/checker.md."""
 
 from .ledger import ledger
 from .verdict import STATUSES, Options, Verdict

@@ -174,12 +174,11 @@ def _is_name(node: Node) -> bool:
     if node.kind == "group":
         return all(_is_name(arg) for arg in node.args)
     if node.kind == "mul":
-        letters = all(arg.kind == "symbol" for arg in node.args)
-        return letters and (
-            len(node.args) == 2
-            and node.args[0].value in _FUNCTION_NAMES
-            or all(str(a.value).isupper() for a in node.args)
-        )
+        if not all(arg.kind == "symbol" for arg in node.args):
+            return False
+        names = [str(arg.value) for arg in node.args]
+        function = len(names) == 2 and (names[0] in _FUNCTION_NAMES or (names[0].isupper() and names[1].islower()))
+        return function or all(name.isupper() for name in names)
     return False
 
 
@@ -191,6 +190,8 @@ def _definition(node: Node) -> tuple[Node, Node] | None:
         return node.args[0], node.args[-1]
     if _is_name(node.args[-1]) and not free_symbols(node.args[0]):
         return node.args[-1], node.args[0]
+    if len(node.args) > 2 or not free_symbols(node.args[0]):  # a computation, `3 * 4 = 12`, arrives at its last side
+        return node.args[0], node.args[-1]
     return None
 
 
@@ -298,7 +299,7 @@ def _items(node: Node) -> tuple[Node, ...]:
 
 
 def _same_lists(answer: Node, gold: Node, options: Options, limits: Limits) -> str | None:
-    if is_real_set(answer) and is_real_set(gold) and any(_has_relation(node) for node in (answer, gold)):
+    if is_real_set(answer) and is_real_set(gold) and any(_has_condition(node) for node in (answer, gold)):
         return _same_real_sets(answer, gold, limits)
     for node, other in ((answer, gold), (gold, answer)):
         if node.kind == "list" and other.kind == "group":
@@ -393,8 +394,12 @@ def _same_matrix(answer: Node, gold: Node, options: Options, limits: Limits) -> 
     return "the same entries" if all(same(a, b, options, limits) for a, b in pairs) else None
 
 
-def _has_relation(node: Node) -> bool:
-    return any(part.kind in ("relation", "union", "reals") for part in node.walk())
+def _has_condition(node: Node) -> bool:
+    """Whether conditions or unions are in it, which make a list a set of reals and not a list of answers."""
+    return any(
+        part.kind in ("union", "reals") or (part.kind == "relation" and set(part.value) != {"="})  # type: ignore[arg-type]
+        for part in node.walk()
+    )
 
 
 def _same_real_sets(answer: Node, gold: Node, limits: Limits) -> str | None:
@@ -455,6 +460,9 @@ def _letters_as_unit(node: Node) -> tuple[Node, Unit] | None:
 
 
 def _unit_letters(node: Node) -> Unit | None:
+    if node.kind in ("div", "frac"):
+        top, bottom = _unit_letters(node.args[0]), _unit_letters(node.args[1])
+        return top.times(bottom, -1) if top is not None and bottom is not None else None
     if node.kind == "symbol" and node.value in SINGLE_LETTERS:
         return UNITS.get(node.value) or UNITS.get(node.value.lower())
     if node.kind == "pow" and node.args[1].kind == "number" and node.args[1].value in (2, 3):
@@ -477,6 +485,8 @@ def _same_quantity(answer: Node, gold: Node, options: Options, limits: Limits) -
             gold_value = Node("mul", (gold_value, number(gold_unit.scale)))
         return "the same quantity" if equal_values(value, gold_value, options, limits) else None
     if value.kind == "percent" or gold_value.kind == "percent":
+        if unit is not None or gold_unit is not None:
+            return None
         return _same_percent(value, gold_value, options, limits)
     if equal_values(value, gold_value, options, limits):
         return "equal in value" if unit is gold_unit is None else "equal in value, a unit missing on one side"

@@ -6,6 +6,7 @@
 
 import functools
 from collections.abc import Callable
+from fractions import Fraction
 
 from .compare import same
 from .evaluate import IN_PROCESS, IN_WORKER, Limits, NeedsWorker, OutsideDomain
@@ -18,7 +19,7 @@ from .verdict import Options
 
 _LONGEST_IN_PROCESS = 3_000  # characters of an answer that is parsed in the caller's process
 _LONGEST = 300_000
-_PROBLEMS = (ParseError, Undecided, OutsideDomain, RecursionError, OverflowError, ZeroDivisionError, MemoryError)
+_PROBLEMS = (Undecided, OutsideDomain, RecursionError, ArithmeticError, ValueError, MemoryError)
 
 Step = Callable[[str], None]
 Decision = tuple[str, str]  # status and reason
@@ -98,8 +99,9 @@ def _by_trees(
         if limits is IN_PROCESS and _is_deep(error):
             raise NeedsWorker(str(error)) from error
         return "unparsed", f"the answer {_short(answer)} cannot be read: {error}"
-    explain(f"read as    {' or '.join(map(describe, trees))}")
-    explain(f"gold as    {' or '.join(map(describe, gold_trees))}")
+    if explain is not _ignore:
+        explain(f"read as    {' or '.join(map(describe, trees))}")
+        explain(f"gold as    {' or '.join(map(describe, gold_trees))}")
     problem: Exception | None = None
     for tree in trees:
         for gold_tree in gold_trees:
@@ -159,6 +161,8 @@ def _short(text: str) -> str:
 def describe(node: Node) -> str:
     """A tree on one line, for people."""
     if not node.args:
+        if isinstance(node.value, Fraction) and max(node.value.numerator, node.value.denominator) > 10**60:
+            return "a long number"
         return f"{node.kind} {node.value}" if node.value is not None else node.kind
     inner = ", ".join(describe(arg) for arg in node.args[:12]) + (", ..." if len(node.args) > 12 else "")
     label = node.kind if node.value is None or node.kind == "unit" else f"{node.kind} {node.value}"

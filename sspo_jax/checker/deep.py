@@ -8,7 +8,7 @@ from typing import Any
 import sympy
 
 from .decide import Decision, decide_deeply
-from .expression import Node, ParseError, Undecided
+from .expression import Node, ParseError, Undecided, names
 from .latex import read
 from .values import free_symbols
 from .verdict import Options
@@ -23,8 +23,10 @@ def decide_with_sympy(answer: str, gold: str, options: Options) -> Decision:
         tree, gold_tree = read(answer), read(gold)
     except (ParseError, RecursionError):
         return status, reason
+    if not any(part.kind == "big" or _is_condition(part) for part in tree.walk() + gold_tree.walk()):
+        return status, reason  # out of reach of the bounded arithmetic is out of reach of sympy as well
     try:
-        if _is_condition(tree) or _is_condition(gold_tree):
+        if _is_set(tree) or _is_set(gold_tree):
             equal = _solution_set(tree) == _solution_set(gold_tree)
         else:
             equal = _equal_expressions(to_sympy(tree), to_sympy(gold_tree))
@@ -45,6 +47,10 @@ def _equal_expressions(first: sympy.Expr, second: sympy.Expr) -> bool:
 
 
 def _is_condition(node: Node) -> bool:
+    return node.kind in ("relation", "builder")
+
+
+def _is_set(node: Node) -> bool:
     return node.kind in ("relation", "list", "union", "group", "builder", "reals", "intersection", "difference", "set")
 
 
@@ -102,7 +108,9 @@ _FUNCTIONS: dict[str, Any] = {
     "min": sympy.Min, "gcd": sympy.gcd, "lcm": sympy.lcm, "binom": sympy.binomial, "arcsin": sympy.asin,
     "arccos": sympy.acos, "arctan": sympy.atan, "arccot": sympy.acot, "arcsec": sympy.asec, "arccsc": sympy.acsc,
     "arcsinh": sympy.asinh, "arccosh": sympy.acosh, "arctanh": sympy.atanh, "Re": sympy.re, "Im": sympy.im,
-    **{name: getattr(sympy, name) for name in "sin cos tan cot sec csc sinh cosh tanh coth sech csch arg log".split()},
+    **{name: getattr(sympy, name) for name in names(
+        "sin cos tan cot sec csc sinh cosh tanh coth sech csch arg log"
+    )},
 }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class Limits:
 
 
 IN_PROCESS = Limits(bits=60_000, nodes=400, factorial=3_000, terms=500, digits=600)
-IN_WORKER = Limits(bits=2_000_000, nodes=20_000, factorial=60_000, terms=100_000, digits=20_000)
+IN_WORKER = Limits(bits=2_000_000, nodes=4_000, factorial=60_000, terms=100_000, digits=20_000)
 _HOPELESS_BITS = 10**8  # numbers of this many bits are compared by nobody
 
 Environment = Mapping[str, Fraction]
@@ -328,7 +328,9 @@ class Numeric:
         if kind == "factorial":
             argument = self.value(args[0], env)
             if abs(argument) > 1000:
-                raise NeedsWorker("a large factorial")
+                raise TooLarge("a factorial of a large number that is no integer")
+            if _is_real(argument) and argument < 0 and argument == mp.floor(argument):
+                raise Undecided("a factorial of a negative integer")
             return self._seen(mp.gamma(argument + 1))
         if kind == "call":
             return self._call(node, env)

@@ -18,7 +18,8 @@ class Node:
 
     numbers     number (Fraction or int; `digits` = significant digits where written as a decimal), constant ("pi",
                 "e", "i", "inf"), symbol (name), based (base) of the digits as `text`
-    arithmetic  add, mul, div, frac, pow, root (radicand, degree), neg, pm, mp, factorial, percent, degree, call (function name), unit (Unit)
+    arithmetic  add, mul, div, frac, pow, root (radicand, degree), neg, pm, mp, factorial, percent, degree,
+                call (function name), unit (Unit)
     answers     list, set, group (brackets, "()" "[)" ...), matrix ((rows, columns)), relation (operators), ratio,
                 union, intersection, difference, reals, emptyset, builder, text (normalised words), choice (letter),
                 time (seconds after midnight, has am or pm), date (year or None, month, day), big (sum, prod, int, lim)
@@ -37,6 +38,11 @@ class Node:
             found.append(node)
             stack.extend(node.args)
         return found
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The words of a text in order; keeps tables of commands and units readable."""
+    return tuple(text.split())
 
 
 def number(value: Fraction | int, digits: int | None = None) -> Node:

@@ -12,17 +12,22 @@ from .verdict import EXACT, Options
 
 
 class Extraction(NamedTuple):
-    """An answer as written, and the rule that found it; `answer` is None where there is none."""
+    """An answer as written, and the rule that found it; `answer` is None where there is none.
+
+    `parts` are the boxes that were joined to the answer: the same answer may be given in two forms side by side.
+    """
 
     answer: str | None
     rule: str
+    parts: tuple[str, ...] = ()
 
 
 _BRACE = re.compile(r"\\?[{}]|\\\\")
 _BOX_COMMAND = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 _UNBRACED = re.compile(r"\\[A-Za-z]+|[-+]?\d[\d.,]*\d|[-+]?\d|[A-Za-z]")
 _JOINER = re.compile(
-    r"(?:[\s$~]|\\[,;:! ]|,|;|\\q?quad|\\\(|\\\)|\\(?:text|mbox|textrm|mathrm)\s*\{\s*,?\s*(?:and|or)?\s*,?\s*\}|\b(?:and|or)\b"
+    r"(?:[\s$~]|\\[,;:! ]|,|;|\\q?quad|\\\(|\\\)|\b(?:and|or)\b"
+    r"|\\(?:text|mbox|textrm|mathrm)\s*\{\s*,?\s*(?:and|or)?\s*,?\s*\}"
     r"|[、，和或])*"
 )
 _JOINER_WORD = re.compile(r",|;|\\q?quad|and|or|[、，和或]")
@@ -46,16 +51,15 @@ def extract(response: str, options: Options = EXACT) -> Extraction:
     """The answer of a response and the rule that found it.
 
     >>> extract(r"So it is $\\boxed{3}$. But wait, it is $\\boxed{\\frac{1}{2}}$.")
-    Extraction(answer='\\\\frac{1}{2}', rule='last box')
+    Extraction(answer='\\\\frac{1}{2}', rule='last box', parts=())
     >>> extract("There are 12 apples in")
-    Extraction(answer=None, rule='no answer is stated')
+    Extraction(answer=None, rule='no answer is stated', parts=())
     """
     thinking_end = response.rfind("</think>")
     if thinking_end >= 0:
         response = response[thinking_end + len("</think>") :]
-    elif "<think>" in response:
-        if not options.lenient:
-            return Extraction(None, "cut off inside <think>")
+    elif "<think>" in response and not options.lenient:
+        return Extraction(None, "cut off inside <think>")
     boxed = _from_boxes(response, options)
     if boxed is not None:
         return boxed
@@ -97,7 +101,7 @@ def _from_boxes(response: str, options: Options) -> Extraction | None:
     if len(answers) == 1:
         return Extraction(answers[0].strip(), "last box")
     distinct = list(dict.fromkeys(answer.strip() for answer in reversed(answers)))
-    return Extraction(", ".join(distinct), f"the last {len(answers)} boxes, joined")
+    return Extraction(", ".join(distinct), f"the last {len(answers)} boxes, joined", tuple(distinct))
 
 
 def _read_box(text: str, position: int, limit: int | None = None) -> tuple[str, int] | None:
@@ -134,11 +138,10 @@ def _all_boxes(text: str) -> list[tuple[int, tuple[str, int]]]:
         kind = token.group()
         if kind == "{":
             stack.append((pending, token.end()))
-        elif kind == "}":
-            if stack:
-                position, start = stack.pop()
-                if position >= 0:
-                    boxes.append((position, (text[start : token.start()], token.end())))
+        elif kind == "}" and stack:
+            position, start = stack.pop()
+            if position >= 0:
+                boxes.append((position, (text[start : token.start()], token.end())))
         pending = token.start() if kind.startswith(("\\b", "\\f")) else -1
     return sorted(boxes, key=lambda box: box[0])
 
@@ -146,25 +149,37 @@ def _all_boxes(text: str) -> list[tuple[int, tuple[str, int]]]:
 def _from_statement(response: str) -> Extraction | None:
     tail = response[-_TAIL_CHARACTERS:].rstrip()
     statements = list(_STATED.finditer(tail))
-    if statements:
-        final = [s for s in statements if "final" in s.group().lower()]
-        statement = (final or statements)[-1]
+    final = [s for s in statements if "final" in s.group().lower()]
+    for statement in [*reversed(final or statements)]:
         answer = _clip(tail[statement.end() :])
-        if answer:
+        if answer and (is_bare_answer(answer) or (len(answer) < 200 and _SAYS_ANSWER.search(statement.group()))):
+            if _is_remark(answer):
+                continue
             return Extraction(answer, "stated answer")
-        if statement is statements[-1]:
-            return None
+        if not answer and statement is statements[-1]:
+            return Extraction(None, "cut off before the answer")
     return _from_last_sentence(tail)
 
 
-_SENTENCE_END = re.compile(r"[.。!]\*{0,2}(?=\s)(?<!\d\.)|[.。](?=\s|$)|\n")
+_SAYS_ANSWER = re.compile(r"answer|final|答", re.IGNORECASE)
+_REMARK = re.compile(
+    r"(?:not|clear|clearly|trivial|obvious|obtained|that|correct|incorrect|wrong|reasonable|as follows)\b",
+    re.IGNORECASE,
+)
+
+
+def _is_remark(answer: str) -> bool:
+    """Whether what follows "the answer is" says something about the answer, as in "the answer is clear"."""
+    return _REMARK.match(answer) is not None or (len(answer.split()) > 12 and "$" not in answer)
+
+
 _CLAUSE_END = re.compile(
     r"\s+(?:because|since|as|which|where|so|but|however|and\s+(?:the|we|it|so|this))\b", re.IGNORECASE
 )
 
 
 def _clip(text: str) -> str:
-    """The answer at the start of `text`: a formula in dollars or brackets with its unit, else up to the sentence's end."""
+    """The answer at the start of `text`: a formula with its unit, else what comes before the sentence's end."""
     text = text.lstrip()
     depth, end = 0, len(text)
     in_math = False
@@ -195,6 +210,12 @@ def _clip(text: str) -> str:
     return answer.strip().strip("*").strip()
 
 
+_STATES = re.compile(r"(?:\b(?:is|are|equals|be|namely)|equal to|为|是|:)[\s*_$({\[\\]*$", re.IGNORECASE)
+_CONCLUDES = re.compile(
+    r"\b(?:therefore|thus|hence|so|finally|consequently|conclude|answer)\b|所以|因此|故", re.IGNORECASE
+)
+
+
 def _from_last_sentence(tail: str) -> Extraction | None:
     lines = [line for line in tail.split("\n") if line.strip()]
     if not lines:
@@ -211,8 +232,9 @@ def _from_last_sentence(tail: str) -> Extraction | None:
     sentence = re.split(r"(?<=[.。!?])\s+(?=[A-Z\u4e00-\u9fff$\\])", last)[-1].rstrip(".。! ")
     if math:
         formula = _last_formula(sentence)
-        if formula is not None:
-            return Extraction(_right_hand_side(formula), "formula at the end")
+        before = sentence[: sentence.rfind(formula)] if formula is not None else ""
+        if formula is not None and (_STATES.search(before) or ("=" in formula and _CONCLUDES.search(before))):
+            return Extraction(formula if _STATES.search(before) else _right_hand_side(formula), "formula at the end")
     pieces = list(_CONCLUSION.finditer(sentence))
     for piece in reversed(pieces):
         answer = sentence[piece.end() :].strip()
@@ -238,10 +260,8 @@ _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.
 
 
 def _last_formula(text: str) -> str | None:
-    last = None
-    for last in _FORMULA.finditer(text):
-        pass
-    return next(group for group in last.groups() if group is not None) if last else None
+    formulas = _FORMULA.findall(text)
+    return next(group for group in formulas[-1] if group) if formulas else None
 
 
 def _right_hand_side(formula: str) -> str:
@@ -252,7 +272,7 @@ def _right_hand_side(formula: str) -> str:
         depth += (kind in "{(") - (kind in "})") if len(kind) == 1 else 0
         if kind == "=" and depth == 0:
             start = token.end()
-    return formula[start:].strip(" &\\").strip() or formula
+    return formula[start:].strip(" &\n") or formula
 
 
 _ANY_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?")

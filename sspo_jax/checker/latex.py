@@ -1,16 +1,18 @@
 """An answer in LaTeX or plain ASCII parsed into an expression tree. Nothing of the text is ever evaluated as code.
 
-Precedence, loosest first: lists (`,` and or), relations, unions, ratios, sums, products (written or not), signs, powers,
-postfix marks. `read` is the entry; it falls back to text for answers in words.
+Precedence, loosest first: lists (`,` and or), relations, unions, ratios, sums, products (written or not), signs,
+powers, postfix marks. `read` is the entry; it falls back to text for answers in words.
 """
 
 import re
-from fractions import Fraction
 
-from .expression import Node, ParseError, constant, number, symbol
+from .cursor import END
+from .expression import Node, ParseError, constant, names, number, symbol
 from .normalise import fold, tidy
+from .numerals import Numerals
 from .tokens import COMMA_GROUPS, FUNCTIONS, Token, join_thousands, tokenize
 from .units import NO_UNIT, UNITS, word_unit
+from .words import clock_or_date, words
 
 MAX_DEPTH = 60  # nested groups; some eight Python frames each
 _RELATIONS = {
@@ -19,17 +21,18 @@ _RELATIONS = {
     "iff": "iff", "parallel": "parallel", "perp": "perp", "cong": "cong", "to": "to", "mapsto": "to",
 }  # fmt: skip
 _GREEK_OR_NAMED = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega hbar ell aleph nabla partial".split()
+    names(
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
+        "chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega hbar ell aleph nabla partial"
+    )
 )
 _ACCENTS = frozenset(
-    "vec hat bar overline dot ddot tilde widehat overrightarrow overleftarrow widetilde mathbb mathcal".split()
+    names("vec hat bar overline dot ddot tilde widehat overrightarrow overleftarrow widetilde mathbb mathcal")
 )
 _MATRICES = {"pmatrix": 1, "bmatrix": 1, "matrix": 1, "array": 1, "smallmatrix": 1, "Bmatrix": 1, "vmatrix": 0}
 _CLOSERS = frozenset([("mark", ")"), ("mark", "]"), ("mark", "}"), ("command", "}"), ("command", "rangle"),
                       ("command", "rfloor"), ("command", "rceil"), ("mark", "&"), ("command", "newline")])  # fmt: skip
 _CURRENCY = {"$": "dollar", "euro": "euro", "pounds": "gbp", "yen": "yuan"}
-_END: Token = ("end", "")
 
 
 def read(answer: str, *, plain_commas: bool = True, max_depth: int = MAX_DEPTH) -> Node:
@@ -44,7 +47,7 @@ def read(answer: str, *, plain_commas: bool = True, max_depth: int = MAX_DEPTH) 
     lone_unit = _NUMBER_AND_LETTER.fullmatch(text)
     if lone_unit is not None:
         text = rf"{lone_unit[1]}\text{{ {lone_unit[2]} }}{lone_unit[3] or ''}"
-    special = _choice_with_text(text, max_depth) or _clock_or_date(text)
+    special = _choice_with_text(text, max_depth) or clock_or_date(text)
     if special is not None:
         return special
     tokens = tokenize(text)
@@ -53,7 +56,7 @@ def read(answer: str, *, plain_commas: bool = True, max_depth: int = MAX_DEPTH) 
     try:
         parser = Parser(tokens, max_depth)
         node = parser.answer()
-        if parser.peek() != _END:
+        if parser.peek() != END:
             raise ParseError(f"unexpected {parser.peek()[1]!r}")
         if _is_prose(node):
             return words(text)
@@ -69,6 +72,8 @@ def has_two_readings(answer: str) -> bool:
     return "," in answer and COMMA_GROUPS.search(answer) is not None
 
 
+_LONGEST_CHOICE = 400  # characters of what a choice letter stands for
+_OPTION = re.compile(r"(?:\\text\w*\s*\{)?\s*(?:[Oo]ption|[Cc]hoice)\s*\(?([A-J])\)?\s*\}?\.?")
 _NUMBER_AND_LETTER = re.compile(r"(-?[\d.]+)[ ~]+([msgLVWJNKhA])(\^\{?[23]\}?)?", re.ASCII)
 _CHOICE = re.compile(
     r"(?:\\(?:text|textbf|mathrm|mathbf|textrm|textit|bf)\s*\{\s*)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:]|([A-J])(?=\s*\}))"
@@ -79,6 +84,9 @@ _CHOICE = re.compile(
 
 def _choice_with_text(text: str, max_depth: int) -> Node | None:
     """`(B)`, `B.`, `\\text{(B) } 12`: a choice letter with what it stands for, if that can be read."""
+    option = _OPTION.fullmatch(text)
+    if option is not None:
+        return Node("choice", (), option[1])
     match = _CHOICE.fullmatch(text)
     if match is None:
         return None
@@ -88,11 +96,13 @@ def _choice_with_text(text: str, max_depth: int) -> Node | None:
         return None
     if not rest:
         return Node("choice", (), letter)
+    if len(rest) > _LONGEST_CHOICE:
+        return None
     if rest[0] in ",=+-*/^_<>" or rest.startswith(
         (r"\cup", r"\cap", r"\le", r"\ge", "and", "or", r"\text{ and", r"\text{,")
     ):
         return None
-    if match[2] and ":" in text[:3]:  # a ratio of segments, `A:B`
+    if match[2] and ":" in text[:3] and len(rest) < 3 and rest[0].isupper():  # a ratio of segments, `A:B`
         return None
     if text.count("{") != text.count("}") or rest.count("{") != rest.count("}"):
         rest = rest.rstrip("}") if rest.count("}") > rest.count("{") else rest
@@ -100,65 +110,6 @@ def _choice_with_text(text: str, max_depth: int) -> Node | None:
         return Node("choice", (read(rest, max_depth=max_depth),), letter)
     except ParseError:
         return Node("choice", (words(rest),), letter)
-
-
-_CLOCK = re.compile(r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?\s*([ap])?\.?\s*(m)?\.?", re.IGNORECASE)
-_CLOCK_HOUR = re.compile(r"(\d{1,2})\s*([ap])\.?\s*m\.?", re.IGNORECASE)
-_MONTHS = "january february march april may june july august september october november december".split()
-_MONTH = "|".join(f"{month[:3]}(?:{month[3:]}|\\.)?" + ("|sept\\.?" if month[0] == "s" else "") for month in _MONTHS)
-_DATE = re.compile(
-    rf"(?:(?P<m1>{_MONTH})\s+(?P<d1>\d{{1,2}})(?:st|nd|rd|th)?(?:\s*,?\s+(?P<y1>\d{{4}}))?"
-    rf"|(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<m2>{_MONTH})(?:\s*,?\s+(?P<y2>\d{{4}}))?"
-    r"|(?P<y3>\d{4})[-/](?P<m3>\d{1,2})[-/](?P<d3>\d{1,2})|(?P<y4>\d{4})年(?P<m4>\d{1,2})月(?P<d4>\d{1,2})[日号]"
-    r"|(?P<m5>\d{1,2})月(?P<d5>\d{1,2})[日号])",
-    re.IGNORECASE,
-)
-_WRAPPED_TEXT = re.compile(r"\\(?:text|mbox|textbf|textrm|mathrm|textit)\s*\{([^{}]*)\}")
-
-
-def _clock_or_date(text: str) -> Node | None:
-    plain = _WRAPPED_TEXT.sub(r"\1", text).replace("\\", " ").replace("~", " ").strip(" .")
-    plain = re.sub(r"\s+", " ", plain)
-    if ":" in plain and (match := _CLOCK.fullmatch(plain)) and int(match[1]) < 24 and bool(match[4]) >= bool(match[5]):
-        hour = int(match[1]) % 12 + (12 if (match[4] or "").lower() == "p" else 0) if match[4] else int(match[1])
-        seconds = int(match[3] or 0)
-        return Node("time", (), (hour * 3600 + int(match[2]) * 60 + seconds, bool(match[4])))
-    if match := _CLOCK_HOUR.fullmatch(plain):
-        if 1 <= int(match[1]) <= 12:
-            return Node("time", (), ((int(match[1]) % 12 + (12 if match[2].lower() == "p" else 0)) * 3600, True))
-        return None
-    match = _DATE.fullmatch(plain)
-    if match is None:
-        return None
-    found = {key[0]: value for key, value in match.groupdict().items() if value}
-    month = found["m"].lower()[:3]
-    month_number = int(month) if month.isdigit() else [name[:3] for name in _MONTHS].index(month) + 1
-    return Node("date", (), (int(found["y"]) if "y" in found else None, month_number, int(found["d"])))
-
-
-_NUMBER_WORDS = {
-    word: str(value)
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-}
-
-
-def words(text: str) -> Node:
-    """An answer in words: case, punctuation, articles and LaTeX's text commands do not count."""
-    plain = re.sub(r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|textnormal|mathbf|emph)\b", " ", text)
-    plain = re.sub(r"\\[,;:! ]|\\(?:quad|qquad)", " ", plain)
-    plain = re.sub(r"[\s{}$~\"`]+", " ", plain).lower()
-    plain = re.sub(r"(?<!\w)[(]([a-z])[)]", r"\1", plain)
-    plain = re.sub(r"[.,;:!?]+(?=\s|$)", " ", plain)
-    plain = re.sub(r"\b(?:the|a|an)\s+(?=\w{2})", "", plain)
-    plain = " ".join(plain.split()).strip(" '.")
-    if not plain:
-        raise ParseError("the answer holds no words")
-    if plain in _NUMBER_WORDS:
-        return number(int(_NUMBER_WORDS[plain]))
-    return Node("text", (), plain)
 
 
 def _is_prose(node: Node) -> bool:
@@ -178,35 +129,8 @@ def _reads_as_text(tokens: list[Token]) -> bool:
     )
 
 
-class Parser:
+class Parser(Numerals):
     """Recursive descent over tokens, bounded in depth; one method a precedence level."""
-
-    def __init__(self, tokens: list[Token], max_depth: int) -> None:
-        self.tokens = tokens
-        self.position = 0
-        self.depth = 0
-        self.max_depth = max_depth
-        self.bars = 0  # open |absolute values|
-        self.in_braces = 0
-
-    def peek(self, ahead: int = 0) -> Token:
-        index = self.position + ahead
-        return self.tokens[index] if index < len(self.tokens) else _END
-
-    def take(self) -> Token:
-        token = self.peek()
-        self.position += 1
-        return token
-
-    def accept(self, kind: str, text: str) -> bool:
-        if self.peek() == (kind, text):
-            self.position += 1
-            return True
-        return False
-
-    def expect(self, kind: str, text: str) -> None:
-        if not self.accept(kind, text):
-            raise ParseError(f"{text!r} is wanted where {self.peek()[1] or 'the end'!r} stands")
 
     # lists and relations
 
@@ -215,9 +139,10 @@ class Parser:
         items, joiners = [self.item()], []
         while self.peek()[0] == "join":
             joiner = self.take()[1]
-            while self.peek()[0] == "join":
-                joiner = self.take()[1] if joiner == "," else joiner if self.take() else joiner
-            if self.peek() == _END or self.peek() in _CLOSERS:
+            while self.peek()[0] == "join":  # ", and"
+                following = self.take()[1]
+                joiner = following if joiner == "," else joiner
+            if self.peek() == END or self.peek() in _CLOSERS:
                 break
             joiners.append(joiner)
             items.append(self.item())
@@ -250,8 +175,8 @@ class Parser:
     def union(self) -> Node:
         left = self.ratio()
         while (
-            self.peek()[0] == "command" and self.peek()[1] in ("cup", "cap", "setminus") or self._u_between_brackets()
-        ):
+            self.peek()[0] == "command" and self.peek()[1] in ("cup", "cap", "setminus")
+        ) or self._u_between_brackets():
             name = self.take()[1]
             right = self.ratio()
             kind = {"cup": "union", "U": "union", "cap": "intersection", "setminus": "difference"}[name]
@@ -302,6 +227,8 @@ class Parser:
                 self.take()
                 factors = [Node("div", (_multiplied(factors), self.unary()))]
             elif kind == "word" and factors[-1].kind != "text":
+                if text not in UNITS and all(factor.kind in ("symbol", "constant") for factor in factors):
+                    raise ParseError("letters stand before words")
                 factors = [self.with_unit(_multiplied(factors))]
             elif self._starts_factor():
                 self._put_beside(factors)
@@ -315,6 +242,7 @@ class Parser:
             factors[:] = [Node("add", (_multiplied(factors), self.with_unit(self.power())))]
             return
         if self.peek()[0] == "number" and self.peek(1) == ("mark", "/") and self.peek(2)[0] == "number":
+            is_written = False
             if len(factors) == 1 and _is_written_integer(_unsigned(left)):
                 top = self.power()
                 self.take()
@@ -322,12 +250,19 @@ class Parser:
             else:
                 raise ParseError("two numbers stand side by side")
         else:
+            is_written = self.peek()[0] == "number"
             right = self.power()
-        if right.kind == "number" and _unsigned(left).kind == "number":
+        if is_written and right.kind == "number" and _unsigned(left).kind == "number":
             raise ParseError("two numbers stand side by side")
-        if len(factors) == 1 and _is_written_integer(_unsigned(left)) and _is_plain_fraction(right):
-            mixed = Node("add", (_unsigned(left), right))
+        mark = right.kind if right.kind in ("percent", "degree") else None
+        fraction = right.args[0] if mark else right
+        if len(factors) == 1 and _is_written_integer(_unsigned(left)) and _is_plain_fraction(fraction):
+            mixed = Node("add", (_unsigned(left), fraction))
+            mixed = Node(mark, (mixed,)) if mark else mixed
             factors[0] = Node("neg", (mixed,)) if left.kind == "neg" else mixed
+        elif right.kind == "frac" and all(part.kind == "text" for part in right.args):
+            top, bottom = (word_unit(str(part.value)) for part in right.args)
+            factors[:] = [Node("unit", (_multiplied(factors),), top.times(bottom, -1))]
         else:
             factors.append(right)
 
@@ -351,7 +286,7 @@ class Parser:
     def _starts_factor(self) -> bool:
         kind, text = self.peek()
         if kind in ("number", "letter"):
-            return True
+            return not self._u_between_brackets()
         if kind == "mark":
             return text in "({[" or (text == "|" and not self.bars and not self.in_braces)
         if kind == "command":
@@ -422,6 +357,8 @@ class Parser:
             elif kind == "command" and text == "degree":
                 self.take()
                 base = self._degree(base)
+            elif kind == "mark" and text == "_" and _is_written_integer(base):
+                base = self.based(str(base.value))
             elif kind == "mark" and text == "'" and base.kind == "symbol":
                 self.take()
                 base = self._primed(base, 1)
@@ -463,11 +400,6 @@ class Parser:
         self.expect("mark", "}")
         return node
 
-    def enter(self) -> None:
-        self.depth += 1
-        if self.depth > self.max_depth:
-            raise ParseError(f"groups nest deeper than {self.max_depth}")
-
     def atom(self) -> Node:
         self.enter()
         node = self._atom()
@@ -495,79 +427,6 @@ class Parser:
         if kind == "command":
             return self.command(text)
         raise ParseError(f"a value is wanted where {text or 'the end'!r} stands")
-
-    def number(self, text: str) -> Node:
-        if self.peek() == ("mark", "_"):
-            return self.based(text)
-        digits = None
-        mantissa = re.split("[eE]", text)[0]
-        if "." in mantissa or len(text) != len(mantissa):
-            digits = len(mantissa.replace(".", "").lstrip("0"))
-            repeating = self._repeating(mantissa) if len(text) == len(mantissa) else None
-            if repeating is not None:
-                return repeating
-        exponent = text[len(mantissa) + 1 :]
-        if len(exponent) > 6:
-            raise ParseError(f"the exponent {exponent} is out of reach")
-        value = _decimal(mantissa) * Fraction(10) ** int(exponent or 0)
-        return number(value, digits)
-
-    def _repeating(self, mantissa: str) -> Node | None:
-        """`0.1\\overline{6}`, `0.(3)`, `0.\\dot{3}`, `0.333...` as exact fractions."""
-        whole, _, fixed = mantissa.partition(".")
-        kind, text = self.peek()
-        block = None
-        if kind == "command" and text in ("overline", "bar") and self.peek(1) == ("mark", "{"):
-            if self.peek(2)[0] == "number" and self.peek(3) == ("mark", "}"):
-                block = self.peek(2)[1]
-                self.position += 4
-        elif kind == "command" and text in ("overline", "bar") and self.peek(1)[0] == "number":
-            block = self.peek(1)[1]
-            self.position += 2
-        elif kind == "mark" and text == "(" and self.peek(1)[0] == "number" and self.peek(2) == ("mark", ")"):
-            if mantissa.endswith(".") or fixed:
-                block = self.peek(1)[1]
-                self.position += 3
-        elif kind == "command" and text == "dot":
-            block = self._dotted()
-        elif kind == "command" and text == "dots":
-            self.take()
-            found = _REPEATED_TAIL.search(fixed)
-            if found is None:
-                raise ParseError(f"{mantissa}... does not show what repeats")
-            fixed, block = fixed[: found.start()], found[1]
-        if block is None:
-            return None
-        if not block.isdigit():
-            raise ParseError(f"a repeating block of digits is wanted, not {block!r}")
-        scale = 10 ** len(fixed)
-        return number(_decimal(f"{whole or 0}.{fixed}0") + Fraction(int(block), scale * (10 ** len(block) - 1)))
-
-    def _dotted(self) -> str:
-        """`\\dot{1}42\\dot{7}`: the digits from the first dotted one to the last."""
-        block = ""
-        while self.peek() == ("command", "dot"):
-            self.take()
-            wrapped = self.accept("mark", "{")
-            kind, text = self.take()
-            if kind != "number":
-                raise ParseError("a dot stands over something that is no digit")
-            block += text
-            if wrapped:
-                self.expect("mark", "}")
-            if self.peek()[0] == "number" and self.peek(1) == ("command", "dot"):
-                block += self.take()[1]
-        return block
-
-    def based(self, digits: str) -> Node:
-        self.expect("mark", "_")
-        base_node = self.script()
-        if base_node.kind == "text" or base_node.kind == "unit":
-            raise ParseError("a base in words is not read")
-        if base_node.kind != "number" or base_node.value.denominator != 1:
-            return Node("call", (Node("text", (), digits), base_node), "subscripted")
-        base = int(base_node.value)
-        return _based(digits, base)
 
     def letter(self, text: str) -> Node:
         if self.peek() == ("mark", "_"):
@@ -679,7 +538,7 @@ class Parser:
             while True:
                 token = self.take()
                 depth += (token == ("mark", "{")) - (token == ("mark", "}"))
-                if token == _END:
+                if token == END:
                     raise ParseError("a group does not close")
                 if depth == 0:
                     break
@@ -702,7 +561,7 @@ class Parser:
                 rows.append([])
             elif self.accept("mark", "&"):
                 continue
-            elif self.peek() == _END:
+            elif self.peek() == END:
                 raise ParseError(f"\\begin{{{name}}} does not close")
             elif self.peek() == ("command", "hline"):
                 self.take()
@@ -762,7 +621,7 @@ class Parser:
 
     def with_unit(self, value: Node) -> Node:
         """A value followed by words: `5 cm`, `20 miles per hour`, `45 square units`, `3 apples`."""
-        unit, sign, power_of_next, any_word = NO_UNIT, 1, 1, False
+        unit, last, sign, power_of_next, any_word = NO_UNIT, NO_UNIT, 1, 1, False
         while True:
             kind, text = self.peek()
             if kind == "word" or (
@@ -813,34 +672,13 @@ def _small_integer(node: Node) -> int:
     return int(node.value)
 
 
-def _decimal(text: str) -> Fraction:
-    from .fastpath import digits_to_int
-
-    whole, _, decimals = text.partition(".")
-    return Fraction(digits_to_int((whole + decimals) or "0"), 10 ** len(decimals))
-
-
-def _based(digits: str, base: int) -> Node:
-    if not 2 <= base <= 36:
-        raise ParseError(f"{base} is no base between 2 and 36")
-    values = [int(digit, 36) for digit in digits if digit != "."]
-    if digits.count(".") > 1 or any(value >= base for value in values) or len(digits) > 4000:
-        raise ParseError(f"{digits[:20]} has digits that base {base} has not")
-    whole, _, decimals = digits.partition(".")
-    total = 0
-    for value in values:
-        total = total * base + value
-    return Node("based", (number(Fraction(total, base ** len(decimals))),), base)
-
-
-_REPEATED_TAIL = re.compile(r"(\d+?)\1+$")
-_INVERSES = frozenset("sin cos tan cot sec csc sinh cosh tanh".split())
+_INVERSES = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"])
 _STARTERS = (
     FUNCTIONS
     | _GREEK_OR_NAMED
     | _ACCENTS
     | frozenset(
-        "frac sqrt cbrt pi infty binom { lfloor lceil langle sum prod int lim e i emptyset mathbb angle triangle".split()
+        names("frac sqrt cbrt pi infty binom { lfloor lceil langle sum prod int lim e i emptyset mathbb angle triangle")
     )
     | frozenset("begin " + name for name in _MATRICES)
 )

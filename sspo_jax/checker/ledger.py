@@ -9,7 +9,8 @@ from .verdict import STATUSES, Verdict
 def ledger(verdicts: Iterable[Verdict]) -> dict[str, float]:
     """`verify/<status>_fraction` for every status, and `verify/seconds`, their summed time; zeros for no verdicts.
 
-    >>> ledger([Verdict("correct", "1", "1", "", 0.5), Verdict("timeout", "2", "1", "", 1.5)])["verify/timeout_fraction"]
+    >>> verdicts = [Verdict("correct", "1", "1", "", 0.5), Verdict("timeout", "2", "1", "", 1.5)]
+    >>> ledger(verdicts)["verify/timeout_fraction"]
     0.5
     """
     verdicts = list(verdicts)

@@ -8,12 +8,14 @@ Both are linear in the text.
 import re
 import unicodedata
 
+from .expression import names
+
 _DELETED = "\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff\u00ad\u202a\u202b\u202c\u202d\u202e\x00"
 _SPACES = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\t\r\x0b"
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho - sigma tau upsilon phi "
-    "chi psi omega"
-).split()
+_GREEK = names(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho - sigma tau "
+    "upsilon phi chi psi omega"
+)
 _SYMBOLS = {
     "−": "-", "‐": "-", "‑": "-", "‒": "-", "–": "-", "—": "-", "﹣": "-",
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/",
@@ -30,7 +32,8 @@ _SYMBOLS = {
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
     "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "￥": r"\yen ", "¢": " cents ", "％": r"\%", "＄": r"\$",
     "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ϑ": r"\theta ", "ℓ": "l", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
-    "㎝": " cm", "㎞": " km", "㎜": " mm", "㎏": " kg", "㎡": " m^2", "℃": r"^\circ C", "℉": r"^\circ F", "Å": " angstrom ",
+    "㎝": " cm", "㎞": " km", "㎜": " mm", "㎏": " kg", "㎡": " m^2", "℃": r"^\circ C", "℉": r"^\circ F",
+    "Å": " angstrom ",
     "⊕": r"\oplus ", "⊗": r"\otimes ", "或者": " or ", "或": " or ", "和": " and ", "与": " and ", "且": " and ",
 }  # fmt: skip
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ", "0123456789+-()nix", strict=True))
@@ -44,7 +47,7 @@ def _character_table() -> dict[int, str | None]:
     for offset, name in enumerate(_GREEK):
         if name != "-":
             table[0x3B1 + offset] = "o" if name == "omicron" else rf"\{name} "
-    for letter, name in zip("ΓΔΘΛΞΠΣΦΨΩ", "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(), strict=True):
+    for letter, name in zip("ΓΔΘΛΞΠΣΦΨΩ", names("Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"), strict=True):
         table[ord(letter)] = rf"\{name} "
     table[ord("ς")] = r"\sigma "
     for code in range(0xBC, 0xBF):
@@ -100,7 +103,9 @@ def tidy(answer: str) -> str:
             wraps = len(answer) >= len(left) + len(right) and answer.startswith(left) and answer.endswith(right)
             if wraps and not answer.endswith("\\$") and left not in answer[len(left) : -len(right)]:
                 answer = answer[len(left) : len(answer) - len(right)]
-        if answer.endswith((".", ",", ";", ":", "!!!")) and not answer.endswith(("...", "\\,", "\\;", "\\:")):
+        if answer.endswith((",", ";", ":")) and not answer.endswith(("\\,", "\\;", "\\:")):
+            answer = answer.rstrip(",;:")
+        elif answer.endswith(".") and not answer.endswith("..."):
             answer = answer[:-1]
         elif answer.endswith(("\\,", "\\;", "\\:", "\\!")):
             answer = answer[:-2]

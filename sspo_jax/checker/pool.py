@@ -21,7 +21,10 @@ from typing import Any, NamedTuple
 from .zygote import receive, send
 
 _START_SECONDS = 60.0  # the longest that a fresh interpreter may take to load sympy on a busy machine
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from sspo_jax.checker.zygote import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from sspo_jax.checker.zygote import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+)
 
 
 class WorkerError(RuntimeError):

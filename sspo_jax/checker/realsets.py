@@ -1,14 +1,16 @@
-"""Sets of real numbers: intervals, unions, conditions on one variable, brought to a sorted list of disjoint intervals."""
+"""Sets of real numbers: intervals, unions, conditions on one variable, as sorted lists of disjoint intervals."""
 
 import functools
+from fractions import Fraction
 from typing import NamedTuple
 
-from .evaluate import Limits, NeedsWorker
-from .expression import Node, Undecided, constant
+from .evaluate import Limits, NeedsWorker, NotRational, exact
+from .expression import Node, Undecided, constant, number
 from .values import compare_reals, free_symbols
 
 _INFINITY = constant("inf")
 _MINUS_INFINITY = Node("neg", (_INFINITY,))
+_MOST_INTERVALS = 200
 
 
 class Interval(NamedTuple):
@@ -26,7 +28,10 @@ _EVERYTHING = Interval(_MINUS_INFINITY, _INFINITY, False, False)
 def is_real_set(node: Node) -> bool:
     """Whether an answer may be read as a set of real numbers."""
     if node.kind == "relation":
-        return len(free_symbols(node)) == 1 and set(node.value) <= {"<", "<=", ">", ">=", "!=", "in", "=", "notin"}  # type: ignore[arg-type]
+        operators = set(node.value)  # type: ignore[arg-type]
+        if operators == {"="}:
+            return len(node.args) == 2 and node.args[0].kind == "symbol" and not free_symbols(node.args[1])
+        return len(free_symbols(node)) == 1 and operators <= {"<", "<=", ">", ">=", "!=", "in", "notin"}
     if node.kind == "group":
         return len(node.args) == 2 and not free_symbols(node)
     if node.kind in ("union", "intersection", "difference", "list"):
@@ -57,7 +62,10 @@ def real_set(node: Node, limits: Limits) -> list[Interval] | None:
     if kind == "builder":
         return real_set(args[1], limits)
     if kind in ("union", "intersection", "difference", "list"):
-        parts = [real_set(arg, limits) for arg in args]
+        operands = _operands(node) if kind == "union" else args
+        if len(operands) > _MOST_INTERVALS:
+            raise Undecided(f"more than {_MOST_INTERVALS} intervals")
+        parts = [real_set(arg, limits) for arg in operands]
         if any(part is None for part in parts):
             return None
         if kind == "union" or (kind == "list" and node.value in ("or", ",")):
@@ -76,6 +84,18 @@ def real_set(node: Node, limits: Limits) -> list[Interval] | None:
     return _merged([Interval(node, node, True, True)], limits) if not free_symbols(node) else None
 
 
+def _operands(union: Node) -> list[Node]:
+    """What a chain of unions joins, without the nesting."""
+    found, stack = [], [union]
+    while stack:
+        node = stack.pop()
+        if node.kind == "union":
+            stack.extend(node.args)
+        else:
+            found.append(node)
+    return found
+
+
 def _from_relation(node: Node, limits: Limits) -> list[Interval] | None:
     operators: tuple[str, ...] = node.value  # type: ignore[assignment]
     if operators == ("in",):
@@ -86,14 +106,59 @@ def _from_relation(node: Node, limits: Limits) -> list[Interval] | None:
     found: list[Interval] = [_EVERYTHING]
     for left, operator, right in zip(node.args, operators, node.args[1:], strict=False):
         if left.kind == "symbol" and not free_symbols(right):
-            bound, operator = right, operator
+            bound = right
         elif right.kind == "symbol" and not free_symbols(left):
             bound, operator = left, _MIRRORED.get(operator, operator)
         elif not free_symbols(left) and not free_symbols(right):
             return None
         else:
-            raise NeedsWorker("a condition to be solved")
+            found = _intersected(found, _solved(left, operator, right, limits), limits)
+            continue
         found = _intersected(found, _half_line(operator, bound), limits)
+    return found
+
+
+def _solved(left: Node, operator: str, right: Node, limits: Limits) -> list[Interval]:
+    """Where `left operator right` holds, for an absolute value or a polynomial of degree 1 or 2 in one variable."""
+    for side, other, sign in ((left, right, operator), (right, left, _MIRRORED.get(operator, operator))):
+        if side.kind == "call" and side.value == "abs" and not free_symbols(other) and sign in _MIRRORED:
+            inside, minus = side.args[0], Node("neg", (other,))
+            above = _condition(inside, sign, other, limits)
+            below = _condition(inside, _MIRRORED[sign], minus, limits)
+            return _intersected(above, below, limits) if sign in ("<", "<=") else _merged(above + below, limits)
+    difference = Node("add", (left, Node("neg", (right,))))
+    (name,) = free_symbols(difference)
+    try:
+        at = [exact(difference, {name: Fraction(x)}, limits) for x in (-1, 0, 1, 3, 17, 1009)]
+    except (NotRational, Undecided) as error:
+        raise NeedsWorker("a condition to be solved") from error
+    c, a = at[1], (at[0] + at[2]) / 2 - at[1]
+    b = at[2] - a - c
+    if any(a * x * x + b * x + c != value for x, value in zip((3, 17, 1009), at[3:], strict=True)) or a == b == 0:
+        raise NeedsWorker("a condition to be solved")
+    if a == 0:
+        return _half_line(operator if b > 0 else _MIRRORED.get(operator, operator), number(-c / b))
+    discriminant = b * b - 4 * a * c
+    if discriminant < 0:
+        holds = operator == "!=" or (operator in (">", ">=")) == (a > 0)
+        return [_EVERYTHING] if holds and operator != "=" else []
+    spread = Node("div", (Node("root", (number(discriminant), number(2))), number(2 * abs(a))))
+    middle = number(-b / (2 * a))
+    low, high = Node("add", (middle, Node("neg", (spread,)))), Node("add", (middle, spread))
+    if operator in ("=", "!="):
+        points = _merged([Interval(low, low, True, True), Interval(high, high, True, True)], limits)
+        return points if operator == "=" else _complement(points)
+    closed = operator in ("<=", ">=")
+    inside_holds = (operator in ("<", "<=")) == (a > 0)
+    if inside_holds:
+        return _merged([Interval(low, high, closed, closed)], limits)
+    return _merged([Interval(_MINUS_INFINITY, low, False, closed), Interval(high, _INFINITY, closed, False)], limits)
+
+
+def _condition(left: Node, operator: str, right: Node, limits: Limits) -> list[Interval]:
+    found = _from_relation(Node("relation", (left, right), (operator,)), limits)
+    if found is None:
+        raise NeedsWorker("a condition to be solved")
     return found
 
 
@@ -111,8 +176,8 @@ def _half_line(operator: str, bound: Node) -> list[Interval]:
 
 def _merged(intervals: list[Interval], limits: Limits) -> list[Interval]:
     """The union, in rising order, empty intervals left out."""
-    if len(intervals) > 200:
-        raise Undecided("more than 200 intervals")
+    if len(intervals) > _MOST_INTERVALS:
+        raise Undecided(f"more than {_MOST_INTERVALS} intervals")
     kept = []
     for interval in intervals:
         order = compare_reals(interval.low, interval.high, limits)

@@ -6,20 +6,24 @@ its backslash, plain `sqrt`, `pi` and the like included), `join` (`,` `;` `and` 
 
 import re
 
-from .expression import ParseError
+from .expression import ParseError, names
 from .units import is_unit_word
 
 Token = tuple[str, str]
 
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh coth sech csch arcsinh arccosh "
-    "arctanh log ln lg exp max min gcd lcm abs floor ceil det sgn Re Im arg".split()
+    names(
+        "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh coth sech csch "
+        "arcsinh arccosh arctanh log ln lg exp max min gcd lcm abs floor ceil det sgn Re Im arg"
+    )
 )
 _PLAIN_COMMANDS = (
     FUNCTIONS
     | frozenset(
-        "sqrt cbrt pi infty alpha beta gamma delta theta lambda mu phi omega sigma rho tau epsilon frac binom "
-        "cup cap cdot times circ pm degree".split()
+        names(
+            "sqrt cbrt pi infty alpha beta gamma delta theta lambda mu phi omega sigma rho tau epsilon frac "
+            "binom cup cap cdot times circ pm degree"
+        )
     )
 ) - {"Re", "Im", "det", "arg"}
 _ALIASES = {
@@ -36,34 +40,40 @@ _ALIASES = {
     "exponentialE": "e", "imaginaryI": "i", "Pi": "Pi", "lcm": "lcm", "floor": "floor", "ceil": "ceil",
 }  # fmt: skip
 _IGNORED = frozenset(
-    "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle displaystyle textstyle scriptstyle "
-    "limits nolimits quad qquad phantom hphantom vphantom thinspace enspace space hspace hfill nonumber null boldsymbol "
-    "mathstrut strut displaylimits rm bf it cal large Large small tiny scriptscriptstyle normalsize".split()
+    names(
+        "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle displaystyle "
+        "textstyle scriptstyle limits nolimits quad qquad phantom hphantom vphantom thinspace enspace space "
+        "hspace hfill nonumber null boldsymbol mathstrut strut displaylimits rm bf it cal large Large small "
+        "tiny scriptscriptstyle normalsize"
+    )
 )
 _TEXT_WRAPPERS = frozenset(
-    "text mbox textbf textit textrm textsf texttt textnormal textup mathrm operatorname mathsf mathtt emph hbox "
-    "mathit mathnormal textsc".split()
+    names(
+        "text mbox textbf textit textrm textsf texttt textnormal textup mathrm operatorname mathsf mathtt "
+        "emph hbox mathit mathnormal textsc"
+    )
 )
-_MATH_WRAPPERS = frozenset("mathbf boxed fbox bm pmb underline ensuremath mathop mathord cancel".split())
+_MATH_WRAPPERS = frozenset(names("mathbf boxed fbox bm pmb underline ensuremath mathop mathord cancel"))
 
 _TOKEN = re.compile(
     r"(?P<space>[\s~]+|\\[,;:!> ]|&nbsp;)"
-    r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][-+]?\d+(?![\w^.({]))?)"
+    r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+|\.(?=\\(?:overline|bar|dot)\b))(?:[eE][-+]?\d+(?![\w^.({]))?)"
     r"|\\(?P<command>[A-Za-z]+)\*?|\\(?P<escaped>.)"
     r"|(?P<dots>\.\.\.+)"
     r"|(?P<letters>[A-Za-z]+(?:\.(?=[A-Za-z]\b)[A-Za-z]\.?)?|[^\x00-\x7f]+)"
     r"|(?P<mark>.)",
     re.DOTALL | re.ASCII,
 )
-_TIGHT_GROUPS = re.compile(r"(?<=\d)(?:,\\[!,] ?|\{,\}|\\,|\\!|\\ |\\;)(?=\d{3}(?!\d))")
+_TIGHT_GROUPS = re.compile(r"(?<=\d)(?:, ?\\[!,] ?|\{,\}|\\,|\\!|\\ |\\;)(?=\d{3}(?!\d))")
 _SPACED_GROUPS = re.compile(r"(?<![\d.,^_{])(\d{1,3}(?: \d{3})+)(?![\d])")
 COMMA_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _CJK_OR_WORD = re.compile(r"[^\x00-\x7f]+")
 _MAX_TOKENS = 60_000
+_MAX_DEPTH = 12  # of \text, \mathbf and the like inside of one another
 
 
 def join_thousands(text: str, *, plain_commas: bool) -> str:
-    """The text with thousands marks taken out of its numbers: `10,\\!080`, `1{,}000`, `1 000`, and, where asked, `1,000`.
+    """The text without thousands marks in its numbers: `10,\\!080`, `1{,}000`, `1 000`, and, where asked, `1,000`.
 
     A plain comma inside brackets separates coordinates, so only those outside of any bracket are taken out.
     """
@@ -74,12 +84,14 @@ def join_thousands(text: str, *, plain_commas: bool) -> str:
     return text
 
 
-def tokenize(text: str, *, in_text: bool = False) -> list[Token]:
+def tokenize(text: str, *, in_text: bool = False, depth: int = 0) -> list[Token]:
     """The tokens of an answer that `normalise.fold` has been through.
 
     Raises:
         ParseError: more than 60,000 tokens, or a `\\text{` that does not close.
     """
+    if depth > _MAX_DEPTH:
+        raise ParseError(f"\\text and \\mathbf nest deeper than {_MAX_DEPTH}")
     tokens: list[Token] = []
     position, end = 0, len(text)
     spaced = True
@@ -96,7 +108,7 @@ def tokenize(text: str, *, in_text: bool = False) -> list[Token]:
         if kind == "number":
             tokens.append(("number", piece))
         elif kind == "command":
-            position = _command(piece, text, position, tokens, in_text)
+            position = _command(piece, text, position, tokens, in_text, depth)
         elif kind == "escaped":
             _escaped(piece, tokens)
         elif kind == "dots":
@@ -114,8 +126,8 @@ def tokenize(text: str, *, in_text: bool = False) -> list[Token]:
         elif piece in "<>!=" and text.startswith("=", position):
             tokens.append(("command", {"<": "le", ">": "ge", "!": "ne", "=": "="}[piece]))
             position += 1
-        elif piece in '&"`?@#':
-            tokens.append(("mark", piece))
+        elif piece == "." and in_text and tokens and tokens[-1][0] == "word":
+            pass  # an abbreviation, or the end of a sentence inside of \\text
         else:
             tokens.append(("mark", piece))
         spaced = False
@@ -135,7 +147,7 @@ def _escaped(piece: str, tokens: list[Token]) -> None:
         raise ParseError(f"\\{piece!r} is no command this grammar knows")
 
 
-def _command(name: str, text: str, position: int, tokens: list[Token], in_text: bool) -> int:
+def _command(name: str, text: str, position: int, tokens: list[Token], in_text: bool, depth: int) -> int:
     if name in _IGNORED:
         if name == "hspace":
             return _group(text, position)[1]
@@ -144,14 +156,16 @@ def _command(name: str, text: str, position: int, tokens: list[Token], in_text: 
         return position
     if name in _TEXT_WRAPPERS:
         content, position = _group(text, position)
-        _text(content, name, tokens)
+        _text(content, name, tokens, depth)
         return position
     if name in _MATH_WRAPPERS:
         content, position = _group(text, position)
-        if re.fullmatch(r"[\d\s.]+", content):
-            content = content.replace(" ", "")
+        content = re.sub(r"(?<=[\d.,]) (?=[\d.,])|(?<=^-) (?=\d)", "", content).rstrip(
+            ". "
+        )  # bold digits are set apart
+        content = join_thousands(content, plain_commas=True)
         tokens.append(("mark", "{"))
-        tokens.extend(tokenize(content, in_text=in_text))
+        tokens.extend(tokenize(content, in_text=in_text, depth=depth + 1))
         tokens.append(("mark", "}"))
         return position
     if name in ("begin", "end"):
@@ -190,7 +204,7 @@ def _group(text: str, position: int) -> tuple[str, int]:
     raise ParseError("a { does not close")
 
 
-def _text(content: str, command: str, tokens: list[Token]) -> None:
+def _text(content: str, command: str, tokens: list[Token], depth: int) -> None:
     """The tokens of `\\text{...}` and its kin."""
     stripped = content.strip(" ~\n")
     if command in ("mathrm", "operatorname", "mathit", "mathnormal"):
@@ -201,7 +215,7 @@ def _text(content: str, command: str, tokens: list[Token]) -> None:
             after_number = bool(tokens) and tokens[-1][0] == "number" and stripped not in "ied"
             tokens.append(("word" if after_number else "letter", stripped))
             return
-    tokens.extend(tokenize(stripped, in_text=True))
+    tokens.extend(tokenize(stripped, in_text=True, depth=depth + 1))
 
 
 def _letters(piece: str, text: str, position: int, tokens: list[Token], in_text: bool, spaced: bool) -> int:

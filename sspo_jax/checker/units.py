@@ -7,6 +7,8 @@ so `5 apples` differs from `5 pears`. Words that only say what is counted in ("u
 import dataclasses
 from fractions import Fraction
 
+from .expression import names
+
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
@@ -79,8 +81,8 @@ def _table() -> dict[str, Unit]:
         "percent 百分": ("percent", 1),
     }  # fmt: skip
     table = {}
-    for names, (dimension, scale) in rows.items():
-        for name in names.split():
+    for spellings, (dimension, scale) in rows.items():
+        for name in spellings.split():
             table[name] = Unit(Fraction(scale), ((dimension, 1),))
     metre, second = table["m"], table["s"]
     kilogram = table["kg"]
@@ -104,16 +106,19 @@ def _table() -> dict[str, Unit]:
         "pa pascal pascals": newton.times(metre, -2),
         "ev": Unit(joule.scale * Fraction("1.602176634e-19"), joule.dimensions),
     }
-    for names, unit in derived.items():
-        for name in names.split():
+    for spellings, unit in derived.items():
+        for name in spellings.split():
             table[name] = unit
     return table
 
 
 UNITS = _table()
 COUNTED_IN = frozenset(
-    "unit units way ways value values digits distinct different possible total times time integers solutions solution "
-    "the of a an in each approximately about exactly only more right such all 个 种 次 条 只 名 位 组 对 道 颗".split()
+    names(
+        "unit units way ways value values digits distinct different possible total times time integers "
+        "solutions solution the of a an in each old long tall high wide deep away apart altogether left "
+        "remaining approximately about exactly only more right such all 个 种 次 条 只 名 位 组 对 道 颗"
+    )
 )
 """Words that say nothing about the dimension of a number."""
 SINGLE_LETTERS = frozenset("msgLNJWVKhA")

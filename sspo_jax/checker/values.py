@@ -92,6 +92,8 @@ def _both(first: Node, second: Node) -> list[Node]:
 def _rounds_to(decimal: Node, other: Node, limits: Limits) -> bool:
     """Whether a long decimal is the other value, rounded or cut to the decimal's digits."""
     value: Fraction = decimal.value  # type: ignore[assignment]
+    if (decimal.digits or 0) > limits.digits:
+        raise NeedsWorker("a long decimal") if limits.digits < 10_000 else TooLarge("a decimal of too many digits")
     numeric = Numeric(_BASE_DIGITS + (decimal.digits or 0), limits, real=False)
     difference = abs(numeric.value(other, {}) - numeric.value(decimal, {}))
     magnitude = abs(value) or Fraction(1)
@@ -129,7 +131,7 @@ def _points(names: Sequence[str]) -> list[dict[str, Fraction]]:
     for index in range(3 * _POINTS):
         point = {}
         for name in names:
-            sign = 1 if index % 3 != 2 else generator.choice((1, -1))
+            sign = (1, -1, generator.choice((1, -1)))[index % 3]
             point[name] = sign * Fraction(generator.randint(101, 3989), generator.choice((997, 1009, 1013, 1019, 1021)))
         points.append(point)
     return points

@@ -114,7 +114,7 @@ class Verifier:
         if not isinstance(response, str) or not isinstance(gold, str):
             kinds = f"{type(response).__name__} and {type(gold).__name__}"
             return None, ("error", f"the response and the gold are {kinds}, want two strings")
-        answer, rule = extract(response, options)
+        answer, rule, parts = extract(response, options)
         if answer is None:
             return None, ("unparsed", rule)
         wanted = gold_answer(gold)
@@ -125,10 +125,16 @@ class Verifier:
         if decision is None:
             try:
                 decision = decide(answer, wanted, options, reuse=self._cache.size > 0)
+                if parts and decision[0] == "wrong" and self._all_equal(parts, wanted, options):
+                    decision = ("correct", "every box alone is the answer")
             except NeedsWorker as needs:
                 raise NeedsWorker(str(needs), answer) from None
             self._cache.put(key, decision)
         return answer, (decision[0], f"{rule}; {decision[1]}")
+
+    def _all_equal(self, parts: tuple[str, ...], gold: str, options: Options) -> bool:
+        """Whether boxes side by side all say the same answer, as `\\boxed{x + 1}` or `\\boxed{1 + x}` do."""
+        return all(decide(part, gold, options, reuse=self._cache.size > 0)[0] == "correct" for part in parts)
 
     def _finish(
         self,

@@ -7,6 +7,7 @@ Messages from the parent on the control socket, one a datagram: `fork` with one 
 with the worker's process id; `kill <pid>`, answered when the worker is gone. Its end of file ends everything.
 """
 
+import contextlib
 import ctypes
 import os
 import pickle
@@ -58,10 +59,8 @@ def main(control_fd: int, memory_limit_bytes: int) -> None:
 
 
 def _end(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     os.waitpid(pid, 0)
 
 

@@ -1,0 +1,66 @@
+"""Answers in words, times of day and dates, read into nodes that compare by meaning and not by spelling."""
+
+import re
+
+from .expression import Node, ParseError, names, number
+
+_CLOCK = re.compile(r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?\s*([ap])?\.?\s*(m)?\.?", re.IGNORECASE | re.ASCII)
+_CLOCK_HOUR = re.compile(r"(\d{1,2})\s*([ap])\.?\s*m\.?", re.IGNORECASE)
+_MONTHS = names("january february march april may june july august september october november december")
+_MONTH = "|".join(f"{month[:3]}(?:{month[3:]}|\\.)?" + ("|sept\\.?" if month[0] == "s" else "") for month in _MONTHS)
+_DATE = re.compile(
+    rf"(?:(?P<m1>{_MONTH})\s+(?P<d1>\d{{1,2}})(?:st|nd|rd|th)?(?:\s*,?\s+(?P<y1>\d{{4}}))?"
+    rf"|(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<m2>{_MONTH})(?:\s*,?\s+(?P<y2>\d{{4}}))?"
+    r"|(?P<y3>\d{4})[-/](?P<m3>\d{1,2})[-/](?P<d3>\d{1,2})|(?P<y4>\d{4})年(?P<m4>\d{1,2})月(?P<d4>\d{1,2})[日号]"
+    r"|(?P<m5>\d{1,2})月(?P<d5>\d{1,2})[日号])",
+    re.IGNORECASE,
+)
+_WRAPPED_TEXT = re.compile(r"\\(?:text|mbox|textbf|textrm|mathrm|textit)\s*\{([^{}]*)\}")
+
+
+def clock_or_date(text: str) -> Node | None:
+    """A time of day or a date, None where the text is neither."""
+    plain = re.sub(r"\\[!,;: ]", " ", _WRAPPED_TEXT.sub(r"\1", text)).replace("\\", " ").replace("~", " ").strip(" .")
+    plain = re.sub(r"\s+", " ", plain)
+    if ":" in plain and (match := _CLOCK.fullmatch(plain)) and int(match[1]) < 24 and bool(match[4]) >= bool(match[5]):
+        hour = int(match[1]) % 12 + (12 if (match[4] or "").lower() == "p" else 0) if match[4] else int(match[1])
+        seconds = int(match[3] or 0)
+        return Node("time", (), (hour * 3600 + int(match[2]) * 60 + seconds, bool(match[4])))
+    if match := _CLOCK_HOUR.fullmatch(plain):
+        if 1 <= int(match[1]) <= 12:
+            return Node("time", (), ((int(match[1]) % 12 + (12 if match[2].lower() == "p" else 0)) * 3600, True))
+        return None
+    match = _DATE.fullmatch(plain)
+    if match is None:
+        return None
+    found = {key[0]: value for key, value in match.groupdict().items() if value}
+    month = found["m"].lower()[:3]
+    month_number = int(month) if month.isdigit() else [name[:3] for name in _MONTHS].index(month) + 1
+    return Node("date", (), (int(found["y"]) if "y" in found else None, month_number, int(found["d"])))
+
+
+_NUMBER_WORDS = {
+    word: str(value)
+    for value, word in enumerate(
+        names(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+            "sixteen seventeen eighteen nineteen twenty"
+        )
+    )
+}
+
+
+def words(text: str) -> Node:
+    """An answer in words: case, punctuation, articles and LaTeX's text commands do not count."""
+    plain = re.sub(r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|textnormal|mathbf|emph)\b", " ", text)
+    plain = re.sub(r"\\[,;:! ]|\\(?:quad|qquad)", " ", plain)
+    plain = re.sub(r"[\s{}$~\"`]+", " ", plain).lower()
+    plain = re.sub(r"(?<!\w)[(]([a-z])[)]", r"\1", plain)
+    plain = re.sub(r"[.,;:!?]+(?=\s|$)", " ", plain)
+    plain = re.sub(r"\b(?:the|a|an)\s+(?=\w{2})", "", plain)
+    plain = " ".join(plain.split()).strip(" '.")
+    if not plain:
+        raise ParseError("the answer holds no words")
+    if plain in _NUMBER_WORDS:
+        return number(int(_NUMBER_WORDS[plain]))
+    return Node("text", (), plain)
