@@ -137,6 +137,23 @@ QWEN3_30B_A3B = _qwen3(
     2048, 6144, 48, 32, 4, tie_embeddings=False, num_experts=128, experts_per_token=8, expert_size=768
 )
 
+HUB_NAMES = {
+    "Qwen/Qwen2.5-0.5B": QWEN25_0P5B,
+    "Qwen/Qwen2.5-1.5B": QWEN25_1P5B,
+    "Qwen/Qwen2.5-3B": QWEN25_3B,
+    "Qwen/Qwen2.5-7B": QWEN25_7B,
+    "Qwen/Qwen2.5-14B": QWEN25_14B,
+    "Qwen/Qwen2.5-Math-1.5B": QWEN25_MATH_1P5B,
+    "Qwen/Qwen2.5-Math-7B": QWEN25_MATH_7B,
+    "Qwen/Qwen3-0.6B": QWEN3_0P6B,
+    "Qwen/Qwen3-1.7B": QWEN3_1P7B,
+    "Qwen/Qwen3-4B": QWEN3_4B,
+    "Qwen/Qwen3-8B": QWEN3_8B,
+    "Qwen/Qwen3-14B": QWEN3_14B,
+    "Qwen/Qwen3-30B-A3B": QWEN3_30B_A3B,
+}
+"""Shapes by the names of their checkpoints, for what needs no weights."""
+
 
 def config_from_hf(path: pathlib.Path, **changes: Any) -> QwenConfig:
     """Reads the config.json of a Hugging Face checkpoint directory; `changes` set further fields.
