@@ -12,6 +12,8 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from sspo_jax.types import Number
+
 Scale = Literal["group", "batch", "none"]
 
 
@@ -19,8 +21,8 @@ def group_relative(
     rewards: Float[Array, " n"],
     group_ids: Int[Array, " n"],
     *,
-    scale: Scale = "group",
-    epsilon: float = 1e-6,
+    scale: str = "group",
+    epsilon: Number = 1e-6,
     valid: Bool[Array, " n"] | None = None,
 ) -> Float[Array, " n"]:
     """A_i = (R_i - mean of its group) / (std + epsilon)  (arXiv:2402.03300 section 4.1.2).
@@ -76,7 +78,7 @@ def reinforce_plus_plus(
     rewards: Float[Array, " n"],
     group_ids: Int[Array, " n"] | None = None,
     *,
-    epsilon: float = 1e-6,
+    epsilon: Number = 1e-6,
     valid: Bool[Array, " n"] | None = None,
 ) -> Float[Array, " n"]:
     """A_i = (X_i - mean of X) / (std of X + epsilon), over the whole batch (REINFORCE++, arXiv:2501.03262).
@@ -98,7 +100,7 @@ def reinforce_plus_plus(
 
 
 def overlong_penalty(
-    lengths: Int[Array, " n"] | Float[Array, " n"], *, max_length: int, buffer: int, penalty: float = 1.0
+    lengths: Int[Array, " n"] | Float[Array, " n"], *, max_length: int, buffer: int, penalty: Number = 1.0
 ) -> Float[Array, " n"]:
     """DAPO's soft overlong punishment (arXiv:2503.14476 eq. 13), a number to *add* to the reward.
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from sspo_jax.types import Number
+
 # Below every logit, and finite: 0 * _EXCLUDED is 0 where 0 * -inf would be NaN.
 _EXCLUDED = -1e30
 
@@ -21,7 +23,7 @@ def logprobs_and_entropies(
     unembedding: Float[Array, "d vocab"] | Float[Array, "vocab d"],
     targets: Int[Array, " n"],
     *,
-    temperature: float = 1.0,
+    temperature: Number = 1.0,
     chunk_size: int = 8192,
     token_chunk_size: int = 1024,
     vocab_size: int | None = None,

@@ -14,6 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+# An int where a float is wanted is fine with Python and with pyright; the run-time checker of the tests is told.
+Number = float | int
+Scalar = Float[Array, ""] | Int[Array, ""] | Number
+
 
 class FinishReason(enum.IntEnum):
     """Why a response ended."""

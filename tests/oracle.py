@@ -147,7 +147,7 @@ def surrogate(name, logprobs, old_logprobs, advantages, mask, subsentence_ids=No
                     objective[p] = 4 / tau / (1 + math.exp(-tau * (ratio - 1))) * advantage
     if weights is not None:
         objective = np.where(mask, objective * np.where(mask, weights, 0), 0)
-    loss, own = aggregate(-objective, mask, aggregation, norm_length, segment_ids, denominator)
+    loss, _ = aggregate(-objective, mask, aggregation, norm_length, segment_ids, denominator)
     count = max(len(ratios), 1)
     metrics = {
         "ratio/mean": sum(ratios.values()) / count,

@@ -21,13 +21,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sspo_jax.losses.ratios import level_units
-from sspo_jax.types import Max, Mean
+from sspo_jax.types import Max, Mean, Number, Scalar
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
 
 
 def loss_denominator(
-    aggregation: Aggregation,
+    aggregation: str,
     mask: Bool[Array, "batch time"],
     segment_ids: Int[Array, "batch time"] | None = None,
 ) -> Float[Array, ""]:
@@ -53,10 +53,10 @@ def loss_denominator(
 
 
 def token_weights(
-    aggregation: Aggregation,
+    aggregation: str,
     mask: Bool[Array, "batch time"],
     segment_ids: Int[Array, "batch time"] | None = None,
-    norm_length: float | None = None,
+    norm_length: Number | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "batch time"]:
     """`weight_t` of the table above, 0 where the mask is false.
@@ -81,10 +81,10 @@ def aggregate(
     values: Float[Array, "batch time"],
     mask: Bool[Array, "batch time"],
     *,
-    aggregation: Aggregation = "seq-mean-token-mean",
-    norm_length: float | None = None,
+    aggregation: str = "seq-mean-token-mean",
+    norm_length: Number | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
-    denominator: Float[Array, ""] | float | None = None,
+    denominator: Scalar | None = None,
 ) -> tuple[Float[Array, ""], Mean]:
     """Reduces a per-token quantity to a scalar; 0 with gradient 0 where no token is valid.
 

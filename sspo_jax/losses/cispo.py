@@ -10,7 +10,7 @@ from sspo_jax.losses.aggregation import Aggregation
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
-from sspo_jax.types import Max, Mean, TrainBatch
+from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
 
 def cispo_loss(
@@ -19,13 +19,13 @@ def cispo_loss(
     advantages: Float[Array, "batch time"],
     mask: Bool[Array, "batch time"],
     *,
-    clip_low: float = 1.0,
-    clip_high: float = 0.28,
-    aggregation: Aggregation = "token-mean",
-    norm_length: float | None = None,
+    clip_low: Number = 1.0,
+    clip_high: Number = 0.28,
+    aggregation: str = "token-mean",
+    norm_length: Number | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
-    denominator: Float[Array, ""] | float | None = None,
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT,
+    denominator: Scalar | None = None,
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,
     weights: Float[Array, "batch time"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
     """CISPO, negated (arXiv:2506.13585 eq. 4 and 5): every token keeps a gradient, its weight is clipped.
@@ -95,11 +95,11 @@ class Cispo(Objective):
 
     aggregation: Aggregation = "token-mean"
     """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
-    clip_low: float = 1.0
+    clip_low: Number = 1.0
     """Width of the bound of the weight below 1; 1 is none."""
-    clip_high: float = 0.28
+    clip_high: Number = 0.28
     """Width of the bound of the weight above 1."""
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
 
     def policy_loss(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sspo_jax.losses.aggregation import masked_max, masked_mean
 from sspo_jax.losses.ratios import check_shapes, clamp_log_ratio, level_units, token_log_ratio, unit_mean
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT
-from sspo_jax.types import Max, Mean, TrainBatch
+from sspo_jax.types import Max, Mean, Number, TrainBatch
 
 CorrectionLevel = Literal["token", "response"]
 CorrectionMode = Literal["off", "truncate", "reject", "truncate-reject"]
@@ -27,12 +27,12 @@ def correction_weights(
     sampler_logprobs: Float[Array, "batch time"],
     mask: Bool[Array, "batch time"],
     *,
-    mode: CorrectionMode = "truncate",
-    level: CorrectionLevel = "token",
-    reduction: ResponseReduction = "sum",
-    truncate_at: float = 2.0,
-    reject_below: float = 0.5,
-    reject_above: float = 2.0,
+    mode: str = "truncate",
+    level: str = "token",
+    reduction: str = "sum",
+    truncate_at: Number = 2.0,
+    reject_below: Number = 0.5,
+    reject_above: Number = 2.0,
     segment_ids: Int[Array, "batch time"] | None = None,
 ) -> Float[Array, "batch time"]:
     """Detached factors of the objective, per token; 0 where the mask is false.
@@ -88,11 +88,11 @@ class RolloutCorrection:
     """A weight per token or one per response."""
     reduction: ResponseReduction = "sum"
     """Of the log-ratios of a response: their sum, or their mean (geometric)."""
-    truncate_at: float = 2.0
+    truncate_at: Number = 2.0
     """The largest weight."""
-    reject_below: float = 0.5
+    reject_below: Number = 0.5
     """Weights below this are set to 0."""
-    reject_above: float = 2.0
+    reject_above: Number = 2.0
     """Weights above this are set to 0."""
 
     def __call__(self, batch: TrainBatch) -> tuple[Float[Array, "batch time"] | None, dict[str, Mean | Max]]:

@@ -5,11 +5,10 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.aggregation import Aggregation
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, clamp_log_ratio, level_units, token_log_ratio, unit_mean
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
-from sspo_jax.types import Max, Mean, TrainBatch
+from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
 
 def gmpo_loss(
@@ -18,13 +17,13 @@ def gmpo_loss(
     advantages: Float[Array, "batch time"],
     mask: Bool[Array, "batch time"],
     *,
-    clip_low: float = 0.4,
-    clip_high: float = 0.4,
-    aggregation: Aggregation = "seq-mean-token-mean",
-    norm_length: float | None = None,
+    clip_low: Number = 0.4,
+    clip_high: Number = 0.4,
+    aggregation: str = "seq-mean-token-mean",
+    norm_length: Number | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
-    denominator: Float[Array, ""] | float | None = None,
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT,
+    denominator: Scalar | None = None,
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,
     weights: Float[Array, "batch time"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
     """GMPO, negated (arXiv:2507.20673 eq. 4 and algorithm 1): the geometric mean of clipped token ratios.
@@ -95,11 +94,11 @@ def gmpo_loss(
 class Gmpo(Objective):
     """GMPO (arXiv:2507.20673) as a value; see `gmpo_loss`."""
 
-    clip_low: float = 0.4
+    clip_low: Number = 0.4
     """Bound of the log-ratio below 0, nats."""
-    clip_high: float = 0.4
+    clip_high: Number = 0.4
     """Bound of the log-ratio above 0, nats."""
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of each log-ratio, nats; None means none."""
 
     def policy_loss(

@@ -12,7 +12,7 @@ from sspo_jax.losses.aggregation import Aggregation
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate, finish
-from sspo_jax.types import Max, Mean, TrainBatch
+from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
 
 def grpo_loss(
@@ -21,14 +21,14 @@ def grpo_loss(
     advantages: Float[Array, "batch time"],
     mask: Bool[Array, "batch time"],
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    dual_clip: float | None = None,
-    aggregation: Aggregation = "seq-mean-token-mean",
-    norm_length: float | None = None,
+    clip_low: Number = 0.2,
+    clip_high: Number = 0.2,
+    dual_clip: Number | None = None,
+    aggregation: str = "seq-mean-token-mean",
+    norm_length: Number | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
-    denominator: Float[Array, ""] | float | None = None,
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT,
+    denominator: Scalar | None = None,
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,
     weights: Float[Array, "batch time"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
     """GRPO's clipped surrogate, negated (arXiv:2402.03300 eq. 3, without its KL term).
@@ -93,14 +93,14 @@ def dr_grpo_loss(
     advantages: Float[Array, "batch time"],
     mask: Bool[Array, "batch time"],
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    dual_clip: float | None = None,
-    aggregation: Aggregation = "seq-mean-token-sum-norm",
-    norm_length: float | None = None,
+    clip_low: Number = 0.2,
+    clip_high: Number = 0.2,
+    dual_clip: Number | None = None,
+    aggregation: str = "seq-mean-token-sum-norm",
+    norm_length: Number | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
-    denominator: Float[Array, ""] | float | None = None,
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT,
+    denominator: Scalar | None = None,
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,
     weights: Float[Array, "batch time"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
     """Dr. GRPO: `grpo_loss` without the length bias (arXiv:2503.20783 eq. 2 and section 3.2).
@@ -147,14 +147,14 @@ def dapo_loss(
     advantages: Float[Array, "batch time"],
     mask: Bool[Array, "batch time"],
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
-    dual_clip: float | None = 10.0,
-    aggregation: Aggregation = "token-mean",
-    norm_length: float | None = None,
+    clip_low: Number = 0.2,
+    clip_high: Number = 0.28,
+    dual_clip: Number | None = 10.0,
+    aggregation: str = "token-mean",
+    norm_length: Number | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
-    denominator: Float[Array, ""] | float | None = None,
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT,
+    denominator: Scalar | None = None,
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,
     weights: Float[Array, "batch time"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
     """DAPO: `grpo_loss` with clip-higher and the mean over all tokens of the batch (arXiv:2503.14476 eq. 8).
@@ -199,13 +199,13 @@ def dapo_loss(
 class Grpo(Objective):
     """GRPO (arXiv:2402.03300) as a value; see `grpo_loss`."""
 
-    clip_low: float = 0.2
+    clip_low: Number = 0.2
     """Width of the bound below 1."""
-    clip_high: float = 0.2
+    clip_high: Number = 0.2
     """Width of the bound above 1."""
-    dual_clip: float | None = None
+    dual_clip: Number | None = None
     """Largest ratio at a negative advantage; None means none."""
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
 
     def policy_loss(
@@ -229,15 +229,15 @@ class DrGrpo(Objective):
 
     aggregation: Aggregation = "seq-mean-token-sum-norm"
     """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
-    norm_length: float | None = 3000.0
+    norm_length: Number | None = 3000.0
     """The generation budget in tokens, by which the sum over a response is divided."""
-    clip_low: float = 0.2
+    clip_low: Number = 0.2
     """Width of the bound below 1."""
-    clip_high: float = 0.2
+    clip_high: Number = 0.2
     """Width of the bound above 1."""
-    dual_clip: float | None = None
+    dual_clip: Number | None = None
     """Largest ratio at a negative advantage; None means none."""
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
 
     def policy_loss(
@@ -261,13 +261,13 @@ class Dapo(Objective):
 
     aggregation: Aggregation = "token-mean"
     """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
-    clip_low: float = 0.2
+    clip_low: Number = 0.2
     """Width of the bound below 1."""
-    clip_high: float = 0.28
+    clip_high: Number = 0.28
     """Width of the bound above 1."""
-    dual_clip: float | None = 10.0
+    dual_clip: Number | None = 10.0
     """Largest ratio at a negative advantage; None means none."""
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
 
     def policy_loss(

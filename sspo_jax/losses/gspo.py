@@ -4,11 +4,10 @@ import dataclasses
 
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.aggregation import Aggregation
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import Gradient, check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import RESPONSE_LOG_RATIO_LIMIT, clipped_surrogate, finish
-from sspo_jax.types import Max, Mean, TrainBatch
+from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
 
 def gspo_loss(
@@ -17,14 +16,14 @@ def gspo_loss(
     advantages: Float[Array, "batch time"],
     mask: Bool[Array, "batch time"],
     *,
-    clip_low: float = 3e-4,
-    clip_high: float = 4e-4,
-    gradient: Gradient = "token",
-    aggregation: Aggregation = "seq-mean-token-mean",
-    norm_length: float | None = None,
+    clip_low: Number = 3e-4,
+    clip_high: Number = 4e-4,
+    gradient: str = "token",
+    aggregation: str = "seq-mean-token-mean",
+    norm_length: Number | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
-    denominator: Float[Array, ""] | float | None = None,
-    log_ratio_limit: float | None = RESPONSE_LOG_RATIO_LIMIT,
+    denominator: Scalar | None = None,
+    log_ratio_limit: Number | None = RESPONSE_LOG_RATIO_LIMIT,
     weights: Float[Array, "batch time"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
     """GSPO, negated (arXiv:2507.18071): the ratio of a whole response, length-normalised.
@@ -98,13 +97,13 @@ def gspo_loss(
 class Gspo(Objective):
     """GSPO (arXiv:2507.18071) as a value; see `gspo_loss`."""
 
-    clip_low: float = 3e-4
+    clip_low: Number = 3e-4
     """Width of the bound below 1."""
-    clip_high: float = 4e-4
+    clip_high: Number = 4e-4
     """Width of the bound above 1."""
     gradient: Gradient = "token"
     """Gradient through each token's own ratio ("token", GSPO-token) or the geometric mean ("plain", GSPO)."""
-    log_ratio_limit: float | None = RESPONSE_LOG_RATIO_LIMIT
+    log_ratio_limit: Number | None = RESPONSE_LOG_RATIO_LIMIT
     """Clamp of log s from above, nats; None means none."""
 
     def policy_loss(

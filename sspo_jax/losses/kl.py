@@ -15,7 +15,7 @@ def kl_penalty(
     logprobs: Float[Array, "batch time"],
     ref_logprobs: Float[Array, "batch time"],
     *,
-    estimator: KlEstimator = "k3",
+    estimator: str = "k3",
     mask: Bool[Array, "batch time"] | None = None,
 ) -> Float[Array, "batch time"]:
     """An estimate of KL(policy || reference) from the sampled token alone, in nats per token.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from sspo_jax.losses.aggregation import Aggregation, aggregate, loss_denominator
 from sspo_jax.losses.correction import RolloutCorrection
 from sspo_jax.losses.kl import KlEstimator, kl_penalty
-from sspo_jax.types import Max, Mean, TrainBatch
+from sspo_jax.types import Max, Mean, Number, TrainBatch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,13 +24,13 @@ class Objective(abc.ABC):
 
     aggregation: Aggregation = "seq-mean-token-mean"
     """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
-    norm_length: float | None = None
+    norm_length: Number | None = None
     """Tokens to divide by, read by the aggregation `seq-mean-token-sum-norm`."""
-    kl_coefficient: float = 0.0
+    kl_coefficient: Number = 0.0
     """Weight of the KL to the reference policy; above 0 the batch must have ref_logprobs."""
     kl_estimator: KlEstimator = "k3"
     """Which estimate of that KL; k1 has zero expected gradient, see `kl_penalty`."""
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: Number = 0.0
     """Weight of the entropy bonus; other than 0 the call must be given entropies."""
     correction: RolloutCorrection = dataclasses.field(default_factory=RolloutCorrection)
     """Correction of the gap between the sampler and the training program."""

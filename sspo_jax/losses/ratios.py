@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from sspo_jax.types import Number
+
 Level = Literal["token", "subsentence", "response"]
 Gradient = Literal["token", "plain"]
 
@@ -35,7 +37,7 @@ def float_type(*arrays: Array | None) -> jnp.dtype:
 
 
 def level_ids(
-    level: Level, mask: Bool[Array, "batch time"], subsentence_ids: Int[Array, "batch time"] | None = None
+    level: str, mask: Bool[Array, "batch time"], subsentence_ids: Int[Array, "batch time"] | None = None
 ) -> Int[Array, "batch time"]:
     """Labels of the units of a level: the position, the subsentence id, or 0 for the whole response.
 
@@ -78,7 +80,7 @@ def unit_ids(
 
 
 def level_units(
-    level: Level,
+    level: str,
     mask: Bool[Array, "batch time"],
     subsentence_ids: Int[Array, "batch time"] | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
@@ -125,7 +127,7 @@ def token_log_ratio(
 
 
 def clamp_log_ratio(
-    log_ratio: Float[Array, "batch time"], limit: float | None, *, both_sides: bool = True
+    log_ratio: Float[Array, "batch time"], limit: Number | None, *, both_sides: bool = True
 ) -> Float[Array, "batch time"]:
     """Clamps log-ratios at `limit` (nats) so that exp and its square stay finite; no gradient beyond it."""
     if limit is None:
@@ -139,8 +141,8 @@ def importance_ratio(
     mask: Bool[Array, "batch time"],
     units: Units,
     *,
-    gradient: Gradient = "token",
-    log_ratio_limit: float | None = None,
+    gradient: str = "token",
+    log_ratio_limit: Number | None = None,
     clamp_both_sides: bool = True,
 ) -> Float[Array, "batch time"]:
     """The ratio r_t of the unit of token t (arXiv:2511.04256v2; for responses arXiv:2507.18071 eq. 7 and 14).

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.aggregation import Aggregation
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
-from sspo_jax.types import Max, Mean, TrainBatch
+from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
 
 def sapo_loss(
@@ -19,13 +18,13 @@ def sapo_loss(
     advantages: Float[Array, "batch time"],
     mask: Bool[Array, "batch time"],
     *,
-    temperature_positive: float = 1.0,
-    temperature_negative: float = 1.05,
-    aggregation: Aggregation = "seq-mean-token-mean",
-    norm_length: float | None = None,
+    temperature_positive: Number = 1.0,
+    temperature_negative: Number = 1.05,
+    aggregation: str = "seq-mean-token-mean",
+    norm_length: Number | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
-    denominator: Float[Array, ""] | float | None = None,
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT,
+    denominator: Scalar | None = None,
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,
     weights: Float[Array, "batch time"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
     """SAPO, negated (arXiv:2511.20347 eq. 5 and 6): a sigmoid gate in place of the clip.
@@ -96,11 +95,11 @@ def sapo_loss(
 class Sapo(Objective):
     """SAPO (arXiv:2511.20347) as a value; see `sapo_loss`."""
 
-    temperature_positive: float = 1.0
+    temperature_positive: Number = 1.0
     """tau of tokens with a positive advantage."""
-    temperature_negative: float = 1.05
+    temperature_negative: Number = 1.05
     """tau of the others; larger decays faster."""
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
 
     def policy_loss(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.aggregation import Aggregation, masked_mean
+from sspo_jax.losses.aggregation import masked_mean
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import (
     Gradient,
@@ -25,7 +25,7 @@ from sspo_jax.losses.ratios import (
     unit_mean,
 )
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate, finish
-from sspo_jax.types import Max, Mean, TrainBatch
+from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
 EntropyRule = Literal["power", "tanh", "vocabulary"]
 EntropyBounds = Literal["both", "low", "high"]
@@ -40,26 +40,26 @@ def sspo_loss(
     subsentence_ids: Int[Array, "batch time"] | None,
     entropies: Float[Array, "batch time"] | None = None,
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    gradient: Gradient = "token",
-    entropy_exponent: float = 0.5,
-    entropy_floor: float = 0.5,
-    entropy_ceiling: float = 2.0,
-    mean_entropy: Float[Array, ""] | float | None = None,
-    length_reference: float | None = None,
-    aggregation: Aggregation = "seq-mean-token-mean",
-    norm_length: float | None = None,
+    clip_low: Number = 0.2,
+    clip_high: Number = 0.2,
+    gradient: str = "token",
+    entropy_exponent: Number = 0.5,
+    entropy_floor: Number = 0.5,
+    entropy_ceiling: Number = 2.0,
+    mean_entropy: Scalar | None = None,
+    length_reference: Number | None = None,
+    aggregation: str = "seq-mean-token-mean",
+    norm_length: Number | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
-    denominator: Float[Array, ""] | float | None = None,
-    ratio_level: Level = "subsentence",
-    entropy_rule: EntropyRule = "power",
-    entropy_bounds: EntropyBounds = "both",
-    entropy_level: EntropyLevel = "unit",
-    entropy_std: Float[Array, ""] | float | None = None,
+    denominator: Scalar | None = None,
+    ratio_level: str = "subsentence",
+    entropy_rule: str = "power",
+    entropy_bounds: str = "both",
+    entropy_level: str = "unit",
+    entropy_std: Scalar | None = None,
     vocab_size: int | None = None,
-    dual_clip: float | None = None,
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT,
+    dual_clip: Number | None = None,
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,
     weights: Float[Array, "batch time"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
     """SSPO objective, negated (arXiv:2511.04256v2, our reading).
@@ -157,7 +157,7 @@ def sspo_loss(
 
 
 def length_scale(
-    units: Units, length_reference: float | None, dtype: DTypeLike = jnp.float32
+    units: Units, length_reference: Number | None, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "batch time"]:
     """l_k = clip(sqrt(L_ref / L_k), 1/4, 4), at each token; 1 without `length_reference`.
 
@@ -176,13 +176,13 @@ def entropy_scale(
     mask: Bool[Array, "batch time"],
     units: Units,
     *,
-    exponent: float = 0.5,
-    floor: float = 0.5,
-    ceiling: float = 2.0,
-    mean_entropy: Float[Array, ""] | float | None = None,
-    entropy_std: Float[Array, ""] | float | None = None,
-    rule: EntropyRule = "power",
-    level: EntropyLevel = "unit",
+    exponent: Number = 0.5,
+    floor: Number = 0.5,
+    ceiling: Number = 2.0,
+    mean_entropy: Scalar | None = None,
+    entropy_std: Scalar | None = None,
+    rule: str = "power",
+    level: str = "unit",
     vocab_size: int | None = None,
 ) -> Float[Array, "batch time"]:
     """g_k, the factor of the bounds that the entropy sets: bounded and rising in it, detached.
@@ -234,9 +234,9 @@ def entropy_scale(
 class Sspo(Objective):
     """SSPO (arXiv:2511.04256v2) as a value; see `sspo_loss`. Without arguments it is `Sspo.paper_like()`."""
 
-    clip_low: float = 0.2
+    clip_low: Number = 0.2
     """Width of the bound below 1."""
-    clip_high: float = 0.2
+    clip_high: Number = 0.2
     """Width of the bound above 1."""
     gradient: Gradient = "token"
     """Gradient through each token's own ratio ("token") or through the geometric mean ("plain")."""
@@ -246,11 +246,11 @@ class Sspo(Objective):
     """Whether the entropy of a unit scales its bounds."""
     entropy_rule: EntropyRule = "power"
     """How: a power of H_k / Hbar, tanh of the z-score, or H_k over log(vocabulary)."""
-    entropy_exponent: float = 0.5
+    entropy_exponent: Number = 0.5
     """alpha."""
-    entropy_floor: float = 0.5
+    entropy_floor: Number = 0.5
     """The smallest factor g_min."""
-    entropy_ceiling: float = 2.0
+    entropy_ceiling: Number = 2.0
     """The largest factor g_max."""
     entropy_bounds: EntropyBounds = "both"
     """Which bounds the factor moves."""
@@ -258,11 +258,11 @@ class Sspo(Objective):
     """Entropy of the unit, or of each token."""
     vocab_size: int | None = None
     """Number of real tokens; read by the rule "vocabulary"."""
-    length_reference: float | None = None
+    length_reference: Number | None = None
     """L_ref of the length scale, in tokens; None turns it off."""
-    dual_clip: float | None = None
+    dual_clip: Number | None = None
     """Largest ratio at a negative advantage; None means none."""
-    log_ratio_limit: float | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of log s_k, nats; None means none."""
 
     @classmethod

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.aggregation import Aggregation, aggregate, masked_max, masked_mean
+from sspo_jax.losses.aggregation import aggregate, masked_max, masked_mean
 from sspo_jax.losses.ratios import token_log_ratio
-from sspo_jax.types import Max, Mean
+from sspo_jax.types import Max, Mean, Number, Scalar
 
 # Nats. verl clamps the token log-ratio at 20 on both sides, and the response log-ratio of GSPO at 10 from above.
 TOKEN_LOG_RATIO_LIMIT = 20.0
@@ -27,9 +27,9 @@ def clipped_surrogate(
     ratio: Float[Array, "batch time"],
     advantages: Float[Array, "batch time"],
     mask: Bool[Array, "batch time"],
-    clip_low: Float[Array, "batch time"] | float,
-    clip_high: Float[Array, "batch time"] | float,
-    dual_clip: float | None = None,
+    clip_low: Float[Array, "batch time"] | Number,
+    clip_high: Float[Array, "batch time"] | Number,
+    dual_clip: Number | None = None,
 ) -> tuple[Float[Array, "batch time"], Clipped]:
     """J_t = min(r_t A_t, clip(r_t, 1 - clip_low, 1 + clip_high) A_t), per token (arXiv:1707.06347 eq. 7).
 
@@ -85,10 +85,10 @@ def finish(
     mask: Bool[Array, "batch time"],
     *,
     weights: Float[Array, "batch time"] | None,
-    aggregation: Aggregation,
-    norm_length: float | None,
+    aggregation: str,
+    norm_length: Number | None,
     segment_ids: Int[Array, "batch time"] | None,
-    denominator: Float[Array, ""] | float | None,
+    denominator: Scalar | None,
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
     """loss = -aggregate(weights * objective), with the common metrics."""
     if weights is not None:

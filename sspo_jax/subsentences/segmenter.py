@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sspo_jax.subsentences import table as t
 from sspo_jax.subsentences.rules import BoundaryRule, parse_rule, segment_tokens
 from sspo_jax.subsentences.vocabulary import backend, token_bytes
+from sspo_jax.types import Number, Scalar
 
 
 class _Host:
@@ -44,7 +45,7 @@ class Segmenter:
     """A shorter piece is joined with its neighbour."""
     math_aware: bool = True
     """Whether a mark inside brackets or dollar signs ends nothing."""
-    entropy_quantile: float = 0.8
+    entropy_quantile: Number = 0.8
     """Rule "entropy": a subsentence starts at a token whose entropy is above this quantile of the batch."""
     host: Any = None
     """The tokenizer, for `split`."""
@@ -57,7 +58,7 @@ class Segmenter:
         rule: str = "punctuation",
         min_tokens: int = 5,
         math_aware: bool = True,
-        entropy_quantile: float = 0.8,
+        entropy_quantile: Number = 0.8,
         cache_dir: pathlib.Path | str | None = None,
     ) -> "Segmenter":
         """Builds the boundary table of a vocabulary, or reads it from the cache.
@@ -97,7 +98,7 @@ class Segmenter:
         segment_ids: Int[Array, "batch time"] | None = None,
         *,
         entropies: Float[Array, "batch time"] | None = None,
-        entropy_threshold: Float[Array, ""] | float | None = None,
+        entropy_threshold: Scalar | None = None,
     ) -> Int[Array, "batch time"]:
         """The subsentence of each token, numbered from 0 along its row; -1 where the mask is false.
 

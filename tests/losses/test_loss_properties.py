@@ -1,0 +1,313 @@
+"""What must hold for every objective whatever the numbers: limits, invariances, exact sums, finite gradients."""
+
+import dataclasses
+import functools
+
+import batches
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.test_util import check_grads
+
+from sspo_jax import losses
+from sspo_jax.losses.ratios import level_units
+from sspo_jax.types import Max, Mean, TrainBatch
+
+OBJECTIVES = {
+    "sspo": losses.Sspo.paper_like(),
+    "sspo_calibrated_plain": losses.Sspo.calibrated(gradient="plain"),
+    "grpo": losses.Grpo(dual_clip=3.0),
+    "dr_grpo": losses.DrGrpo(norm_length=20),
+    "dapo": losses.Dapo(),
+    "gspo": losses.Gspo(clip_low=0.05, clip_high=0.1, gradient="plain"),
+    "gmpo": losses.Gmpo(),
+    "cispo": losses.Cispo(),
+    "sapo": losses.Sapo(),
+    "everything_on": losses.Sspo(
+        aggregation="token-mean",
+        kl_coefficient=0.1,
+        entropy_coefficient=0.01,
+        correction=losses.RolloutCorrection(mode="truncate-reject", level="response", reduction="mean"),
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def train_batch(arrays, *, dtype=jnp.float64, **changes):
+    floats = ("advantages", "old_logprobs", "entropies", "sampler_logprobs")
+    fields = {name: jnp.asarray(arrays[name], dtype) for name in floats}
+    for name in ("segment_ids", "subsentence_ids"):
+        fields[name] = jnp.asarray(arrays[name], jnp.int32)
+    return TrainBatch(
+        tokens=jnp.zeros(arrays["mask"].shape, jnp.int32),
+        positions=jnp.zeros(arrays["mask"].shape, jnp.int32),
+        mask=jnp.asarray(arrays["mask"]),
+        ref_logprobs=fields["sampler_logprobs"],
+        **(fields | changes),
+    )
+
+
+def loss_and_gradient(objective, logprobs, batch):
+    entropies = jnp.where(jnp.isfinite(logprobs), logprobs**2, jnp.nan)
+    return jax.value_and_grad(lambda x: objective(x, batch, entropies=entropies + x - x)[0])(logprobs)
+
+
+def rows(batch, index):
+    return jax.tree.map(lambda x: x[index] if x.ndim else x, batch)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@settings(deadline=None, max_examples=8, derandomize=True)
+@given(arrays=batches.batches)
+def test_parts_add_up(name, arrays):
+    """Micro-batches of one row, with the whole update's denominator and entropy, give its loss and gradient."""
+    objective, batch, logprobs = OBJECTIVES[name], train_batch(arrays), jnp.asarray(arrays["logprobs"])
+    mean, std = losses.entropy_statistics(batch)
+    parts = [rows(batch, slice(i, i + 1)) for i in range(logprobs.shape[0])]
+    denominator = sum(objective.denominator(part) for part in parts)
+    whole_loss, whole_gradient = loss_and_gradient(objective, logprobs, batch)
+    total, metrics = 0.0, None
+    for i, part in enumerate(parts):
+        part = dataclasses.replace(part, denominator=denominator, mean_entropy=mean, entropy_std=std)
+        loss, gradient = loss_and_gradient(objective, logprobs[i : i + 1], part)
+        total += loss
+        np.testing.assert_allclose(gradient[0], whole_gradient[i], rtol=1e-12, atol=1e-14)
+        found = objective(logprobs[i : i + 1], part, entropies=logprobs[i : i + 1])[1]
+        metrics = found if metrics is None else {key: metrics[key] + found[key] for key in found}
+    np.testing.assert_allclose(total, whole_loss, rtol=1e-12, atol=1e-13)
+    whole_metrics = objective(logprobs, batch, entropies=logprobs)[1]
+    assert metrics is not None
+    assert metrics.keys() == whole_metrics.keys()
+    for key, value in whole_metrics.items():
+        assert isinstance(value, Mean | Max)
+        np.testing.assert_allclose(metrics[key].value, value.value, rtol=1e-6, atol=1e-12, err_msg=key)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@settings(deadline=None, max_examples=8, derandomize=True)
+@given(seed=st.integers(0, 10**6))
+def test_packed_equals_padded(name, seed):
+    """Responses in rows of their own, or all in one row with segment ids: the same loss and gradients."""
+    objective, arrays = OBJECTIVES[name], batches.make(seed)
+    padded = train_batch(arrays)
+    batch_size, time = arrays["mask"].shape
+    segments = np.repeat(np.arange(1, batch_size + 1), time)[None]
+    packed = {key: value.reshape(1, -1) for key, value in arrays.items()} | {"segment_ids": segments}
+    logprobs = jnp.asarray(arrays["logprobs"])
+    loss, gradient = loss_and_gradient(objective, logprobs, padded)
+    packed_loss, packed_gradient = loss_and_gradient(objective, logprobs.reshape(1, -1), train_batch(packed))
+    np.testing.assert_allclose(packed_loss, loss, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(packed_gradient.reshape(gradient.shape), gradient, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@settings(deadline=None, max_examples=8, derandomize=True)
+@given(seed=st.integers(0, 10**6), padding=st.integers(1, 5), factor=st.integers(-9, 9))
+def test_order_padding_and_labels_change_nothing(name, seed, padding, factor):
+    objective, arrays = OBJECTIVES[name], batches.make(seed)
+    loss, gradient = loss_and_gradient(objective, jnp.asarray(arrays["logprobs"]), train_batch(arrays))
+    order = np.random.default_rng(seed).permutation(arrays["mask"].shape[0])
+    changed = {key: np.pad(value[order], ((0, 1), (0, padding))) for key, value in arrays.items()}
+    changed["subsentence_ids"] = changed["subsentence_ids"] * (2 * factor + 1) + factor
+    for key in ("logprobs", "old_logprobs", "advantages", "entropies", "sampler_logprobs"):
+        changed[key][:, -padding:] = np.nan
+    other_loss, other = loss_and_gradient(objective, jnp.asarray(changed["logprobs"]), train_batch(changed))
+    np.testing.assert_allclose(other_loss, loss, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(other[:-1, :-padding], gradient[order], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_masked_positions_get_gradient_zero_and_empty_batches_are_zero(name):
+    objective = OBJECTIVES[name]
+    for seed in range(3):
+        arrays = batches.make(seed)
+        _, gradient = loss_and_gradient(objective, jnp.asarray(arrays["logprobs"]), train_batch(arrays))
+        assert np.all(np.asarray(gradient)[~arrays["mask"]] == 0)
+        assert np.any(np.asarray(gradient) != 0)
+        arrays["mask"][:] = False
+        loss, gradient = loss_and_gradient(objective, jnp.asarray(arrays["logprobs"]), train_batch(arrays))
+        assert loss == 0
+        assert np.all(np.asarray(gradient) == 0)
+        metrics = objective(jnp.asarray(arrays["logprobs"]), train_batch(arrays), entropies=jnp.zeros((4, 12)))[1]
+        assert all(metric.value == 0 for metric in metrics.values())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_extreme_ratios_stay_finite(name, dtype):
+    arrays = batches.make(1)
+    shift = np.linspace(-50, 50, arrays["mask"].size).reshape(arrays["mask"].shape)
+    arrays["old_logprobs"] = arrays["logprobs"] - shift
+    arrays["sampler_logprobs"] = arrays["old_logprobs"] + shift[::-1]
+    for sign in (1, -1):
+        arrays["advantages"] = np.full(arrays["mask"].shape, float(sign))
+        logprobs = jnp.asarray(arrays["logprobs"], dtype)
+        objective = OBJECTIVES[name]
+        batch = train_batch(arrays, dtype=dtype)
+        (loss, metrics), gradient = jax.value_and_grad(
+            lambda x, batch=batch, objective=objective: objective(x, batch, entropies=x), has_aux=True
+        )(logprobs)
+        assert loss.dtype == jnp.float32
+        assert gradient.dtype == dtype
+        assert np.isfinite(loss)
+        assert np.all(np.isfinite(np.asarray(gradient, np.float32)))
+        assert all(np.isfinite(metric.value) for metric in metrics.values())
+        assert all(np.isfinite(metric.value) for metric in losses.diagnostics(logprobs, batch).values())
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(arrays=batches.batches, constant=st.floats(-5, 5))
+def test_limits_and_shift(arrays, constant):
+    """One subsentence per token is GRPO, one per response GSPO; a constant added to both log-probs changes nothing."""
+    a, options = {key: jnp.asarray(value) for key, value in arrays.items()}, {}
+    options = {"clip_low": 0.1, "clip_high": 0.15, "segment_ids": a["segment_ids"], "log_ratio_limit": 20.0}
+    four = (a["logprobs"], a["old_logprobs"], a["advantages"], a["mask"])
+
+    def value(function, *extra, **more):
+        def loss(x):
+            return function(x, *four[1:], *extra, **options, **more)[0]
+
+        return jax.value_and_grad(loss)(four[0])
+
+    position = jnp.broadcast_to(jnp.arange(12)[None], a["mask"].shape)
+    for (loss, gradient), (want, want_gradient) in [
+        (value(losses.sspo_loss, position), value(losses.grpo_loss)),
+        (value(losses.sspo_loss, None, ratio_level="token"), value(losses.grpo_loss)),
+        (value(losses.sspo_loss, 0 * position), value(losses.gspo_loss)),
+        (value(losses.sspo_loss, 0 * position, gradient="plain"), value(losses.gspo_loss, gradient="plain")),
+    ]:
+        np.testing.assert_allclose(loss, want, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(gradient, want_gradient, rtol=1e-12, atol=1e-14)
+    plain = losses.sspo_loss(*four, a["subsentence_ids"], **options)[0]
+    shifted = losses.sspo_loss(four[0] + constant, four[1] + constant, *four[2:], a["subsentence_ids"], **options)[0]
+    np.testing.assert_allclose(shifted, plain, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "everything_on"])
+def test_old_equals_new_is_the_policy_gradient(name):
+    """Ratio exactly 1, nothing clipped, and the gradient of -weight * A * logprob (to the last bit for SSPO's)."""
+    for seed in range(5):
+        arrays = batches.make(seed)
+        arrays["old_logprobs"] = arrays["logprobs"]
+        # GMPO and the plain forms have the policy gradient when the advantage is constant in a response.
+        arrays["advantages"] = np.broadcast_to(arrays["advantages"][:, :1], arrays["mask"].shape)
+        arrays["advantages"] = np.where(np.isfinite(arrays["advantages"]), arrays["advantages"], 1.0)
+        arrays["advantages"] = np.clip(arrays["advantages"], -2, 2)
+        objective, batch = OBJECTIVES[name], train_batch(arrays)
+        _, gradient = loss_and_gradient(objective, jnp.asarray(arrays["logprobs"]), batch)
+        metrics = objective(jnp.asarray(arrays["logprobs"]), batch)[1]
+        mask = jnp.asarray(arrays["mask"])
+        options = {"aggregation": objective.aggregation, "norm_length": objective.norm_length}
+        plain = functools.partial(losses.aggregate, mask=mask, segment_ids=batch.segment_ids, **options)
+        logprobs = jnp.where(mask, jnp.asarray(arrays["logprobs"]), 0.0)
+        policy = jax.grad(lambda x, a=batch.advantages, plain=plain: -plain(x * a)[0])(logprobs)
+        np.testing.assert_allclose(gradient, policy, rtol=1e-12, atol=1e-15)
+        assert metrics["ratio/mean"].value == 1
+        assert metrics["ratio/max"].value == 1
+        assert metrics["policy/kl_old"].value == 0
+        assert metrics["ratio/clip_fraction"].value == 0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "gradient"),
+    [(2.0, 1.0, 0.0), (0.5, 1.0, 0.5), (2.0, -1.0, -2.0), (0.5, -1.0, 0.0), (1.1, 1.0, 1.1), (0.9, -1.0, -0.9)],
+)
+@pytest.mark.parametrize("function", [losses.grpo_loss, losses.dapo_loss, losses.gspo_loss])
+def test_sign_and_bound_of_every_branch(function, ratio, advantage, gradient):
+    """d loss / d logprob is -ratio * A, or 0 where the clip removes it: the sign of A says which bound."""
+    x = jnp.log(jnp.full((1, 1), ratio))
+    one = jnp.ones((1, 1))
+    got = jax.grad(lambda x: function(x, 0 * one, advantage * one, one > 0, clip_low=0.2, clip_high=0.28)[0])(x)
+    np.testing.assert_allclose(got, -gradient * one, rtol=1e-12)
+
+
+def test_entropy_rule_is_monotone_bounded_and_neutral():
+    mask = jnp.ones((1, 64), bool)
+    units = level_units("token", mask)
+    entropies = jnp.linspace(0, 5, 64)[None]
+    for rule in ("power", "tanh", "vocabulary"):
+        scale = functools.partial(losses.sspo.entropy_scale, mask=mask, units=units, rule=rule, vocab_size=1000)
+        factors = np.asarray(scale(entropies))[0]
+        assert np.all(np.diff(factors) >= 0)
+        assert factors[-1] > factors[0]
+        assert factors.min() >= 0.5
+        assert factors.max() <= 2.0
+        if rule != "vocabulary":
+            np.testing.assert_allclose(scale(0 * entropies + 0.3), 1.0, rtol=1e-12)
+            np.testing.assert_allclose(scale(0 * entropies), 1.0)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_finite_differences(name):
+    """Away from the kinks of the clip, autodiff agrees with differences; the token form detaches by design."""
+    arrays = batches.make(3, scale=0.05)
+    objective = OBJECTIVES[name]
+    if getattr(objective, "gradient", "plain") == "token":
+        objective = dataclasses.replace(objective, gradient="plain")
+    if name == "cispo":
+        pytest.skip("CISPO's weight is detached: its value has another derivative by design")
+    batch, mask = train_batch(arrays), jnp.asarray(arrays["mask"])
+    start = jnp.where(mask, jnp.asarray(arrays["logprobs"]), 0.0)
+    check_grads(lambda x: objective(x, batch, entropies=x**2)[0], (start,), order=1, modes=["rev"], eps=1e-6)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_jit_once_vmap_and_eight_devices(name):
+    objective = OBJECTIVES[name]
+    traces = []
+
+    @jax.jit
+    def step(logprobs, batch):
+        traces.append(1)
+        return loss_and_gradient(objective, logprobs, batch)
+
+    many = [batches.make(seed, rows=8) for seed in range(3)]
+    for arrays in many:
+        logprobs, batch = jnp.asarray(arrays["logprobs"]), train_batch(arrays)
+        want = loss_and_gradient(objective, logprobs, batch)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), step(logprobs, batch), want)
+    assert len(traces) == 1
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *(train_batch(arrays) for arrays in many))
+    logprobs = jnp.stack([jnp.asarray(arrays["logprobs"]) for arrays in many])
+    values = jax.vmap(lambda x, b: loss_and_gradient(objective, x, b)[0])(logprobs, stacked)
+    np.testing.assert_allclose(values[-1], want[0], rtol=1e-12)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, P("data"))), (logprobs[-1], batch))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), step(*sharded), want)
+
+    denominator = objective.denominator(batch)
+    mean, std = losses.entropy_statistics(batch)
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=(P(), P("data")))
+    def mapped(logprobs, batch):
+        part = dataclasses.replace(batch, denominator=denominator, mean_entropy=mean, entropy_std=std)
+        loss, gradient = loss_and_gradient(objective, logprobs, part)
+        return jax.lax.psum(loss, "data"), gradient
+
+    got = jax.jit(mapped)(*sharded)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), got, want)
+
+
+def test_messages_say_what_is_wanted():
+    one, mask = jnp.ones((2, 3)), jnp.ones((2, 3), bool)
+    with pytest.raises(ValueError, match=r"mask has shape \(1, 3\), want \(2, 3\)"):
+        losses.kl_penalty(one, one, mask=mask[:1])
+    with pytest.raises(ValueError, match=r"norm_length is None with segment_ids"):
+        losses.dr_grpo_loss(one, one, one, mask, segment_ids=jnp.ones((2, 3), jnp.int32))
+    with pytest.raises(ValueError, match=r"dual_clip is 1.0"):
+        losses.grpo_loss(one, one, one, mask, dual_clip=1.0)
+    batch = dataclasses.replace(train_batch(batches.make(0)), ref_logprobs=None)
+    with pytest.raises(ValueError, match=r"batch has no ref_logprobs"):
+        losses.Grpo(kl_coefficient=0.1)(jnp.zeros((4, 12)), batch)
+    with pytest.raises(ValueError, match=r"needs vocab_size"):
+        losses.Sspo(entropy_rule="vocabulary")(jnp.zeros((4, 12)), train_batch(batches.make(0)))

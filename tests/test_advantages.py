@@ -1,0 +1,77 @@
+"""Advantages against plain loops, and exactly where the numbers are exact."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sspo_jax.advantages import group_relative, leave_one_out, overlong_penalty, reinforce_plus_plus
+
+
+@st.composite
+def groups(draw):
+    n = draw(st.integers(1, 12))
+    rewards = draw(st.lists(st.sampled_from([0.0, 1.0, 0.1, -0.5, 2.5]), min_size=n, max_size=n))
+    ids = draw(st.lists(st.sampled_from([-7, 0, 3, 100]), min_size=n, max_size=n))
+    valid = draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    return np.array(rewards), np.array(ids), np.array(valid)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(groups(), st.sampled_from(["group", "batch", "none"]))
+def test_against_oracle(case, scale):
+    rewards, ids, valid = case
+    with jax.enable_x64(True):
+        r, g, v = jnp.asarray(np.where(valid, rewards, np.nan)), jnp.asarray(ids), jnp.asarray(valid)
+        np.testing.assert_allclose(
+            group_relative(r, g, scale=scale, epsilon=1e-3, valid=v),
+            oracle.group_relative(rewards, ids, valid, scale=scale, epsilon=1e-3),
+            rtol=1e-9,
+            atol=1e-12,
+        )
+        np.testing.assert_allclose(
+            leave_one_out(r, g, valid=v), oracle.leave_one_out(rewards, ids, valid), rtol=1e-12, atol=1e-14
+        )
+        for some in (None, ids):
+            np.testing.assert_allclose(
+                reinforce_plus_plus(r, None if some is None else g, epsilon=1e-3, valid=v),
+                oracle.reinforce_plus_plus(rewards, some, valid, epsilon=1e-3),
+                rtol=1e-9,
+                atol=1e-12,
+            )
+
+
+def test_by_hand():
+    # Group 5: rewards 1, 0, 0: mean 1/3, variance (4/9 + 1/9 + 1/9) / 2 = 1/3. Group 9 has one response.
+    got = group_relative(jnp.array([1.0, 2.0, 0.0, 0.0]), jnp.array([5, 9, 5, 5]), epsilon=0.0)
+    np.testing.assert_allclose(got[jnp.array([0, 2, 3])], np.array([2, -1, -1]) / 3 * np.sqrt(3), rtol=1e-6)
+    np.testing.assert_array_equal(
+        overlong_penalty(jnp.array([16, 17, 20, 99]), max_length=20, buffer=4), [0, -0.25, -1, -1]
+    )
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_equal_rewards_give_exactly_zero(scale):
+    got = group_relative(jnp.full(7, 0.1), jnp.zeros(7, jnp.int32), scale=scale)
+    np.testing.assert_array_equal(got, 0)
+
+
+def test_bits_do_not_depend_on_devices_or_runs():
+    rewards = jax.random.normal(jax.random.key(0), (64,))
+    ids = jax.random.randint(jax.random.key(1), (64,), 0, 9)
+    function = jax.jit(lambda r, g: group_relative(r, g))
+    first = np.asarray(function(rewards, ids))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    np.testing.assert_array_equal(first, function(rewards, ids))
+    np.testing.assert_allclose(function(*jax.device_put((rewards, ids), sharding)), first, rtol=1e-6)
+
+
+def test_messages():
+    with pytest.raises(ValueError, match="scale is 'std', want one of group, batch, none"):
+        group_relative(jnp.ones(2), jnp.zeros(2, jnp.int32), scale="std")
+    with pytest.raises(ValueError, match="buffer is 30 with max_length 20"):
+        overlong_penalty(jnp.array([1]), max_length=20, buffer=30)
