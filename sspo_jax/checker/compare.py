@@ -306,6 +306,9 @@ def _same_lists(answer: Node, gold: Node, options: Options, limits: Limits) -> s
             return _list_against_group(node, other, options, limits)
         if node.kind == "set" and other.kind in ("union", "difference", "intersection", "emptyset"):
             return _same_real_sets(answer, gold, limits)
+    if gold.kind == "list" and gold.value == "OR" and answer.kind != "list":
+        rules = (same(answer, alternative, options, limits) for alternative in gold.args)
+        return next((f"{rule}, one of the alternatives" for rule in rules if rule), None)
     left, right = _items(answer), _items(gold)
     if "set" in (answer.kind, gold.kind):
         left, right = _distinct(left, options, limits), _distinct(right, options, limits)

@@ -742,6 +742,8 @@ def _named_points(parser: Parser) -> Node:
     letters = ""
     while parser.peek()[0] == "letter":
         letters += parser.take()[1]
+        if parser.accept("mark", "_"):
+            letters += "_" + str(parser.script().value)
     return symbol("figure " + letters)
 
 

@@ -157,7 +157,7 @@ class _Zygote:
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        arguments = [json.dumps(_search_path()), str(theirs.fileno()), str(memory_limit_bytes)]
+        arguments = [json.dumps(search_path()), str(theirs.fileno()), str(memory_limit_bytes)]
         self._process = subprocess.Popen(
             [sys.executable, "-c", _BOOT, *arguments],
             stdin=subprocess.DEVNULL,
@@ -235,7 +235,7 @@ def _readable(channel: socket.socket, seconds: float) -> bool:
     return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
-def _search_path() -> list[str]:
+def search_path() -> list[str]:
     """The parent's import path with the current folder spelled out, and this package on it."""
     path = [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path]
     package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -224,7 +224,7 @@ def _letters(piece: str, text: str, position: int, tokens: list[Token], in_text:
     after_value = bool(tokens) and (tokens[-1][0] == "number" or tokens[-1][1] in ("}", ")", "pi", "%", "word"))
     following = text[position : position + 1]
     if lowered in ("and", "or"):
-        tokens.append(("join", lowered))
+        tokens.append(("join", piece if piece == "OR" else lowered))  # OR: alternatives, either is the answer
     elif piece[0] > "\x7f":
         tokens.append(("word", piece))
     elif "." in piece or (len(piece) > 1 and lowered in ("am", "pm") and after_value):

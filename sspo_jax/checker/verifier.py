@@ -12,7 +12,7 @@ from typing import Any
 from .decide import Decision, decide, gold_answer
 from .evaluate import NeedsWorker
 from .extraction import extract
-from .pool import WorkerDied, WorkerError, WorkerPool, close_at_exit
+from .pool import WorkerDied, WorkerError, WorkerPool, close_at_exit, search_path
 from .verdict import EXACT, VERSION, Options, Verdict
 
 MEMORY_LIMIT_BYTES = 2 << 30
@@ -103,6 +103,13 @@ class Verifier:
             raise ValueError(f"{len(responses)} responses and {len(golds)} golds, want one gold for each response")
         futures = [self.submit(response, gold, **options) for response, gold in zip(responses, golds, strict=True)]
         return [future.result() for future in futures]
+
+    def call(
+        self, function: str, /, *arguments: Any, timeout_seconds: float, **keywords: Any
+    ) -> "concurrent.futures.Future[Any]":
+        """Run `module:function` in a worker; the future raises TimeoutError, WorkerError or WorkerDied."""
+        request = (function, search_path(), arguments, keywords)
+        return self.pool.submit("call", request, timeout_seconds=timeout_seconds)
 
     def _settings(self, options: dict[str, Any]) -> Options:
         if not options:

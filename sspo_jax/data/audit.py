@@ -1,0 +1,177 @@
+"""`sspo data audit`: gold answers that a checker cannot rely on, listed with the reason.
+
+A gold is reported when it cannot be read, when it does not match itself or a reformatting of itself, or when it is
+ambiguous: prose, several alternatives in one text, commas that may be thousands marks or separators, a stray bracket,
+a problem that occurs twice with different answers, a solution whose boxes differ from the gold.
+"""
+
+import collections
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sspo_jax.checker import Verifier
+from sspo_jax.checker.expression import Node, ParseError, Undecided
+from sspo_jax.checker.latex import has_two_readings, read
+
+_ALTERNATIVES = re.compile(r"\\text\s*\{\s*OR\s*\}|\bOR\b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One gold to look at."""
+
+    id: str
+    """Of the problem."""
+    answer: str
+    """The gold, as given."""
+    kind: str
+    """`unreadable`, `not itself`, `reformatting`, `prose`, `alternatives`, `two readings`, `repeated`, `solution`,
+    `contradiction` or `no value`."""
+    detail: str
+    """What was found."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """List the golds of a file of problems that cannot be parsed, are ambiguous, or do not match themselves."""
+
+    file: str
+    """Problems as JSON lines with `id`, `problem`, `answer` and, where there is one, `solution`."""
+    output: str | None = None
+    """Write the findings as JSON lines."""
+    solutions: bool = True
+    """Also check that the worked solution, where there is one, leads to the gold."""
+
+
+def audit_command(config: AuditConfig) -> int:
+    """Print the findings by kind; 0 where there are none, else 1.
+
+    Raises:
+        ValueError: a line of the file is no problem.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    rows = list(_read_rows(config.file))
+    findings = audit(rows, solutions=config.solutions)
+    table = Table("kind", "id", "gold", "what was found")
+    for finding in sorted(findings, key=lambda finding: (finding.kind, finding.id)):
+        table.add_row(finding.kind, escape(finding.id), escape(finding.answer[:60]), escape(finding.detail[:110]))
+    console = Console()
+    console.print(table)
+    counts = collections.Counter(finding.kind for finding in findings)
+    summary = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
+    console.print(f"{len(rows):,} golds: {summary}", highlight=False)
+    if config.output is not None:
+        with open(config.output, "w", encoding="utf-8") as file:
+            for finding in findings:
+                file.write(json.dumps(dataclasses.asdict(finding)) + "\n")
+    return 1 if findings else 0
+
+
+def audit(rows: Sequence[Mapping[str, Any]], *, solutions: bool = True) -> list[Finding]:
+    """The findings on problems given as mappings with `id`, `problem`, `answer` and perhaps `solution`."""
+    findings = [finding for row in rows for finding in _look_at(row)]
+    with Verifier(timeout_seconds=5.0) as verifier:
+        findings += _contradictions(rows, verifier)
+        findings += _matches(rows, verifier)
+        if solutions:
+            findings += _solutions([row for row in rows if row.get("solution")], verifier)
+    return findings
+
+
+def reformattings(answer: str) -> list[str]:
+    """The same answer as others would write it: spaced, in dollars, with `\\dfrac`, with `\\left` and `\\right`."""
+    forms = [f" {answer} ", answer + "."] + ([f"${answer}$"] if "$" not in answer else [])
+    if "\\frac" in answer:
+        forms.append(answer.replace("\\frac", "\\dfrac"))
+    if "\\left" not in answer and answer.startswith("(") and answer.endswith(")"):
+        forms.append(f"\\left{answer[:-1]}\\right)")
+    if "\\text" not in answer and re.search(r"[-+=]", answer):
+        forms.append(re.sub(r"(?<=[\w)}])(?<!\d[eE])([-+=])(?=[\w(\\])", r" \1 ", answer))
+    return forms
+
+
+def _look_at(row: Mapping[str, Any]) -> Iterator[Finding]:
+    answer = row["answer"]
+    try:
+        tree = read(answer)
+    except ParseError as error:
+        yield Finding(row["id"], answer, "unreadable", str(error))
+        return
+    if _ALTERNATIVES.search(answer):
+        yield Finding(row["id"], answer, "alternatives", "several alternatives in one text")
+    elif tree.kind == "text" and len(str(tree.value).split()) > 4:
+        yield Finding(row["id"], answer, "prose", "compared word by word")
+    if has_two_readings(answer) and read(answer, plain_commas=False) != tree:
+        yield Finding(row["id"], answer, "two readings", "its commas may be thousands marks or separators")
+    if tree.kind in ("list", "set") and len(set(tree.args)) < len(tree.args):
+        yield Finding(row["id"], answer, "repeated", "the same answer twice in a list")
+    yield from _without_value(row["id"], answer, tree)
+
+
+def _without_value(name: str, answer: str, tree: Node) -> Iterator[Finding]:
+    from sspo_jax.checker.evaluate import IN_PROCESS, NotRational, OutsideDomain
+    from sspo_jax.checker.values import exact_value, free_symbols
+
+    if tree.kind in ("add", "mul", "div", "frac", "pow", "root", "call") and not free_symbols(tree):
+        try:
+            exact_value(tree, IN_PROCESS)
+        except (NotRational, OutsideDomain, Undecided) as error:
+            yield Finding(name, answer, "no value", str(error))
+
+
+def _matches(rows: Sequence[Mapping[str, Any]], verifier: Verifier) -> Iterator[Finding]:
+    answers = [row["answer"] for row in rows]
+    # A sign or brackets around the whole would change some; a space inside of the box makes the texts differ at least.
+    for row, verdict in zip(rows, verifier.verify_batch([_boxed(answer) for answer in answers], answers), strict=True):
+        if not verdict.is_correct:
+            yield Finding(row["id"], row["answer"], "not itself", f"{verdict.status}: {verdict.reason}")
+    pairs = [(row, form) for row in rows for form in reformattings(row["answer"])]
+    verdicts = verifier.verify_batch([_boxed(form) for _, form in pairs], [row["answer"] for row, _ in pairs])
+    reported = set()
+    for (row, form), verdict in zip(pairs, verdicts, strict=True):
+        if not verdict.is_correct and row["id"] not in reported:
+            reported.add(row["id"])
+            yield Finding(row["id"], row["answer"], "reformatting", f"{form!r} is {verdict.status}: {verdict.reason}")
+
+
+def _solutions(rows: Sequence[Mapping[str, Any]], verifier: Verifier) -> Iterator[Finding]:
+    verdicts = verifier.verify_batch([row["solution"] for row in rows], [row["answer"] for row in rows])
+    for row, verdict in zip(rows, verdicts, strict=True):
+        if verdict.status not in ("correct", "unparsed"):
+            detail = f"the solution arrives at {verdict.extracted!r:.60}: {verdict.status}"
+            yield Finding(row["id"], row["answer"], "solution", detail)
+
+
+def _contradictions(rows: Iterable[Mapping[str, Any]], verifier: Verifier) -> Iterator[Finding]:
+    """Problems that occur more than once, with answers that differ."""
+    by_problem: dict[str, list[Mapping[str, Any]]] = collections.defaultdict(list)
+    for row in rows:
+        by_problem["".join(row["problem"].split())].append(row)
+    for same in by_problem.values():
+        first = same[0]["answer"]
+        if any(not verifier.verify(_boxed(row["answer"]), first).is_correct for row in same[1:]):
+            for row in same:
+                others = ", ".join(other["id"] for other in same if other is not row)
+                yield Finding(row["id"], row["answer"], "contradiction", f"the same problem is {others}")
+
+
+def _boxed(answer: str) -> str:
+    return f"\\boxed{{{answer}}}"
+
+
+def _read_rows(path: str) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict) or not all(
+                    isinstance(row.get(k), str) for k in ("id", "problem", "answer")
+                ):
+                    raise ValueError(f"{path}:{number}: want an object with the texts id, problem and answer")
+                yield row

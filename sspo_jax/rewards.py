@@ -1,0 +1,314 @@
+"""Rewards of sampled responses: weighted terms, added up for each sample. Plain Python, no JAX.
+
+A term is a frozen dataclass with a `weight`: `Correctness` (the checker's verdict), `Format` (boxed exactly once),
+`Overlong` (DAPO's soft punishment of length), `Length` (a price on each token) and `UserReward` (a function of yours,
+run in the checker's worker processes under the same limits). `score` adds them:
+
+    reward[n] = sum over terms of weight * term[n]
+
+>>> from sspo_jax.checker import Verifier
+>>> with Verifier(workers=1) as verifier:
+...     scored = score([Correctness(), Format(weight=0.5)], [r"It is \\boxed{2}."], ["2"], [7], verifier=verifier)
+>>> scored.rewards
+[1.5]
+"""
+
+import concurrent.futures
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .checker import Verdict, Verifier, ledger
+from .checker.pool import WorkerDied, WorkerError
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+
+
+class RewardError(RuntimeError):
+    """A user's reward function raised, ran out of time or memory, or returned no finite number."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Correctness:
+    """`correct` or `wrong`, each its value; a response without a readable answer counts as `unparsed`."""
+
+    weight: float = 1.0
+    """Multiplies this term in the sum."""
+    correct: float = 1.0
+    """Value of a correct answer."""
+    wrong: float = 0.0
+    """Value of a wrong answer."""
+    unparsed: float = 0.0
+    """Value of a response in which no answer was found, or whose answer cannot be read."""
+    undecided: str = "exclude"
+    """For the statuses `timeout` and `error`: "exclude" takes the sample out of its group, "zero" scores it 0."""
+
+    def __post_init__(self) -> None:
+        if self.undecided not in ("exclude", "zero"):
+            raise ValueError(f"undecided is {self.undecided!r}, want 'exclude' or 'zero'")
+
+    def value(self, verdict: Verdict) -> float:
+        """The term for one verdict."""
+        return {"correct": self.correct, "wrong": self.wrong, "unparsed": self.unparsed}.get(verdict.status, 0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+    """1 where the answer (what follows the last `</think>`) has exactly one box, and it closes; else 0."""
+
+    weight: float = 1.0
+    """Multiplies this term in the sum."""
+    require_think: bool = False
+    """Also ask for exactly one `<think>...</think>` before it (the opening tag may be part of the prompt)."""
+
+    def value(self, response: str) -> float:
+        """The term for one response."""
+        if self.require_think and (response.count("</think>") != 1 or response.count("<think>") > 1):
+            return 0.0
+        answer = response.rpartition("</think>")[2]
+        boxes = _BOX.findall(answer)
+        if len(boxes) != 1:
+            return 0.0
+        opened = answer[_BOX.search(answer).end() :].lstrip()  # type: ignore[union-attr]
+        if not opened.startswith("{"):
+            return float(bool(opened))
+        depth = 0
+        for brace in re.finditer(r"\\?[{}]", opened):
+            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+            if depth == 0:
+                return float(brace.start() > 1)
+        return 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Overlong:
+    """DAPO's soft overlong punishment (arXiv:2503.14476, section 3.4), between -1 and 0, of a response of |y| tokens.
+
+    0                                        where |y| <= max_tokens - buffer_tokens
+    ((max_tokens - buffer_tokens) - |y|) / buffer_tokens   up to max_tokens
+    -1                                       beyond
+    """
+
+    max_tokens: int
+    """L_max, the generation budget in tokens."""
+    buffer_tokens: int
+    """L_cache, the last part of the budget, over which the punishment grows; in tokens, at least 1."""
+    weight: float = 1.0
+    """Multiplies this term in the sum."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.buffer_tokens <= self.max_tokens:
+            raise ValueError(f"buffer_tokens is {self.buffer_tokens}, want 1 to max_tokens ({self.max_tokens})")
+
+    def value(self, length: int) -> float:
+        """The term for one response of `length` tokens."""
+        expected = self.max_tokens - self.buffer_tokens
+        if length <= expected:
+            return 0.0
+        return (expected - length) / self.buffer_tokens if length <= self.max_tokens else -1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Length:
+    """-length / scale_tokens, at least -1: a price on each token; only for correct answers where asked."""
+
+    scale_tokens: int
+    """The length, in tokens, that costs 1."""
+    weight: float = 1.0
+    """Multiplies this term in the sum."""
+    only_correct: bool = True
+    """Leave other answers alone, so that giving up early does not pay."""
+
+    def __post_init__(self) -> None:
+        if self.scale_tokens < 1:
+            raise ValueError(f"scale_tokens is {self.scale_tokens}, want at least 1")
+
+    def value(self, length: int, verdict: Verdict) -> float:
+        """The term for one response of `length` tokens."""
+        if self.only_correct and not verdict.is_correct:
+            return 0.0
+        return -min(1.0, length / self.scale_tokens)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UserReward:
+    """A function of yours by import path, called as `function(response, gold, **arguments)`, returning a number.
+
+    It runs in the checker's worker processes: it must be importable there, it is killed after `timeout_seconds`, and
+    it shares their memory limit.
+    """
+
+    function: str
+    """`module:function`, importable from the folder the run was started in."""
+    weight: float = 1.0
+    """Multiplies this term in the sum."""
+    timeout_seconds: float = 5.0
+    """The most one call may take."""
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further keyword arguments of every call."""
+    on_failure: str = "raise"
+    """Where it raises or overruns: "raise" stops the run with a RewardError, "exclude" takes the sample out."""
+
+    def __post_init__(self) -> None:
+        module, colon, name = self.function.partition(":")
+        if not (module and colon and name):
+            raise ValueError(f"function is {self.function!r}, want module:function")
+        if self.on_failure not in ("raise", "exclude"):
+            raise ValueError(f"on_failure is {self.on_failure!r}, want 'raise' or 'exclude'")
+
+    def submit(self, verifier: Verifier, response: str, gold: str) -> "concurrent.futures.Future[Any]":
+        """Start one call in the worker processes of `verifier`."""
+        return verifier.call(self.function, response, gold, timeout_seconds=self.timeout_seconds, **self.arguments)
+
+    def value(self, future: "concurrent.futures.Future[Any]") -> float:
+        """The number of one call; RewardError where there is none."""
+        try:
+            result = future.result()
+        except TimeoutError as error:
+            raise RewardError(f"{self.function} took longer than {self.timeout_seconds} s") from error
+        except (WorkerError, WorkerDied) as error:
+            detail = getattr(error, "traceback", "")
+            raise RewardError(f"{self.function} failed in its worker: {error}\n{detail}".rstrip()) from error
+        if isinstance(result, bool | int | float) and math.isfinite(result):
+            return float(result)
+        raise RewardError(f"{self.function} returned {result!r:.200}, want a finite number")
+
+
+Reward = Correctness | Format | Overlong | Length | UserReward
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """The reward of a run: its terms, and the limits of the worker processes that check and score."""
+
+    correctness: Correctness = Correctness()
+    """The verdict of the checker."""
+    format: Format | None = None
+    """Boxed exactly once; None leaves it out."""
+    overlong: Overlong | None = None
+    """DAPO's punishment of responses near the length limit; None leaves it out."""
+    length: Length | None = None
+    """A price on each token; None leaves it out."""
+    user: tuple[UserReward, ...] = ()
+    """Functions of yours."""
+    timeout_seconds: float = 5.0
+    """The most a worker may spend on one check."""
+    workers: int | None = None
+    """Worker processes; None: as many as processors."""
+    memory_limit_gib: float = 2.0
+    """Address space of each worker, GiB."""
+
+    def __post_init__(self) -> None:
+        if self.timeout_seconds <= 0:
+            raise ValueError(f"timeout_seconds is {self.timeout_seconds}, want more than 0")
+        if self.memory_limit_gib < 0.5:
+            raise ValueError(f"memory_limit_gib is {self.memory_limit_gib}, want at least 0.5 for sympy itself")
+
+    @property
+    def terms(self) -> tuple[Reward, ...]:
+        """The terms to add up."""
+        chosen = (self.correctness, self.format, self.overlong, self.length, *self.user)
+        return tuple(term for term in chosen if term is not None)
+
+    def verifier(self) -> Verifier:
+        """A verifier with these limits; its processes start with the first hard answer."""
+        return Verifier(self.workers, self.timeout_seconds, memory_limit_bytes=int(self.memory_limit_gib * 2**30))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What `score` found, one entry for each response."""
+
+    rewards: list[float]
+    """The weighted sum of the terms; 0 where excluded."""
+    verdicts: list[Verdict]
+    """Of the checker, also where no term asks for them."""
+    is_excluded: list[bool]
+    """True where a sample says nothing and has to stay out of its group."""
+    terms: dict[str, list[float]]
+    """Each term unweighted, by its name: the class in lower case, for a user's function its path."""
+
+    def metrics(self) -> dict[str, float]:
+        """The ledger of the verdicts, and the means of the reward and of each term over the samples not excluded."""
+        kept = [index for index, excluded in enumerate(self.is_excluded) if not excluded]
+        count = max(1, len(kept))
+        found = ledger(self.verdicts)
+        found["reward/mean"] = sum(self.rewards[index] for index in kept) / count
+        found["reward/excluded_fraction"] = 1 - len(kept) / max(1, len(self.rewards))
+        for name, values in self.terms.items():
+            found[f"reward/{name}_mean"] = sum(values[index] for index in kept) / count
+        return found
+
+
+def score(
+    rewards: Sequence[Reward],
+    responses: Sequence[str],
+    golds: Sequence[str],
+    lengths: Sequence[int],
+    *,
+    verifier: Verifier,
+    verdicts: Sequence[Verdict] | None = None,
+) -> Scored:
+    """The rewards of a batch of responses.
+
+    Args:
+        rewards: the terms to add up.
+        responses: response texts, without the prompt.
+        golds: the gold answer of each.
+        lengths: the length of each response in tokens, its end token included.
+        verifier: whose processes are used.
+        verdicts: of these responses, where they were submitted to the verifier before (as the rollout arrives).
+
+    Raises:
+        ValueError: the sequences differ in length.
+        RewardError: a user's function failed and its `on_failure` is "raise".
+    """
+    sizes = {"responses": len(responses), "golds": len(golds), "lengths": len(lengths)}
+    if verdicts is not None:
+        sizes["verdicts"] = len(verdicts)
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"one of each is wanted for every response, there are {sizes}")
+    calls = {
+        index: [reward.submit(verifier, response, gold) for response, gold in zip(responses, golds, strict=True)]
+        for index, reward in enumerate(rewards)
+        if isinstance(reward, UserReward)
+    }
+    found = list(verdicts) if verdicts is not None else verifier.verify_batch(responses, golds)
+    totals, excluded = [0.0] * len(responses), [False] * len(responses)
+    terms: dict[str, list[float]] = {}
+    for index, reward in enumerate(rewards):
+        values = []
+        for row, (response, verdict, length) in enumerate(zip(responses, found, lengths, strict=True)):
+            match reward:
+                case Correctness():
+                    excluded[row] |= reward.undecided == "exclude" and verdict.status in ("timeout", "error")
+                    value = reward.value(verdict)
+                case Format():
+                    value = reward.value(response)
+                case Overlong():
+                    value = reward.value(length)
+                case Length():
+                    value = reward.value(length, verdict)
+                case UserReward():
+                    try:
+                        value = reward.value(calls[index][row])
+                    except RewardError:
+                        if reward.on_failure == "raise":
+                            raise
+                        value, excluded[row] = 0.0, True
+            values.append(value)
+            totals[row] += reward.weight * value
+        terms[_free_name(reward, terms)] = values
+    totals = [0.0 if out else total for total, out in zip(totals, excluded, strict=True)]
+    return Scored(totals, found, excluded, terms)
+
+
+def _free_name(reward: Reward, taken: Mapping[str, Any]) -> str:
+    name = reward.function if isinstance(reward, UserReward) else type(reward).__name__.lower()
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free
