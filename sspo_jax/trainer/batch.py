@@ -126,3 +126,25 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
 def select(rollout: Rollout, rows: np.ndarray) -> Rollout:
     """The given rows of a rollout."""
     return Rollout(**{field.name: getattr(rollout, field.name)[rows] for field in dataclasses.fields(rollout)})
+
+
+def entropy_statistics(
+    scored: Sequence[tuple[np.ndarray, np.ndarray]], masks: Sequence[np.ndarray]
+) -> tuple[float, float]:
+    """Hbar over all valid tokens of a rollout, and the standard deviation of H_k over them (nats, float64).
+
+    Args:
+      scored: (entropies, subsentence ids) of each micro-batch, both [rows, time].
+      masks: their valid tokens.
+    """
+    count, total, of_unit = 0, 0.0, []
+    for (entropies, ids), mask in zip(scored, masks, strict=True):
+        # Ids count from 0 along a row, so row and id make one label of the unit.
+        units = (np.arange(len(ids))[:, None] * ids.shape[1] + ids)[mask]
+        values = entropies[mask].astype(np.float64)
+        means = np.bincount(units, values, minlength=ids.size) / np.maximum(np.bincount(units, minlength=ids.size), 1)
+        of_unit.append(means[units])
+        count, total = count + len(values), total + float(values.sum())
+    mean = total / max(count, 1)
+    squares = sum(float(np.square(values - mean).sum()) for values in of_unit)
+    return mean, (squares / max(count, 1)) ** 0.5

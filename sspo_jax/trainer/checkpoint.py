@@ -33,6 +33,11 @@ class Checkpoint:
     data: dict[str, Any]  # ProblemStream.state()
 
 
+def steps_in(directory: pathlib.Path) -> list[int]:
+    """Steps on disk, oldest first, without opening them."""
+    return sorted(int(entry.name) for entry in directory.glob("*") if entry.name.isdigit())
+
+
 def _leaf_digest(x: Array) -> UInt[Array, ""]:
     """A 32-bit hash of the bits of an array in which each position has a weight of its own; independent of its mesh."""
     if x.dtype == jnp.bool_:
@@ -60,10 +65,10 @@ class Checkpoints:
 
     Args:
       directory: where they are; created when missing.
-      keep: newest checkpoints that are kept.
+      keep: newest checkpoints that are kept; None keeps all.
     """
 
-    def __init__(self, directory: pathlib.Path, *, keep: int):
+    def __init__(self, directory: pathlib.Path, *, keep: int | None):
         self._directory = directory.absolute()
         self._keep = keep
         self._manager = self._open()
@@ -94,13 +99,14 @@ class Checkpoints:
         """Returns when everything started is on disk; raises what went wrong there."""
         self._manager.wait_until_finished()
 
-    def restore(self, like: dict[str, Any]) -> Checkpoint | None:
+    def restore(self, like: dict[str, Any], *, only: int | None = None) -> Checkpoint | None:
         """The newest checkpoint that is intact; None if there is none.
 
         Args:
           like: {"params": ..., "optimizer": ...} of `jax.ShapeDtypeStruct` with shardings: where arrays shall lie.
+          only: read this step or none.
         """
-        for step in reversed(self.steps):
+        for step in reversed(self.steps if only is None else [only]):
             try:
                 return self._read(step, like)
             except Exception as error:
@@ -120,9 +126,7 @@ class Checkpoints:
         for path, value in digest(arrays).items():
             if expected.get(path) != value:
                 raise CorruptCheckpointError(f"{path} of step {step} changed on disk")
-        return Checkpoint(
-            params=arrays["params"], optimizer=arrays["optimizer"], step=meta["step"], data=meta["data"]
-        )
+        return Checkpoint(params=arrays["params"], optimizer=arrays["optimizer"], step=meta["step"], data=meta["data"])
 
     def _set_aside(self, step: int) -> None:
         """Renames a damaged step, so that it is neither taken for a checkpoint again nor lost."""

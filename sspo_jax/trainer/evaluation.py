@@ -24,9 +24,7 @@ class Evaluator:
       sampler: of the rollouts; its compiled programs are used where the settings allow.
     """
 
-    def __init__(
-        self, config: TrainConfig, parts: Parts, sampler: Sampler, judge: Judge, directory: RunDirectory
-    ):
+    def __init__(self, config: TrainConfig, parts: Parts, sampler: Sampler, judge: Judge, directory: RunDirectory):
         settings = config.evaluation
         self._config = config
         self._parts = parts

@@ -20,7 +20,7 @@ from sspo_jax.data.pipeline import ProblemStream
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.models.weights import load_qwen
 from sspo_jax.sampler import Sampler, SamplingParams
-from sspo_jax.trainer.batch import pack_rows, split_groups
+from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
 from sspo_jax.trainer.checkpoint import Checkpoint, Checkpoints
 from sspo_jax.trainer.compilation import CompileLog
 from sspo_jax.trainer.config import TrainConfig
@@ -30,7 +30,7 @@ from sspo_jax.trainer.metrics import Display, MetricsWriter, combine, host_value
 from sspo_jax.trainer.rollouts import Groups, Judge, Stopwatch
 from sspo_jax.trainer.run_directory import RunDirectory
 from sspo_jax.trainer.setup import Parts, check
-from sspo_jax.trainer.step import TrainPrograms
+from sspo_jax.trainer.step import TrainPrograms, abstract_state
 from sspo_jax.trainer.summary import Summary, peak_memory_bytes, show_plan, show_summary
 from sspo_jax.trainer.warm_start import warm_start
 from sspo_jax.types import TrainBatch
@@ -55,7 +55,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
     compiles = CompileLog()
     display = Display(quiet=config.log.quiet)
     parts = check(config)
-    directory = RunDirectory(config, experiment=experiment, provenance=parts.provenance)
+    directory = RunDirectory(config, experiment=experiment, model=parts.model, provenance=parts.provenance)
     try:
         show_plan(display, config, parts, directory.path, experiment)
         with StopRequest(display.say) as stop, Judge(config.reward, parts.tokenizer) as judge:
@@ -68,7 +68,9 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         summary.write(directory.path / "summary.json")
         show_summary(display, summary, directory.path)
     else:
-        display.say(f"stopped after step {trainer.state.step}, saved in {directory.path}; the same --run-dir resumes it")
+        display.say(
+            f"stopped after step {trainer.state.step}, saved in {directory.path}; the same --run-dir resumes it"
+        )
     return summary
 
 
@@ -150,7 +152,8 @@ class Trainer:
             problems = self.stream.next()
             prompts = [self.parts.prompts(problem) for problem in problems]
             indices = [attempt * rollout.prompts + place for place in range(len(prompts))]
-            self.display.phase("rollout", total=wanted)
+            judging = self.judge.begin(problems, rollout.group_size)
+            self.display.phase("rollout")
             with watch("rollout"):
                 sampled = self.sampler.generate(
                     self.state.params,
@@ -159,10 +162,12 @@ class Trainer:
                     seed=self.config.seed,
                     step=step,
                     prompt_ids=indices,
+                    on_finished=judging.finished,
+                    progress=lambda tokens: self.display.phase("rollout", note=f"{tokens:,} tokens"),
                 )
             self.display.phase("verify")
-            with watch("verify"):
-                groups = self.judge(problems, sampled, rollout.group_size)
+            with watch("verify"):  # what the rollout did not hide
+                groups = judging.result(sampled)
             if rollout.dynamic_sampling:
                 groups = groups.take(groups.informative())
             kept.append(groups)
@@ -174,10 +179,11 @@ class Trainer:
     def advantages(self, groups: Groups) -> Float[np.ndarray, " batch"]:
         """One per response; 0 where the checker gave no verdict."""
         settings = self.config.advantage
-        rewards, ids = groups.rewards.astype(np.float32), groups.rollout.group_ids
+        rewards = jnp.asarray(groups.rewards, jnp.float32)
+        ids, valid = jnp.asarray(groups.rollout.group_ids), jnp.asarray(groups.is_judged)
         if settings.estimator == "leave_one_out":
-            return np.asarray(leave_one_out(rewards, ids, valid=groups.is_judged))
-        return np.asarray(group_relative(rewards, ids, scale=settings.scale, valid=groups.is_judged))
+            return np.asarray(leave_one_out(rewards, ids, valid=valid))
+        return np.asarray(group_relative(rewards, ids, scale=settings.scale, valid=valid))
 
     def score(
         self, groups: Groups, advantages: Float[np.ndarray, " batch"]
@@ -191,48 +197,50 @@ class Trainer:
             for part in split_groups(groups.rollout.group_ids[judged], settings.per_rollout)
         ]
         flat = [(rows, self.programs.place(rows)) for minibatch in minibatches for rows in minibatch]
-        self.display.phase("score", total=len(flat))
         scored = []
         for done, (_, batch) in enumerate(flat):
-            self.gradients, logprobs, entropies, _ = self.programs.micro_batch(
-                self.state.params, self.gradients, batch, False
-            )
-            batch = dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
-            scored.append(dataclasses.replace(batch, subsentence_ids=self.programs.segment(batch)))
-            self.display.phase("score", total=len(flat), done=done + 1)
-
+            self.display.phase("score", total=len(flat), done=done)
+            scored.append(self._score(batch))
+        host = jax.device_get([(batch.old_logprobs, batch.entropies, batch.subsentence_ids) for batch in scored])
         masks = [rows.mask for rows, _ in flat]
-        host = jax.device_get([(batch.old_logprobs, batch.entropies) for batch in scored])
-        count = sum(int(mask.sum()) for mask in masks)
-        entropy = sum(float(entropies[mask].sum(dtype=np.float64)) for (_, entropies), mask in zip(host, masks))
-        mean_entropy = jnp.float32(entropy / max(count, 1))
-        gaps = [
-            np.abs(rows.sampler_logprobs[rows.mask] - logprobs[rows.mask])
-            for (rows, _), (logprobs, _) in zip(flat, host, strict=True)
-        ]
-        gap = np.concatenate(gaps) if gaps else np.zeros(1)
-
+        mean, std = entropy_statistics([(entropies, ids) for _, entropies, ids in host], masks)
+        shared = {"mean_entropy": jnp.float32(mean), "entropy_std": jnp.float32(std)}
+        gap = np.concatenate(
+            [
+                np.abs(rows.sampler_logprobs[rows.mask] - logprobs[rows.mask])
+                for (rows, _), (logprobs, _, _) in zip(flat, host, strict=True)
+            ]
+            or [np.zeros(1, np.float32)]
+        )
         remaining = iter(scored)
         updates = []
         for minibatch in minibatches:
             batches = [next(remaining) for _ in minibatch]
             denominator = self.programs.denominator(batches)
-            updates.append(
-                [
-                    dataclasses.replace(batch, mean_entropy=mean_entropy, denominator=denominator)
-                    for batch in batches
-                ]
-            )
+            updates.append([dataclasses.replace(batch, denominator=denominator, **shared) for batch in batches])
         return updates, {
+            "policy/entropy": mean,
             "sampler/logprob_gap_mean": float(gap.mean(dtype=np.float64)),
             "sampler/logprob_gap_max": float(gap.max()),
         }
+
+    def _score(self, batch: TrainBatch) -> TrainBatch:
+        """A micro-batch with old (and reference) log-probs, entropies and subsentences."""
+        if self.reference is not None:
+            self.gradients, ref_logprobs, _, _ = self.programs.micro_batch(self.reference, self.gradients, batch, False)
+            batch = dataclasses.replace(batch, ref_logprobs=ref_logprobs)
+        self.gradients, logprobs, entropies, _ = self.programs.micro_batch(
+            self.state.params, self.gradients, batch, False
+        )
+        batch = dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
+        return dataclasses.replace(batch, subsentence_ids=self.programs.segment(batch))
 
     def update(self, minibatches: list[list[TrainBatch]]) -> dict[str, float]:
         """Several updates of the policy on one rollout."""
         parts, applied = [], []
         total = len(minibatches) * self.config.update.epochs
         for number in range(total):
+            self.display.phase("update", total=total, done=number)
             for batch in minibatches[number % len(minibatches)]:
                 self.gradients, _, _, metrics = self.programs.micro_batch(
                     self.state.params, self.gradients, batch, True
@@ -242,7 +250,6 @@ class Trainer:
                 self.state.params, self.state.optimizer, self.gradients
             )
             applied.append(figures)
-            self.display.phase("update", total=total, done=number + 1)
         parts, applied = jax.device_get((parts, applied))
         metrics = {name: host_value(metric) for name, metric in combine(parts).items()}
         norms = [figures["grad_norm"] for figures in applied]
@@ -271,7 +278,7 @@ class Trainer:
 
     def start(self, checkpoints: Checkpoints) -> None:
         """The state to go on from: the newest intact checkpoint, or a new one."""
-        restored = checkpoints.restore(self.programs.abstract_state())
+        restored = checkpoints.restore(abstract_state(self.parts.model, self.parts.mesh, self.programs.optimizer))
         self.gradients = self.programs.zero_gradients()
         if restored is not None:
             self.state = TrainState(restored.params, restored.optimizer, restored.step)
@@ -282,6 +289,8 @@ class Trainer:
                 params = self.first_params()
             with jax.set_mesh(self.parts.mesh):
                 self.state = TrainState(params, self.programs.init_optimizer(params), 0)
+        # The reference policy is where the run started from; it is frozen, so it is made again and not saved.
+        self.reference = self.first_params() if self.config.loss.kl_coefficient else None
         self.directory.forget_after(self.state.step if restored is not None else -1)
 
     def first_params(self) -> Params:
@@ -326,9 +335,7 @@ class Trainer:
         with self.stage_seconds("evaluation"):
             scores = self.evaluator(self.state.params, step, self.display)
         metrics = metrics_of(scores)
-        shown = "  ".join(
-            f"{name} {100 * score['greedy']['value']:.1f} %" for name, score in scores.items()
-        )
+        shown = "  ".join(f"{name} {100 * score['greedy']['value']:.1f} %" for name, score in scores.items())
         self.display.say(f"evaluation after step {step}, greedy: {shown}")
         return metrics
 

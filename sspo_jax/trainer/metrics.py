@@ -117,9 +117,7 @@ class Display:
     def phase(self, what: str, total: int | None = None, done: int = 0, note: str = "") -> None:
         """What is going on inside the step."""
         if self._progress is not None and self._phase is not None:
-            self._progress.update(
-                self._phase, description=what, total=total, completed=done, visible=True, note=note
-            )
+            self._progress.update(self._phase, description=what, total=total, completed=done, visible=True, note=note)
 
     def step_done(self, step: int, total: int, note: str, *, every_seconds: float = 0.0) -> None:
         """Advances the bar; without a terminal prints a line, but not more often than asked."""

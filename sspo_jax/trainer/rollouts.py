@@ -1,5 +1,6 @@
 """From problems to judged groups: sample, decode, verify, reward, and with dynamic sampling draw again."""
 
+import concurrent.futures
 import dataclasses
 import json
 import pathlib
@@ -12,8 +13,9 @@ from jaxtyping import Bool, Float
 
 from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.data.problems import Problem
-from sspo_jax.rewards import RewardConfig
+from sspo_jax.rewards import score
 from sspo_jax.trainer.batch import concatenate, select
+from sspo_jax.trainer.config import RewardConfig
 from sspo_jax.types import FinishReason, Rollout
 
 
@@ -148,7 +150,7 @@ class Judge:
     def __init__(self, config: RewardConfig, tokenizer: Any):
         self.config = config
         self._tokenizer = tokenizer
-        self.verifier = Verifier(timeout_seconds=config.timeout_seconds)
+        self.verifier = Verifier(workers=config.workers, timeout_seconds=config.timeout_seconds)
 
     def __enter__(self) -> "Judge":
         return self
@@ -156,22 +158,44 @@ class Judge:
     def __exit__(self, *_: object) -> None:
         self.verifier.close()
 
+    def begin(self, problems: Sequence[Problem], group_size: int) -> "Judging":
+        """For responses that will arrive one by one; `problems` has one entry per group."""
+        return Judging(self, [problem for problem in problems for _ in range(group_size)])
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a response, without control tokens."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
 
-    def __call__(self, problems: Sequence[Problem], rollout: Rollout, group_size: int) -> Groups:
-        """Judged responses; `problems` has one entry per group."""
-        per_response = [problem for problem in problems for _ in range(group_size)]
-        texts = [self.decode(tokens[mask]) for tokens, mask in zip(rollout.response_tokens, rollout.response_mask)]
-        verdicts = self.verifier.verify_batch(texts, [problem.answer for problem in per_response])
-        rewards = np.array([float(verdict.is_correct) for verdict in verdicts])
-        is_judged = np.array([verdict.status not in ("timeout", "error") for verdict in verdicts])
+
+class Judging:
+    """The verification of one rollout, which goes on in other processes while the rest is sampled."""
+
+    def __init__(self, judge: Judge, problems: list[Problem]):
+        self._judge = judge
+        self._problems = problems
+        self._texts = [""] * len(problems)
+        self._verdicts: dict[int, concurrent.futures.Future[Verdict]] = {}
+
+    def finished(self, row: int, tokens: list[int]) -> None:
+        """Response `row` has ended: have it verified."""
+        self._texts[row] = self._judge.decode(tokens)
+        self._verdicts[row] = self._judge.verifier.submit(self._texts[row], self._problems[row].answer)
+
+    def result(self, rollout: Rollout) -> Groups:
+        """All responses, judged; waits for the verdicts that are not there yet."""
+        scored = score(
+            self._judge.config.terms,
+            self._texts,
+            [problem.answer for problem in self._problems],
+            rollout.response_mask.sum(1).tolist(),
+            verifier=self._judge.verifier,
+            verdicts=[self._verdicts[row].result() for row in range(len(self._problems))],
+        )
         return Groups(
             rollout=rollout,
-            problems=tuple(per_response),
-            texts=tuple(texts),
-            verdicts=tuple(verdicts),
-            rewards=rewards,
-            is_judged=is_judged,
+            problems=tuple(self._problems),
+            texts=tuple(self._texts),
+            verdicts=tuple(scored.verdicts),
+            rewards=np.array(scored.rewards),
+            is_judged=~np.array(scored.is_excluded),
         )

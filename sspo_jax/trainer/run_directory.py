@@ -1,12 +1,12 @@
 """The run directory: what is in it, whose it is, and what happens when a run starts in one that exists.
 
-    config.json      the resolved configuration, with commit, package versions and data digests
-    metrics.jsonl    one object a step
-    checkpoints/     to resume from
-    rollouts/        sampled texts with rewards and verdicts, one file a step
-    evaluations/     scores and responses of the evaluations inside the run
-    tensorboard/     events
-    summary.json     written when the run is complete
+config.json      the resolved configuration, with commit, package versions and data digests
+metrics.jsonl    one object a step
+checkpoints/     to resume from
+rollouts/        sampled texts with rewards and verdicts, one file a step
+evaluations/     scores and responses of the evaluations inside the run
+tensorboard/     events
+summary.json     written when the run is complete
 """
 
 import dataclasses
@@ -22,11 +22,17 @@ import subprocess
 import sys
 from typing import IO, Any
 
+import jax
+
 from sspo_jax import __version__
+from sspo_jax.models.configs import QwenConfig
 from sspo_jax.trainer.config import TrainConfig
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers", "sympy", "numpy")
-_MAY_DIFFER = ("run_dir", "log")  # of the same run: where it is and what is shown
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"),
+    *("transformers", "tokenizers", "sympy", "numpy"),
+)
+_MAY_DIFFER = ("run_dir", "log", "mesh", "checkpoint")  # of one run: where it is, what is shown, what it runs on
 _MIN_FREE_BYTES = 64 * 1024 * 1024
 
 
@@ -36,7 +42,8 @@ class RunDirectory:
     Args:
       config: of this run; `config.run_dir` may name the directory.
       experiment: name of the experiment, part of a new directory's name.
-      provenance: what else goes into config.json (data digests, model).
+      model: the resolved shape of the model.
+      provenance: what else must be the same when the run is resumed (digests of data, prompt and tokenizer).
 
     Raises:
       ValueError: the directory belongs to a run with another configuration (the fields that differ are named), or it
@@ -44,7 +51,7 @@ class RunDirectory:
       OSError: another process is running there, it cannot be written to, or the disk is full.
     """
 
-    def __init__(self, config: TrainConfig, *, experiment: str, provenance: dict[str, Any]):
+    def __init__(self, config: TrainConfig, *, experiment: str, model: QwenConfig, provenance: dict[str, Any]):
         self.path = pathlib.Path(config.run_dir) if config.run_dir else _new_path(experiment)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -53,18 +60,20 @@ class RunDirectory:
         _check_space(self.path)
         self._lock = _lock(self.path)
         try:
-            self._adopt(config, experiment, provenance)
+            self._adopt(config, experiment, model, provenance)
         except BaseException:
             self._lock.close()
             raise
 
-    def _adopt(self, config: TrainConfig, experiment: str, provenance: dict[str, Any]) -> None:
+    def _adopt(self, config: TrainConfig, experiment: str, model: QwenConfig, provenance: dict[str, Any]) -> None:
         resolved = json.loads(json.dumps(dataclasses.asdict(config)))
         resolved["loss"] = {"objective": type(config.loss).__name__, **resolved["loss"]}
         record = {
             "experiment": experiment,
             "config": resolved,
+            "model": dataclasses.asdict(model),
             "provenance": provenance,
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             "commit": _commit(),
             "sspo_jax": __version__,
             "python": platform.python_version(),

@@ -5,7 +5,6 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from sspo_jax.data.filters import SubsetSource
@@ -98,7 +97,6 @@ def check(config: TrainConfig) -> Parts:
             "evaluation": {source.name: source.digest for source in evaluation},
             "prompt": {template.name: template.digest},
             "tokenizer": tokenizer_digest(tokenizer),
-            "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
         },
     )
 
@@ -150,9 +148,7 @@ def stop_tokens(config: TrainConfig, tokenizer: Any, path: pathlib.Path | None) 
     return tuple(sorted(set(ids)))
 
 
-def _fit_prompts(
-    data: ProblemSource, prompts: PromptTokenizer, config: TrainConfig
-) -> tuple[ProblemSource, int]:
+def _fit_prompts(data: ProblemSource, prompts: PromptTokenizer, config: TrainConfig) -> tuple[ProblemSource, int]:
     """Tokenizes every prompt of a file now, rather than meet one that is too long after a day of training."""
     kept = []
     for index, problem in enumerate(iterate(data) if len(data) <= _MOST_CHECKED else ()):

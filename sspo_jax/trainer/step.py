@@ -64,7 +64,9 @@ def sequence_logprobs(
     return align(logprobs), align(entropies)
 
 
-def make_optimizer(config: OptimizerConfig, learning_rate: optax.Schedule | None = None) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, learning_rate: optax.Schedule | None = None
+) -> optax.GradientTransformation:
     """AdamW after clipping by the global norm; norms and biases are not decayed."""
     if learning_rate is None:
         learning_rate = learning_rate_schedule(config)
@@ -84,7 +86,7 @@ def make_optimizer(config: OptimizerConfig, learning_rate: optax.Schedule | None
 def _is_decayed(params: Params) -> Any:
     def decayed(path: tuple[Any, ...], _: Any) -> bool:
         name = path[-1].key
-        return not (name.endswith("norm") or name.endswith("bias"))
+        return not name.endswith(("norm", "bias"))
 
     return jax.tree_util.tree_map_with_path(decayed, params)
 
@@ -122,6 +124,27 @@ def optimizer_shardings(optimizer: optax.GradientTransformation, config: QwenCon
     )
 
 
+def abstract_state(
+    config: QwenConfig, mesh: Mesh, optimizer: optax.GradientTransformation | None = None
+) -> dict[str, Any]:
+    """{"params": ..., "optimizer": ...} of `jax.ShapeDtypeStruct` with shardings: where a checkpoint is restored.
+
+    The shapes of the optimizer's state do not depend on its settings, so that a reader needs none.
+    """
+    optimizer = make_optimizer(OptimizerConfig()) if optimizer is None else optimizer
+    shapes, _ = abstract_qwen(config)
+
+    def place(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+    return {
+        "params": jax.tree.map(place, shapes, qwen_shardings(config, mesh)),
+        "optimizer": jax.tree.map(
+            place, jax.eval_shape(optimizer.init, shapes), optimizer_shardings(optimizer, config, mesh)
+        ),
+    }
+
+
 @dataclasses.dataclass
 class TrainPrograms:
     """The jitted programs of one run and how long they took to compile. Call them under `jax.set_mesh(mesh)`."""
@@ -141,8 +164,6 @@ class TrainPrograms:
         rows = named_sharding(self.mesh, ("batch", "time"))
         scalar = replicated(self.mesh)
         self._rows_sharding = rows
-        self._shardings = shardings
-        self._state_shardings = state_shardings
         self.init_optimizer = jax.jit(self.optimizer.init, out_shardings=state_shardings)
         self.zero_gradients = jax.jit(self._zero_gradients, out_shardings=shardings)
         self.count = jax.jit(self.objective.denominator)
@@ -164,7 +185,9 @@ class TrainPrograms:
             old_logprobs=zeros,
             entropies=zeros,
             subsentence_ids=nothing,
+            ref_logprobs=zeros if self.objective.kl_coefficient else None,
             mean_entropy=jnp.float32(1.0),
+            entropy_std=jnp.float32(1.0),
             denominator=jnp.float32(1.0),
         )
         return dataclasses.replace(batch, **fields)
@@ -174,9 +197,7 @@ class TrainPrograms:
     ) -> tuple[Params, Array, Array, dict[str, Any]]:
         """(gradients + this batch's if is_update, logprobs, entropies, metrics)."""
         (logprobs, entropies), pullback = jax.vjp(
-            lambda params: sequence_logprobs(
-                params, self.config, batch, temperature=self.temperature
-            ),
+            lambda params: sequence_logprobs(params, self.config, batch, temperature=self.temperature),
             params,
         )
         _, loss_pullback, metrics = jax.vjp(
@@ -201,20 +222,6 @@ class TrainPrograms:
         figures = {"grad_norm": optax.global_norm(gradients), "learning_rate": self.learning_rate(_updates_done(state))}
         updates, state = self.optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, jax.tree.map(jnp.zeros_like, gradients), figures
-
-    def abstract_state(self) -> dict[str, Any]:
-        """Parameters and optimizer as `jax.ShapeDtypeStruct` with their shardings: where a checkpoint is restored."""
-        shapes, _ = abstract_qwen(self.config)
-
-        def place(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
-
-        return {
-            "params": jax.tree.map(place, shapes, self._shardings),
-            "optimizer": jax.tree.map(
-                place, jax.eval_shape(self.optimizer.init, shapes), self._state_shardings
-            ),
-        }
 
     def denominator(self, batches: list[TrainBatch]) -> Array:
         """The objective's count over all micro-batches of an update."""

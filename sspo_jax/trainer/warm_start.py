@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -73,17 +72,14 @@ def _key(config: TrainConfig, parts: Parts) -> str:
 def _keep(directory: pathlib.Path, params: Params, parts: Parts) -> None:
     """Into the cache; of two runs that finish together the first one stays."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    part = directory.with_name(directory.name + f".part-{time.time_ns()}")
-    save_qwen(part, params, parts.model, dtype="float32", tokenizer=parts.tokenizer)
     try:
-        part.rename(directory)
-    except OSError:
-        shutil.rmtree(part)
+        save_qwen(directory, params, parts.model, dtype="float32", tokenizer=parts.tokenizer)
+    except FileExistsError:
+        if not (directory / "config.json").is_file():
+            raise
 
 
-def _train(
-    config: TrainConfig, settings: WarmStartConfig, parts: Parts, display: Display
-) -> tuple[Params, float]:
+def _train(config: TrainConfig, settings: WarmStartConfig, parts: Parts, display: Display) -> tuple[Params, float]:
     mesh = parts.mesh
     optimizer = make_optimizer(
         OptimizerConfig(weight_decay=settings.weight_decay, b2=0.99),
@@ -108,9 +104,7 @@ def _train(
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, value
 
-    update = jax.jit(
-        update, donate_argnums=(0, 1), out_shardings=(shardings, state_shardings, replicated(mesh))
-    )
+    update = jax.jit(update, donate_argnums=(0, 1), out_shardings=(shardings, state_shardings, replicated(mesh)))
     params = init_qwen(parts.model, jax.random.key(config.seed), mesh=mesh)
     state = jax.jit(optimizer.init, out_shardings=state_shardings)(params)
     put = functools.partial(jax.device_put, device=rows_sharding)

@@ -1,0 +1,101 @@
+"""Packing: every response once, nothing lost, order and lengths only."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sspo_jax.trainer.batch import concatenate, entropy_statistics, pack_rows, select, split_groups
+from sspo_jax.types import Rollout
+
+
+def rollout(lengths: list[tuple[int, int]]) -> Rollout:
+    """Responses of given (prompt, response) lengths, with tokens that name them."""
+    prompt_width, width = max(p for p, _ in lengths), max(r for _, r in lengths)
+    prompts, responses = np.zeros((len(lengths), prompt_width), np.int32), np.zeros((len(lengths), width), np.int32)
+    prompt_mask, mask = np.zeros(prompts.shape, bool), np.zeros(responses.shape, bool)
+    for row, (prompt, response) in enumerate(lengths):
+        prompts[row, :prompt] = 1000 * (row + 1) + np.arange(prompt)
+        responses[row, :response] = 1000 * (row + 1) + 500 + np.arange(response)
+        prompt_mask[row, :prompt] = mask[row, :response] = True
+    return Rollout(
+        prompt_tokens=prompts,
+        prompt_mask=prompt_mask,
+        response_tokens=responses,
+        response_mask=mask,
+        sampler_logprobs=-responses.astype(np.float32),
+        finish_reasons=np.ones(len(lengths), np.int32),
+        group_ids=np.arange(len(lengths), dtype=np.int32) // 2,
+        sample_ids=np.arange(len(lengths), dtype=np.int32) % 2,
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 11)), min_size=1, max_size=30), st.integers(20, 50))
+def test_every_response_is_packed_once_behind_its_prompt(lengths, row_tokens):
+    sampled = rollout(lengths)
+    rows = pack_rows(sampled, np.arange(len(lengths), dtype=np.float32), np.arange(len(lengths)), row_tokens)
+    found = {}
+    for row in range(len(rows)):
+        for segment in range(1, rows.segment_ids[row].max() + 1):
+            where = rows.segment_ids[row] == segment
+            places = np.flatnonzero(where)
+            assert np.array_equal(places, np.arange(places[0], places[0] + len(places)))
+            assert np.array_equal(rows.positions[row, where], np.arange(len(places)))
+            mask, tokens = rows.mask[row, where], rows.tokens[row, where]
+            response = int(tokens[0] // 1000 - 1)
+            assert response not in found
+            found[response] = (int((~mask).sum()), int(mask.sum()))
+            assert np.all(tokens[~mask] % 1000 < 500)
+            assert np.all(tokens[mask] % 1000 >= 500)
+            assert np.all(rows.advantages[row, where][mask] == response)
+            assert np.all(rows.sampler_logprobs[row, where][mask] == -tokens[mask])
+    assert [found[response] for response in range(len(lengths))] == lengths
+    assert not rows.mask[rows.segment_ids == 0].any()
+
+
+def test_only_chosen_responses_are_packed():
+    rows = pack_rows(rollout([(2, 3)] * 6), np.zeros(6, np.float32), np.array([1, 4]), 20)
+    assert sorted(set(rows.tokens[rows.mask] // 1000 - 1)) == [1, 4]
+
+
+def test_a_response_longer_than_a_row_is_refused_with_the_option_to_change():
+    with pytest.raises(ValueError, match=r"has 12 tokens, a training row 10: raise --update.row-tokens"):
+        pack_rows(rollout([(5, 7)]), np.zeros(1, np.float32), np.arange(1), 10)
+
+
+def test_micro_batches_are_filled_up_with_empty_rows():
+    rows = pack_rows(rollout([(4, 6)] * 5), np.ones(5, np.float32), np.arange(5), 10)
+    cuts = rows.micro_batches(2)
+    assert [len(cut) for cut in cuts] == [2, 2, 2]
+    assert np.array_equal(np.concatenate([cut.tokens for cut in cuts])[:5], rows.tokens)
+    assert not cuts[-1].mask[1].any()
+
+
+def test_minibatches_hold_whole_groups():
+    ids = np.repeat([7, 3, 9, 1, 5], 4)
+    parts = split_groups(ids, 3)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(20))
+    assert [len(part) for part in parts] == [8, 8, 4]
+    assert all(len(set(ids[part])) * 4 == len(part) for part in parts)
+
+
+def test_concatenate_and_select_are_inverse():
+    first, second = rollout([(2, 3), (4, 1)]), rollout([(1, 6), (3, 2)])
+    both = concatenate([first, second])
+    assert both.response_tokens.shape == (4, 6)
+    assert both.prompt_tokens.shape == (4, 4)
+    again = select(both, np.array([2, 3]))
+    assert np.array_equal(again.response_tokens[again.response_mask], second.response_tokens[second.response_mask])
+
+
+def test_entropy_statistics_by_hand():
+    # Row 0: units (1, 3 -> 2) and (4); row 1: unit (0). Mean over tokens 8/4; each token carries its unit's entropy.
+    entropies = np.array([[1.0, 3.0, 4.0], [0.0, 99.0, 99.0]], np.float32)
+    ids = np.array([[0, 0, 1], [0, -1, -1]])
+    mask = ids >= 0
+    mean, std = entropy_statistics([(entropies, ids)], [mask])
+    assert mean == 2.0
+    assert std == pytest.approx(np.sqrt((0 + 0 + 4 + 4) / 4))
+    parts = entropy_statistics([(entropies[:1], ids[:1]), (entropies[1:], ids[1:])], [mask[:1], mask[1:]])
+    assert parts == (mean, std)

@@ -1,0 +1,96 @@
+"""The compiled programs: exact ratios, exact accumulation, one compilation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sspo_jax.trainer.batch import pack_rows
+from sspo_jax.trainer.loop import Trainer
+from sspo_jax.trainer.metrics import combine, host_value
+from sspo_jax.trainer.rollouts import Groups
+from sspo_jax.trainer.step import TrainPrograms
+
+
+def minibatches(trainer: Trainer, groups: Groups):
+    return trainer.score(groups, trainer.advantages(groups))
+
+
+def test_old_policy_gives_ratio_one_exactly(trainer: Trainer, groups: Groups):
+    updates, gaps = minibatches(trainer, groups)
+    for batch in updates[0]:
+        zeros = trainer.programs.zero_gradients()
+        _, logprobs, _, metrics = trainer.programs.micro_batch(trainer.state.params, zeros, batch, True)
+        mask = np.asarray(batch.mask)
+        assert np.array_equal(np.asarray(logprobs)[mask], np.asarray(batch.old_logprobs)[mask])
+        assert host_value(metrics["ratio/max"]) == 1.0
+        assert host_value(metrics["ratio/mean"]) == 1.0
+        assert host_value(metrics["ratio/clip_fraction"]) == 0.0
+    assert 0 <= gaps["sampler/logprob_gap_max"] < 1e-4
+
+
+def test_scoring_leaves_the_gradient_alone(trainer: Trainer, groups: Groups):
+    updates, _ = minibatches(trainer, groups)
+    gradients, _, _, _ = trainer.programs.micro_batch(
+        trainer.state.params, trainer.programs.zero_gradients(), updates[0][0], False
+    )
+    assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradients))
+
+
+def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: Groups):
+    """The same rows, cut by 4 and by 2: same loss, same gradient."""
+    chosen, advantages = np.arange(8), trainer.advantages(groups)
+    results = []
+    for micro_rows in (4, 2):
+        rows = pack_rows(groups.rollout, advantages, chosen, 64)
+        batches = [trainer._score(trainer.programs.place(cut)) for cut in rows.micro_batches(micro_rows)]
+        denominator = trainer.programs.denominator(batches)
+        gradients, parts = trainer.programs.zero_gradients(), []
+        for batch in batches:
+            batch = dataclasses.replace(batch, denominator=denominator, mean_entropy=jnp.float32(1.0))
+            gradients, _, _, metrics = trainer.programs.micro_batch(trainer.state.params, gradients, batch, True)
+            parts.append(jax.device_get(metrics))
+        results.append((gradients, host_value(combine(parts)["policy/kl_old"]), float(denominator)))
+    assert results[0][2] == results[1][2] == 8
+    norm = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(results[0][0]))
+    assert norm > 0
+    for first, second in zip(*(jax.tree.leaves(gradients) for gradients, _, _ in results), strict=True):
+        np.testing.assert_allclose(first, second, atol=2e-6 * norm)
+
+
+def test_steps_compile_once(trainer: Trainer, groups: Groups):
+    """Scoring and updating share one program, and the second update does not compile another."""
+    # A set of programs of its own: other tests have called the shared one with other shapes.
+    programs = dataclasses.replace(trainer.programs)
+    assert isinstance(programs, TrainPrograms)
+    before, trainer.programs = trainer.programs, programs
+    params = jax.tree.map(jnp.copy, trainer.state.params)
+    state = trainer.state
+    trainer.state = dataclasses.replace(state, params=params, optimizer=programs.init_optimizer(params))
+    gradients, trainer.gradients = trainer.gradients, programs.zero_gradients()
+    try:
+        for _ in range(2):
+            updates, _ = minibatches(trainer, groups)
+            metrics = trainer.update(updates)
+        assert programs.micro_batch._cache_size() == 1
+        assert programs.apply_update._cache_size() == 1
+        assert programs.segment._cache_size() == 1
+    finally:
+        trainer.programs, trainer.state, trainer.gradients = before, state, gradients
+    assert metrics["optim/learning_rate"] == np.float32(1e-3)
+    assert metrics["optim/grad_norm"] > 0
+    assert metrics["ratio/max"] > 1.0  # the second update of a rollout is off-policy
+
+
+def test_segment_ids_follow_the_text(trainer: Trainer, groups: Groups):
+    """Ids of packed responses are those of the reference rule on the same tokens alone."""
+    updates, _ = minibatches(trainer, groups)
+    batch = jax.device_get(updates[0][0])
+    segmenter = trainer.parts.segmenter
+    for row in range(len(batch.tokens)):
+        for segment in range(1, batch.segment_ids[row].max() + 1):
+            where = batch.mask[row] & (batch.segment_ids[row] == segment)
+            alone = segmenter(jnp.asarray(batch.tokens[row, where])[None], jnp.ones((1, where.sum()), bool))
+            ids = batch.subsentence_ids[row, where]
+            assert np.array_equal(ids - ids.min(), np.asarray(alone)[0])
