@@ -101,7 +101,11 @@ def prepare_host() -> None:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else two processes fight for a lock file
     os.environ.setdefault("TPU_LOG_DIR", "disabled")
+    # Without these libtpu looks for a machine, does not find one and says so at length.
     os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_WORKER_ID", "0")
 
 
 def chip_of(topology: str) -> Chip:
@@ -157,12 +161,12 @@ def plan(config: "TrainConfig", *, topology: str, slices: int = 1, report: Any =
     slots = num_slots(config, batch_shards(mesh))
     columns = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
     columns += -columns % 128
-    with jax.set_mesh(mesh):
-        lowerings = _lowerings(config, model, mesh, rows=rows, time_=time_, slots=slots, columns=columns)
-        programs = []
-        for name, lower, resident in lowerings:
+    lowerings = _lowerings(config, model, mesh, rows=rows, time_=time_, slots=slots, columns=columns)
+    programs = []
+    for name, lower, resident in lowerings:
+        with jax.set_mesh(mesh):  # around the compilation alone: nothing can be computed on a mesh of absent devices
             programs.append(_compile(name, lower, resident))
-            report(_line(programs[-1], chip_of(topology)))
+        report(_line(programs[-1], chip_of(topology)))
     report("scoring old log-probs runs the update program without its backward pass")
     for line in _figures(config, model, chip_of(topology), mesh, slots=slots, columns=columns):
         report(line)
@@ -346,8 +350,8 @@ def _line(program: Program, chip: Chip) -> str:
     if program.refusal:
         return f"  {program.name:<10} refused by the compiler after {program.seconds:.0f} s: {program.refusal}"
     return (
-        f"  {program.name:<10} arguments {program.arguments / GIB:6.2f}  temporaries {program.temporaries / GIB:6.2f}  "
-        f"beside it {program.resident / GIB:6.2f}  total {program.total / GIB:6.2f} of {chip.memory_gib} GiB a chip  "
+        f"  {program.name:<10} arguments {program.arguments / GIB:7.3f}  temporaries {program.temporaries / GIB:7.3f}  "
+        f"beside it {program.resident / GIB:7.3f}  total {program.total / GIB:7.3f} of {chip.memory_gib} GiB a chip  "
         f"(compiled in {program.seconds:.0f} s)"
     )
 
@@ -387,8 +391,8 @@ def _figures(
     ridge = chip.peak_tflops * 1e3 / chip.bandwidth_gb
     rate = slots * devices * chip.bandwidth_gb * 1e9 / (weights * _copies(mesh) + cache)
     lines = [
-        f"model FLOPs of a step, {samples} responses at full length: {total / 1e15:.2f} PFLOP, at the chips' peak "
-        f"{seconds:.0f} s",
+        f"model FLOPs of a step, {samples} responses at full length: {total / 1e15:.3g} PFLOP, at the chips' peak "
+        f"{seconds:.3g} s",
         f"decoding {slots} slots x {columns} columns: KV cache {cache / devices / GIB:.2f} GiB a chip, intensity "
         f"{intensity:.0f} FLOP/byte where the chip balances at {ridge:.0f}: bound by memory, at most {rate:,.0f} "
         "tokens/s with a full cache",
