@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Int, UInt32
 from sspo_jax.models import qwen
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, column_ages, shard_cache, write_column
-from sspo_jax.sampler.sampling import SamplingParams, draw, position_bits, token_bits
+from sspo_jax.sampler.random_bits import token_bits
+from sspo_jax.sampler.sampling import SamplingParams, draw
 from sspo_jax.sharding import constrain
 
 Weights = dict[str, Any]
@@ -178,10 +179,7 @@ def decode_block(
     generated: Int[Array, " slots"],
     budgets: Int[Array, " slots"],
     active: Bool[Array, " slots"],
-    prompt_ids: UInt32[Array, " slots"],
-    sample_ids: UInt32[Array, " slots"],
-    seed: UInt32[Array, " 2"],
-    step: UInt32[Array, ""],
+    keys: UInt32[Array, "slots 2"],
     clock: Int[Array, ""],
     num_steps: Int[Array, ""],
     finish_limit: Int[Array, ""],
@@ -196,7 +194,7 @@ def decode_block(
     Args:
       tokens: the next input token of each slot, whose position is `positions` and which is not cached yet.
       generated: tokens of the response so far; it ends at `budgets` of them or with a stop token.
-      prompt_ids, sample_ids, seed, step: what the key of a token is folded from, besides its place in the response.
+      keys: of each row (`random_bits.row_keys`); folded with the place in the response.
       clock: the column the first step writes.
       num_steps: at most `max_steps`.
       finish_limit: the block ends early when this many of the slots that were active have finished.
@@ -205,7 +203,6 @@ def decode_block(
       The cache, and `tokens`, `logprobs`, `truncated_logprobs`, `entropies` [max_steps, slots], `counts` [slots] (how
       many of them a slot generated, from the first row on), `active` [slots] and `steps` taken.
     """
-    keys = token_bits(seed, step, prompt_ids, sample_ids)
     slots = tokens.shape[0]
     before = jnp.sum(active)
     stop_ids = jnp.asarray(sampling.stop_token_ids or (-1,), jnp.int32)
@@ -230,7 +227,9 @@ def decode_block(
             weights, config, cache, tokens, positions + generated_here, clock + i, unrolled=unrolled
         )
         logits = constrain(logits, "batch", "vocab")
-        drawn = draw(logits, position_bits(keys, at), sampling, forbid_stops=at < sampling.min_new_tokens)
+        drawn = draw(
+            logits, token_bits(keys, at.astype(jnp.uint32)), sampling, forbid_stops=at < sampling.min_new_tokens
+        )
         tokens = jnp.where(active, drawn.tokens, tokens)
         values = {name: jnp.where(active, getattr(drawn, name), 0) for name in buffers}
         buffers = {

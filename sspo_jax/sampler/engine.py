@@ -33,6 +33,7 @@ from sspo_jax.sampler.kv_cache import (
     resize_cache,
 )
 from sspo_jax.sampler.programs import Programs
+from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.sharding import batch_shards
 from sspo_jax.types import FinishReason, Rollout
@@ -308,8 +309,8 @@ class _Run:
         self.sampler, self.weights, self.stats = sampler, weights, sampler.stats
         self.config, self.sampling = sampler.config, sampler.sampling
         self.on_finished, self.progress = on_finished, progress
-        self.seed = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
-        self.step = np.uint32(step)
+        ids = [[sample.prompt_id, sample.sample_id] for sample in samples]
+        self.keys = row_keys(seed, step, *np.array(ids, np.uint32).T)
         self.queue = deque(samples)
         self.group_sizes = np.bincount([sample.prompt_index for sample in samples])
         self.prompts = {sample.prompt_index: sample.prompt for sample in samples}
@@ -493,18 +494,16 @@ class _Run:
                 ("generated", np.int32),
                 ("budgets", np.int32),
                 ("active", bool),
-                ("prompt_ids", np.uint32),
-                ("sample_ids", np.uint32),
             )
         }
+        keys = np.zeros((self.slots, 2), np.uint32)
         for slot, sample in running:
             arrays["tokens"][slot] = sample.tokens[-1] if sample.tokens else sample.prompt[-1]
             arrays["positions"][slot] = len(sample.prompt) + len(sample.tokens) - 1
             arrays["generated"][slot] = len(sample.tokens)
             arrays["budgets"][slot] = sample.budget
             arrays["active"][slot] = True
-            arrays["prompt_ids"][slot] = sample.prompt_id
-            arrays["sample_ids"][slot] = sample.sample_id
+            keys[slot] = self.keys[sample.row]
         max_steps = self.sampler.block_steps
         limit = max(1, len(running) // 8) if self.queue else self.slots
         self.cache, out = self.sampler.programs(
@@ -519,8 +518,7 @@ class _Run:
             self.weights,
             self.cache,
             *arrays.values(),
-            self.seed,
-            self.step,
+            keys,
             np.int32(self.clock),
             np.int32(max_steps),
             np.int32(limit),

@@ -85,7 +85,7 @@ class Drawn:
 
 def draw(
     logits: Float[Array, "batch vocab"],
-    bits: UInt32[Array, "batch 2"],
+    bits: tuple[UInt32[Array, " batch"], UInt32[Array, " batch"]],
     sampling: SamplingParams,
     *,
     forbid_stops: Bool[Array, " batch"] | None = None,
@@ -94,33 +94,34 @@ def draw(
 
     Args:
       logits: float32, before the temperature.
-      bits: 64 uniform random bits a row.
+      bits: 64 uniform random bits a row, in two words (`random_bits.token_bits`).
       sampling: temperature and filters.
       forbid_stops: rows that may not draw a stop token; log-probabilities are of the unrestricted distribution.
     """
     scaled = logits if sampling.temperature in (0.0, 1.0) else logits / sampling.temperature
-    top = jnp.max(scaled, axis=-1, keepdims=True)
-    shares = jnp.exp(scaled - top)
-    log_total = jnp.log(jnp.sum(shares, axis=-1))
     allowed = scaled
     if sampling.stop_token_ids and forbid_stops is not None and sampling.min_new_tokens:
         is_stop = np.zeros(logits.shape[-1], bool)
         is_stop[[token for token in sampling.stop_token_ids if token < logits.shape[-1]]] = True
         allowed = jnp.where(forbid_stops[:, None] & jnp.asarray(is_stop)[None], -jnp.inf, scaled)
-    is_restricted = allowed is not scaled or sampling.is_truncated
+
+    def at(tokens: Array) -> Array:
+        return jnp.take_along_axis(scaled, tokens[:, None], axis=-1)[:, 0]
+
     if sampling.is_greedy:
         tokens = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
-        truncated = jnp.zeros(tokens.shape, jnp.float32)
+        log_kept = at(tokens)
     else:
         kept = _truncate(allowed, sampling) if sampling.is_truncated else allowed
-        tokens, log_kept = _inverse_cdf(kept, top if not is_restricted else jnp.max(kept, -1, keepdims=True), bits)
-        truncated = jnp.take_along_axis(scaled, tokens[:, None], axis=-1)[:, 0] - log_kept
-    logprobs = jnp.take_along_axis(scaled, tokens[:, None], axis=-1)[:, 0] - top[:, 0] - log_total
+        tokens, log_kept = _inverse_cdf(kept, bits)
+    is_whole = allowed is scaled and not (sampling.is_truncated or sampling.is_greedy)
+    log_total = log_kept if is_whole else jax.nn.logsumexp(scaled, axis=-1)
     entropies = jnp.zeros(tokens.shape, jnp.float32)
     if sampling.entropies:
-        mean = jnp.sum(jnp.where(shares > 0, shares * (scaled - top), 0.0), axis=-1) / jnp.exp(log_total)
-        entropies = log_total - mean
-    return Drawn(tokens, logprobs, truncated, entropies)
+        logprobs = scaled - log_total[:, None]
+        entropies = -jnp.sum(jnp.where(jnp.isfinite(logprobs), jnp.exp(logprobs) * logprobs, 0.0), axis=-1)
+    chosen = at(tokens)
+    return Drawn(tokens, chosen - log_total, chosen - log_kept, entropies)
 
 
 def _block_size(vocab: int) -> int:
@@ -131,18 +132,19 @@ def _block_size(vocab: int) -> int:
 
 
 def _inverse_cdf(
-    logits: Float[Array, "batch vocab"], top: Float[Array, "batch 1"], bits: UInt32[Array, "batch 2"]
+    logits: Float[Array, "batch vocab"], bits: tuple[UInt32[Array, " batch"], UInt32[Array, " batch"]]
 ) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
-    """(tokens drawn from softmax(logits), log of its normalizer); `top` is any upper bound close to the maximum."""
+    """(tokens drawn from softmax(logits), log of its normalizer)."""
     vocab = logits.shape[-1]
+    top = jnp.max(logits, axis=-1, keepdims=True)
     size = _block_size(vocab)
     if vocab % size:
         logits = jnp.pad(logits, ((0, 0), (0, -vocab % size)), constant_values=-jnp.inf)
     blocks = logits.reshape(logits.shape[0], -1, size)
     masses = jnp.sum(jnp.exp(blocks - top[..., None]), axis=-1)
-    block = _draw_index(masses, bits[:, 0])
+    block = _draw_index(masses, bits[0])
     inside = jnp.exp(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0] - top)
-    token = block * size + _draw_index(inside, bits[:, 1])
+    token = block * size + _draw_index(inside, bits[1])
     return token, jnp.log(jnp.sum(masses, axis=-1)) + top[:, 0]
 
 
@@ -167,8 +169,8 @@ def _truncate(logits: Float[Array, "batch vocab"], sampling: SamplingParams) -> 
     """The logits with what the filters remove at minus infinity."""
     top = jnp.max(logits, axis=-1, keepdims=True)
     if 0 < sampling.top_k < logits.shape[-1]:
-        ones = jnp.ones_like(logits)
-        logits = _keep_heaviest(logits, ones, jnp.full(top.shape, float(sampling.top_k)))
+        kth = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
+        logits = jnp.where(logits >= kth, logits, -jnp.inf)
     if sampling.top_p < 1:
         shares = jnp.exp(logits - top)
         logits = _keep_heaviest(logits, shares, sampling.top_p * jnp.sum(shares, axis=-1, keepdims=True))
@@ -195,28 +197,3 @@ def _keep_heaviest(
 
     threshold = jax.lax.fori_loop(0, 32, refine, jnp.zeros(wanted.shape, jnp.uint32))
     return jnp.where(order >= threshold, logits, -jnp.inf)
-
-
-def token_bits(
-    seed: UInt32[Array, " 2"],
-    step: UInt32[Array, ""],
-    prompt_ids: UInt32[Array, " batch"],
-    sample_ids: UInt32[Array, " batch"],
-) -> UInt32[Array, "batch 2"]:
-    """The key of each row: seed, step, prompt and sample folded into one, as raw words; `position_bits` uses them."""
-    root = jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), step)
-
-    def row(prompt: Array, sample: Array) -> Array:
-        return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(root, prompt), sample))
-
-    return jax.vmap(row)(prompt_ids, sample_ids)
-
-
-def position_bits(keys: UInt32[Array, "batch 2"], positions: Int[Array, " batch"]) -> UInt32[Array, "batch 2"]:
-    """64 random bits a row for the token at these positions of the responses."""
-
-    def row(key: Array, position: Array) -> Array:
-        folded = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), position)
-        return jax.random.bits(folded, (2,), jnp.uint32)
-
-    return jax.vmap(row)(keys, positions)

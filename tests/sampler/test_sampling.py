@@ -5,19 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sspo_jax.sampler.random_bits import row_keys, threefry, token_bits
 from sspo_jax.sampler.sampling import (
     SamplingParams,
     _block_size,
     _multiply_high,
     _truncate,
     draw,
-    position_bits,
-    token_bits,
 )
 
 
-def random_bits(count: int, seed: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).integers(0, 2**32, (count, 2), dtype=np.uint32))
+def random_bits(shape: tuple[int, ...], seed: int) -> tuple[jax.Array, jax.Array]:
+    words = np.random.default_rng(seed).integers(0, 2**32, (2, *shape), dtype=np.uint32)
+    return jnp.asarray(words[0]), jnp.asarray(words[1])
 
 
 def frequencies(logits: np.ndarray, sampling: SamplingParams, draws: int, *, rows: int = 64, seed: int = 0):
@@ -28,7 +28,7 @@ def frequencies(logits: np.ndarray, sampling: SamplingParams, draws: int, *, row
         batch = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (rows, logits.size))
         return jax.lax.map(lambda b: draw(batch, b, sampling).tokens, bits)
 
-    bits = random_bits(draws, seed).reshape(-1, rows, 2)
+    bits = random_bits((draws // rows, rows), seed)
     return np.bincount(np.asarray(some(bits)).ravel(), minlength=logits.size)
 
 
@@ -89,7 +89,7 @@ def test_impossible_tokens_are_never_drawn():
     counts = frequencies(logits, SamplingParams(max_new_tokens=1), 64 * 100)
     assert counts[5] + counts[4095] == 6400
     assert abs(counts[5] - 3200) < 4 * 40
-    extremes = jnp.asarray([[0, 0], [2**32 - 1, 2**32 - 1]], jnp.uint32)
+    extremes = (jnp.asarray([0, 2**32 - 1], jnp.uint32),) * 2
     tokens = draw(jnp.tile(jnp.asarray(logits, jnp.float32), (2, 1)), extremes, SamplingParams(max_new_tokens=1)).tokens
     assert tokens.tolist() == [5, 4095]
 
@@ -98,7 +98,7 @@ def test_impossible_tokens_are_never_drawn():
 def test_temperature_and_reported_values(temperature):
     logits = np.random.default_rng(1).normal(0, 2, (5, 300)).astype(np.float32)
     sampling = SamplingParams(max_new_tokens=1, temperature=temperature, top_k=20, entropies=True)
-    drawn = draw(jnp.asarray(logits), random_bits(5, 3), sampling)
+    drawn = draw(jnp.asarray(logits), random_bits((5,), 3), sampling)
     for row in range(5):
         p = softmax(logits[row] / temperature)
         token = int(drawn.tokens[row])
@@ -155,20 +155,28 @@ def test_blocks_are_about_the_square_root(vocab, size):
     assert _block_size(vocab) == size
 
 
+def test_threefry_gives_the_published_words_and_those_of_jax():
+    def words(key, counter):
+        pairs = [tuple(np.asarray([word], np.uint32) for word in pair) for pair in (key, counter)]
+        return [int(word[0]) for word in threefry(*pairs)]
+
+    assert words((0, 0), (0, 0)) == [0x6B200159, 0x99BA4EFE]
+    assert words((2**32 - 1,) * 2, (2**32 - 1,) * 2) == [0x1CB996FC, 0xBB002BE7]
+    assert words((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3)) == [0xC4923A9C, 0x483DF7A0]
+
+
 def test_keys_differ_in_every_part_and_do_not_depend_on_the_batch():
     def bits(seed, step, prompt, sample, position):
-        ids = [jnp.asarray([x], jnp.uint32) for x in (prompt, sample)]
-        keys = token_bits(jnp.asarray([0, seed], jnp.uint32), jnp.uint32(step), *ids)
-        return tuple(np.asarray(position_bits(keys, jnp.asarray([position]))[0]).tolist())
+        words = token_bits(row_keys(seed, step, prompt, sample), np.asarray([position], np.uint32))
+        return tuple(int(word[0]) for word in words)
 
     base = (1, 2, 3, 4, 5)
     variants = {bits(*base)} | {bits(*(x + (i == j) for j, x in enumerate(base))) for i in range(5)}
-    variants |= {bits(1, 2, 4, 3, 5), bits(2, 1, 3, 4, 5), bits(1, 2, 3, 5, 4)}
-    assert len(variants) == 9
-    rows = jnp.arange(6, dtype=jnp.uint32)
-    seed = jnp.asarray([0, 1], jnp.uint32)
-    together = position_bits(token_bits(seed, jnp.uint32(2), rows, rows[::-1]), jnp.full(6, 5))
-    assert tuple(np.asarray(together[2]).tolist()) == bits(1, 2, 2, 3, 5)
+    variants |= {bits(1, 2, 4, 3, 5), bits(2, 1, 3, 4, 5), bits(1, 2, 3, 5, 4), bits(1 + 2**32, 2, 3, 4, 5)}
+    assert len(variants) == 10
+    keys = row_keys(1, 2, np.arange(6), np.arange(6)[::-1])
+    on_device = jax.jit(token_bits)(jnp.asarray(keys), jnp.full(6, 5, jnp.uint32))
+    assert tuple(int(word[2]) for word in on_device) == bits(1, 2, 2, 3, 5)
 
 
 @pytest.mark.parametrize(
