@@ -32,8 +32,8 @@ class EvaluateConfig:
     model: str | None = None
     """Hugging Face checkpoint (directory or name on the Hub), or the directory of a run."""
     data: str = FIVE_SETS
-    """Sets, comma-separated: names of files in the data folder, .jsonl paths, tfds:NAME, hf:NAME, arithmetic:held_out;
-    `math500[:100]` takes the first 100."""
+    """Sets, comma-separated: names of files in the data folder, .jsonl paths, tfds:NAME, hf:NAME, arithmetic:held_out.
+    `math500[:100]` takes the first 100; `math500=FILE.jsonl` says which set a source is."""
     data_dir: str | None = None
     """Folder of the sets called by name; none: $SSPO_DATA, then data/."""
     preset: Literal["paper-greedy", "avg@k"] = "paper-greedy"
@@ -324,10 +324,12 @@ def _open_sets(config: EvaluateConfig) -> dict[str, ProblemSource]:
         raise ValueError("--data is empty, want sets such as aime24,math500")
     sources: dict[str, ProblemSource] = {}
     for spec in specs:
-        source = open_problems(spec, data_dir=config.data_dir)
-        if source.name in sources:
-            raise ValueError(f"--data has two sets called {source.name}: rename a file")
-        sources[source.name] = source
+        name, _, rest = spec.rpartition("=")
+        source = open_problems(rest, data_dir=config.data_dir)
+        name = name or source.name
+        if name in sources:
+            raise ValueError(f"--data has two sets called {name}: name one of them as in other={rest}")
+        sources[name] = source
     return sources
 
 

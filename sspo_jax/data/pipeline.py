@@ -5,8 +5,11 @@ stream's whole state is the number of batches taken. What that number means depe
 processes and the data; they are stored beside it, and a state is refused, by name, when one of them differs.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from sspo_jax.data.problems import Problem, ProblemSource
 
@@ -96,7 +99,27 @@ class ProblemStream:
         }
 
 
+_SMALL = 1_024  # grain walks 2^16 / length steps for an index of a short source: milliseconds each
+
+
 def _shuffled_indices(length: int, seed: int) -> Any:
+    """`order[place]`: the epochs' permutations one after the other."""
+    if length <= _SMALL:
+        return _SmallOrder(length, seed)
     import grain
 
     return grain.MapDataset.range(length).seed(seed).shuffle().repeat()
+
+
+class _SmallOrder:
+    """The same for short sources: a permutation of its own for (seed, epoch), kept while the epoch lasts."""
+
+    def __init__(self, length: int, seed: int):
+        self._length = length
+        self._permutation = functools.lru_cache(maxsize=4)(
+            lambda epoch: np.random.default_rng([seed, epoch]).permutation(length)
+        )
+
+    def __getitem__(self, place: int) -> int:
+        epoch, row = divmod(place, self._length)
+        return int(self._permutation(epoch)[row])

@@ -3,11 +3,14 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sspo_jax.data import pipeline
 from sspo_jax.data.pipeline import ProblemStream
 from sspo_jax.data.problems import ListSource, Problem
+
+SETTINGS = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def source(size: int, answer: str = "1") -> ListSource:
@@ -18,8 +21,15 @@ def ids(stream: ProblemStream, batches: int) -> list[str]:
     return [problem.id for _ in range(batches) for problem in stream.next()]
 
 
+@pytest.fixture(params=["short", "long"], autouse=True)
+def both_orders(request, monkeypatch):
+    """Short sources are shuffled by numpy, the others by grain; small ones stand for both here."""
+    if request.param == "long":
+        monkeypatch.setattr(pipeline, "_SMALL", 0)
+
+
 @given(size=st.integers(1, 30), batch_size=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@SETTINGS
 def test_every_epoch_is_a_permutation(size, batch_size, seed):
     stream = ProblemStream(source(size), batch_size=batch_size, seed=seed)
     seen = ids(stream, 3 * size // batch_size + 1)
@@ -37,7 +47,7 @@ def test_epochs_and_seeds_are_ordered_differently():
 
 
 @given(taken=st.integers(0, 20), batch_size=st.sampled_from([1, 3, 4]))
-@settings(max_examples=20, deadline=None)
+@SETTINGS
 def test_resume_is_exact_at_any_batch(taken, batch_size):
     stream = ProblemStream(source(10), batch_size=batch_size, seed=4)
     ids(stream, taken)
@@ -95,3 +105,10 @@ def test_a_state_without_a_position_is_refused():
 def test_shares_that_do_not_divide_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         ProblemStream(source(10), seed=0, **wrong)
+
+
+def test_one_problem_is_a_source_too():
+    """Training on a single problem is an experiment people do; its stream must not be slow."""
+    stream = ProblemStream(source(1), batch_size=10_000, seed=0)
+    assert {problem.id for problem in stream.next()} == {"0"}
+    assert stream.epoch == 10_000

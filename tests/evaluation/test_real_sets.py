@@ -70,6 +70,22 @@ def test_two_evaluations_are_compared(judge_answers, capsys, tmp_path):
     assert (gold / "compared-with-half.md").read_text().endswith(table[table.index("| set") : table.index("\nwritten")])
 
 
+def test_a_source_can_be_said_to_be_a_set(real_data, tmp_path):
+    """The name decides tolerances and notes, so a copy under another name needs to say what it is."""
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes((real_data / "eval" / "minerva.jsonl").read_bytes())
+    problem = JsonlSource(copy)[0]  # gold 1.6
+    near = tmp_path / "near.jsonl"
+    near.write_text(json.dumps({"id": problem.id, "response": f"\\boxed{{{float(problem.answer) * 1.00005}}}"}))
+    for spec, right in (("copy", 0), ("minerva=copy", 1)):
+        config = EvaluateConfig(
+            responses=str(near), data=f"{spec}.jsonl[:1]".replace("copy", str(tmp_path / "copy")),
+            out=str(tmp_path / str(right)),
+        )  # fmt: skip
+        (scores,) = evaluate(config)[0].sets
+        assert scores.correct.sum() == right
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
