@@ -119,7 +119,7 @@ def evaluate(config: EvaluateConfig) -> tuple[Evaluation, pathlib.Path]:
     samples = SampleFile(directory, protocol)
     scores: list[SetScores] = []
     rows: list[SampleRow] = []
-    with _verifier(config) as verifier, Progress(console=Console(stderr=True), disable=None) as bars:
+    with _verifier(config) as verifier, Progress(console=Console(stderr=True)) as bars:
         for name, source in sources.items():
             bar = bars.add_task(facts_of(name).title, total=len(source))
 

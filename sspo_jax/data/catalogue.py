@@ -65,7 +65,7 @@ def tfds_source(name: str, *, split: str, data_dir: str | None = None) -> Proble
             _prepare(builder, name)
     if split not in builder.info.splits:
         raise ValueError(f"tfds:{name}: split {split!r}, want {' or '.join(sorted(builder.info.splits))}")
-    return table_source(builder.as_data_source(split), name=f"{_short(name)}_{split}")
+    return table_source(builder.as_data_source(split=split), name=f"{_short(name)}_{split}")
 
 
 def hub_source(name: str, *, config: str | None = None, split: str) -> ProblemSource:
@@ -76,7 +76,7 @@ def hub_source(name: str, *, config: str | None = None, split: str) -> ProblemSo
       OSError: it is not to be had (no network, no such name).
     """
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(
             f"hf:{name}: this needs the package datasets: pip install datasets. Or give a .jsonl file"
