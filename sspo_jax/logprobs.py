@@ -201,7 +201,7 @@ def _scores_forward(plan: _Plan, hidden: Array, unembedding: Array, targets: Arr
     local_rows = hidden.shape[1]
     shards, local = (unembedding.shape[:2]) if plan.vocab_axis == 0 else unembedding.shape[1:]
 
-    def token_chunk(chunk: Array, outputs: tuple[Array, Array]) -> tuple[Array, Array]:
+    def token_chunk(chunk: Array, outputs: Array) -> Array:
         row, _ = _rows(plan, chunk, local_rows)
         rows, row_targets = _take(sorted_hidden, row, plan.token_chunk), _take(sorted_targets, row, plan.token_chunk)
 
