@@ -49,6 +49,7 @@ def tfds_source(name: str, *, split: str, data_dir: str | None = None) -> Proble
     """
     import tensorflow_datasets as tfds
 
+    builder: Any  # its methods are wrapped in decorators that hide their parameters
     if pathlib.Path(name).is_dir():
         builder = tfds.builder_from_directory(name)
     else:
