@@ -13,11 +13,14 @@ from sspo_jax.advantages import group_relative, leave_one_out, overlong_penalty,
 
 @st.composite
 def groups(draw):
-    n = draw(st.integers(1, 12))
+    n = draw(st.sampled_from([1, 2, 9]))
     rewards = draw(st.lists(st.sampled_from([0.0, 1.0, 0.1, -0.5, 2.5]), min_size=n, max_size=n))
     ids = draw(st.lists(st.sampled_from([-7, 0, 3, 100]), min_size=n, max_size=n))
     valid = draw(st.lists(st.booleans(), min_size=n, max_size=n))
     return np.array(rewards), np.array(ids), np.array(valid)
+
+
+ADVANTAGES = jax.jit(group_relative, static_argnames=("scale", "epsilon"))
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)
@@ -27,7 +30,7 @@ def test_against_oracle(case, scale):
     with jax.enable_x64(True):
         r, g, v = jnp.asarray(np.where(valid, rewards, np.nan)), jnp.asarray(ids), jnp.asarray(valid)
         np.testing.assert_allclose(
-            group_relative(r, g, scale=scale, epsilon=1e-3, valid=v),
+            ADVANTAGES(r, g, scale=scale, epsilon=1e-3, valid=v),
             oracle.group_relative(rewards, ids, valid, scale=scale, epsilon=1e-3),
             rtol=1e-9,
             atol=1e-12,

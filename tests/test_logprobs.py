@@ -1,6 +1,7 @@
 """Log-probs and entropies in tiles against full float64 logits: values, gradients, masks, padding, shards, memory."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -54,18 +55,18 @@ def test_against_full_logits(case, options, is_tied):
     known = {key: options[key] for key in ("temperature", "vocab_size") if key in options}
     mine = functools.partial(logprobs_and_entropies, vocab_axis=0 if is_tied else 1, **options)
     given = (hidden, unembedding.T if is_tied else unembedding, targets)
-    got = mine(*given)
+    got = jax.jit(mine)(*given)
     want = oracle.logprobs_and_entropies(*map(np.asarray, case), **known)
     np.testing.assert_allclose(got[0], want[0], atol=1e-5)
     np.testing.assert_allclose(got[1], want[1], atol=1e-5)
     assert got[0].dtype == got[1].dtype == jnp.float32
     with jax.enable_x64(True):
         exact = [jnp.asarray(np.asarray(x), jnp.float64) for x in case[:2]]
-        want = jax.grad(lambda h, w: scalar(full, (h, w, targets), **known), (0, 1))(*exact)
-        got64 = jax.grad(lambda h, w: scalar(mine, (h, w.T if is_tied else w, targets)), (0, 1))(*exact)
+        want = jax.jit(jax.grad(lambda h, w: scalar(full, (h, w, targets), **known), (0, 1)))(*exact)
+        got64 = jax.jit(jax.grad(lambda h, w: scalar(mine, (h, w.T if is_tied else w, targets)), (0, 1)))(*exact)
         for a, b in zip(got64, want, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
-    got = jax.grad(lambda h, w: scalar(mine, (h, w, targets)), (0, 1))(*given[:2])
+    got = jax.jit(jax.grad(lambda h, w: scalar(mine, (h, w, targets)), (0, 1)))(*given[:2])
     for a, b in zip((got[0], got[1].T if is_tied else got[1]), want, strict=True):
         np.testing.assert_allclose(a, b, atol=3e-5)
 
@@ -75,11 +76,11 @@ def test_masked_positions_cost_nothing_and_hold_anything(case):
     mask = jnp.arange(N) % 3 == 1
     dirty = jnp.where(mask[:, None], hidden, jnp.nan)
     mine = functools.partial(logprobs_and_entropies, mask=mask, chunk_size=130, token_chunk_size=5)
-    logprobs, entropies = mine(dirty, unembedding, targets)
+    logprobs, entropies = jax.jit(mine)(dirty, unembedding, targets)
     want = full(*case)
     np.testing.assert_allclose(logprobs, jnp.where(mask, want[0], 0), atol=1e-5)
     np.testing.assert_allclose(entropies, jnp.where(mask, want[1], 0), atol=1e-5)
-    got = jax.grad(lambda h, w: scalar(mine, (h, w, targets)), (0, 1))(dirty, unembedding)
+    got = jax.jit(jax.grad(lambda h, w: scalar(mine, (h, w, targets)), (0, 1)))(dirty, unembedding)
     want = jax.grad(lambda h, w: scalar(full, (h, w, targets), mask), (0, 1))(hidden, unembedding)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=3e-5)
@@ -90,14 +91,13 @@ def test_masked_positions_cost_nothing_and_hold_anything(case):
 def test_bfloat16_accumulates_in_float32(case):
     hidden, unembedding, targets = case
     low = (hidden.astype(jnp.bfloat16), unembedding.astype(jnp.bfloat16))
-    got = logprobs_and_entropies(*low, targets, chunk_size=130)
+    mine = functools.partial(logprobs_and_entropies, chunk_size=130)
+    got = jax.jit(mine)(*low, targets)
     # The float64 reference of the rounded inputs: what is left is the accumulation.
     want = oracle.logprobs_and_entropies(*(np.asarray(x, np.float64) for x in low), np.asarray(targets))
     np.testing.assert_allclose(got[0], want[0], atol=1e-5)
     np.testing.assert_allclose(got[1], want[1], atol=1e-5)
-    gradients = jax.grad(
-        lambda h, w: scalar(functools.partial(logprobs_and_entropies, chunk_size=130), (h, w, targets)), (0, 1)
-    )(*low)
+    gradients = jax.jit(jax.grad(lambda h, w: scalar(mine, (h, w, targets)), (0, 1)))(*low)
     want = jax.grad(lambda h, w: scalar(full, (h, w, targets)), (0, 1))(*(x.astype(jnp.float32) for x in low))
     for a, b in zip(gradients, want, strict=True):
         assert a.dtype == jnp.bfloat16
@@ -107,7 +107,8 @@ def test_bfloat16_accumulates_in_float32(case):
 @pytest.mark.parametrize("size", [1e-3, 30.0, 1e4])
 def test_extreme_logits(case, size):
     hidden, unembedding, targets = case
-    got = logprobs_and_entropies(size * hidden, unembedding, targets, chunk_size=130)
+    mine = jax.jit(functools.partial(logprobs_and_entropies, chunk_size=130))
+    got = mine(size * hidden, unembedding, targets)
     want = oracle.logprobs_and_entropies(np.asarray(size * hidden), *map(np.asarray, case[1:]))
     np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(got[1], want[1], rtol=1e-4, atol=1e-5)
@@ -140,9 +141,10 @@ def test_sharded_vocabulary_is_not_gathered(case, is_tied):
     compiled = jax.jit(step, out_shardings=shardings).lower(*placed).compile()
     got, want = compiled(*placed), jax.jit(step)(*given)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-5), got, want)
-    for line in compiled.as_text().splitlines():
-        if "all-gather" in line or "all-to-all" in line:
-            raise AssertionError(f"a sharded array is gathered: {line.strip()[:200]}")
+    # Numbers per token may travel; nothing as large as a column of the unembedding a token, or a row of hidden, may.
+    moved = re.findall(r"= \w+\[([\d,]*)\]\S* (?:all-gather|all-to-all|collective-permute)\(", compiled.as_text())
+    sizes = [int(np.prod([int(x) for x in shape.split(",") if x])) for shape in moved]
+    assert max(sizes, default=0) <= 2 * N < N * D
 
 
 def test_memory_does_not_grow_with_the_vocabulary():

@@ -83,7 +83,7 @@ def pack(row: Sequence[int]) -> list[int]:
     return [word - 2**32 if word >= 2**31 else word for word in words]
 
 
-def field(words: Sequence[Any], column: int) -> Any:
+def field(words: Any, column: int) -> Any:
     """A column, from the words of a row or of many rows; NumPy and JAX alike."""
     word, shift, bits = _LAYOUT[column]
     value = (words[word] >> shift) & (2**bits - 1)

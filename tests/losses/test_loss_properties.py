@@ -57,9 +57,15 @@ def train_batch(arrays, *, dtype=jnp.float64, **changes):
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def loss_and_gradient(objective, logprobs, batch):
-    entropies = jnp.where(jnp.isfinite(logprobs), logprobs**2, jnp.nan)
-    return jax.value_and_grad(lambda x: objective(x, batch, entropies=entropies + x - x)[0])(logprobs)
+    """Loss and gradient; the entropies that the bonus wants depend on logprobs, so that their gradient counts."""
+    return jax.value_and_grad(lambda x: objective(x, batch, entropies=x**2)[0])(logprobs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def metrics_of(objective, logprobs, batch):
+    return objective(logprobs, batch, entropies=logprobs)[1]
 
 
 def rows(batch, index):
@@ -82,10 +88,10 @@ def test_parts_add_up(name, arrays):
         loss, gradient = loss_and_gradient(objective, logprobs[i : i + 1], part)
         total += loss
         np.testing.assert_allclose(gradient[0], whole_gradient[i], rtol=1e-12, atol=1e-14)
-        found = objective(logprobs[i : i + 1], part, entropies=logprobs[i : i + 1])[1]
+        found = metrics_of(objective, logprobs[i : i + 1], part)
         metrics = found if metrics is None else {key: metrics[key] + found[key] for key in found}
     np.testing.assert_allclose(total, whole_loss, rtol=1e-12, atol=1e-13)
-    whole_metrics = objective(logprobs, batch, entropies=logprobs)[1]
+    whole_metrics = metrics_of(objective, logprobs, batch)
     assert metrics is not None
     assert metrics.keys() == whole_metrics.keys()
     for key, value in whole_metrics.items():
@@ -138,7 +144,7 @@ def test_masked_positions_get_gradient_zero_and_empty_batches_are_zero(name):
         loss, gradient = loss_and_gradient(objective, jnp.asarray(arrays["logprobs"]), train_batch(arrays))
         assert loss == 0
         assert np.all(np.asarray(gradient) == 0)
-        metrics = objective(jnp.asarray(arrays["logprobs"]), train_batch(arrays), entropies=jnp.zeros((4, 12)))[1]
+        metrics = metrics_of(objective, jnp.asarray(arrays["logprobs"]), train_batch(arrays))
         assert all(metric.value == 0 for metric in metrics.values())
 
 
@@ -165,19 +171,25 @@ def test_extreme_ratios_stay_finite(name, dtype):
         assert all(np.isfinite(metric.value) for metric in losses.diagnostics(logprobs, batch).values())
 
 
+# Compiled once for all examples.
+_STEPS = {}
+
+
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(arrays=batches.batches, constant=st.floats(-5, 5))
 def test_limits_and_shift(arrays, constant):
     """One subsentence per token is GRPO, one per response GSPO; a constant added to both log-probs changes nothing."""
-    a, options = {key: jnp.asarray(value) for key, value in arrays.items()}, {}
-    options = {"clip_low": 0.1, "clip_high": 0.15, "segment_ids": a["segment_ids"], "log_ratio_limit": 20.0}
+    a = {key: jnp.asarray(value) for key, value in arrays.items()}
+    options = {"clip_low": 0.1, "clip_high": 0.15, "log_ratio_limit": 20.0}
     four = (a["logprobs"], a["old_logprobs"], a["advantages"], a["mask"])
 
     def value(function, *extra, **more):
-        def loss(x):
-            return function(x, *four[1:], *extra, **options, **more)[0]
+        def loss(x, rest, extra, segment_ids):
+            return function(x, *rest, *extra, segment_ids=segment_ids, **options, **more)[0]
 
-        return jax.value_and_grad(loss)(four[0])
+        key = (function, tuple(more.items()), len(extra))
+        step = _STEPS.setdefault(key, jax.jit(jax.value_and_grad(loss)))
+        return step(four[0], four[1:], extra, a["segment_ids"])
 
     position = jnp.broadcast_to(jnp.arange(12)[None], a["mask"].shape)
     for (loss, gradient), (want, want_gradient) in [
@@ -188,8 +200,9 @@ def test_limits_and_shift(arrays, constant):
     ]:
         np.testing.assert_allclose(loss, want, rtol=1e-12, atol=1e-13)
         np.testing.assert_allclose(gradient, want_gradient, rtol=1e-12, atol=1e-14)
-    plain = losses.sspo_loss(*four, a["subsentence_ids"], **options)[0]
-    shifted = losses.sspo_loss(four[0] + constant, four[1] + constant, *four[2:], a["subsentence_ids"], **options)[0]
+    plain = value(losses.sspo_loss, a["subsentence_ids"])[0]
+    four = (four[0] + constant, four[1] + constant, *four[2:])
+    shifted = value(losses.sspo_loss, a["subsentence_ids"])[0]
     np.testing.assert_allclose(shifted, plain, rtol=1e-9, atol=1e-12)
 
 
@@ -205,7 +218,7 @@ def test_old_equals_new_is_the_policy_gradient(name):
         arrays["advantages"] = np.clip(arrays["advantages"], -2, 2)
         objective, batch = OBJECTIVES[name], train_batch(arrays)
         _, gradient = loss_and_gradient(objective, jnp.asarray(arrays["logprobs"]), batch)
-        metrics = objective(jnp.asarray(arrays["logprobs"]), batch)[1]
+        metrics = metrics_of(objective, jnp.asarray(arrays["logprobs"]), batch)
         mask = jnp.asarray(arrays["mask"])
         options = {"aggregation": objective.aggregation, "norm_length": objective.norm_length}
         plain = functools.partial(losses.aggregate, mask=mask, segment_ids=batch.segment_ids, **options)
@@ -277,12 +290,14 @@ def test_jit_once_vmap_and_eight_devices(name):
         want = loss_and_gradient(objective, logprobs, batch)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), step(logprobs, batch), want)
     assert len(traces) == 1
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *(train_batch(arrays) for arrays in many))
-    logprobs = jnp.stack([jnp.asarray(arrays["logprobs"]) for arrays in many])
-    values = jax.vmap(lambda x, b: loss_and_gradient(objective, x, b)[0])(logprobs, stacked)
-    np.testing.assert_allclose(values[-1], want[0], rtol=1e-12)
+    stacked = {key: jnp.stack([jnp.asarray(arrays[key]) for arrays in many]) for key in many[0]}
+
+    def one(arrays):
+        return objective(arrays["logprobs"], train_batch(arrays), entropies=arrays["logprobs"] ** 2)[0]
+
+    np.testing.assert_allclose(jax.jit(jax.vmap(one))(stacked)[-1], want[0], rtol=1e-12)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    sharded = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, P("data"))), (logprobs[-1], batch))
+    sharded = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, P("data"))), (logprobs, batch))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), step(*sharded), want)
 
     denominator = objective.denominator(batch)
