@@ -34,13 +34,13 @@ class RewardError(RuntimeError):
 class Correctness:
     """`correct` or `wrong`, each its value; a response without a readable answer counts as `unparsed`."""
 
-    weight: float = 1.0
+    weight: float | int = 1.0
     """Multiplies this term in the sum."""
-    correct: float = 1.0
+    correct: float | int = 1.0
     """Value of a correct answer."""
-    wrong: float = 0.0
+    wrong: float | int = 0.0
     """Value of a wrong answer."""
-    unparsed: float = 0.0
+    unparsed: float | int = 0.0
     """Value of a response in which no answer was found, or whose answer cannot be read."""
     undecided: str = "exclude"
     """For the statuses `timeout` and `error`: "exclude" takes the sample out of its group, "zero" scores it 0."""
@@ -58,7 +58,7 @@ class Correctness:
 class Format:
     """1 where the answer (what follows the last `</think>`) has exactly one box, and it closes; else 0."""
 
-    weight: float = 1.0
+    weight: float | int = 1.0
     """Multiplies this term in the sum."""
     require_think: bool = False
     """Also ask for exactly one `<think>...</think>` before it (the opening tag may be part of the prompt)."""
@@ -95,7 +95,7 @@ class Overlong:
     """L_max, the generation budget in tokens."""
     buffer_tokens: int
     """L_cache, the last part of the budget, over which the punishment grows; in tokens, at least 1."""
-    weight: float = 1.0
+    weight: float | int = 1.0
     """Multiplies this term in the sum."""
 
     def __post_init__(self) -> None:
@@ -116,7 +116,7 @@ class Length:
 
     scale_tokens: int
     """The length, in tokens, that costs 1."""
-    weight: float = 1.0
+    weight: float | int = 1.0
     """Multiplies this term in the sum."""
     only_correct: bool = True
     """Leave other answers alone, so that giving up early does not pay."""
@@ -142,9 +142,9 @@ class UserReward:
 
     function: str
     """`module:function`, importable from the folder the run was started in."""
-    weight: float = 1.0
+    weight: float | int = 1.0
     """Multiplies this term in the sum."""
-    timeout_seconds: float = 5.0
+    timeout_seconds: float | int = 5.0
     """The most one call may take."""
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further keyword arguments of every call."""
@@ -193,11 +193,11 @@ class RewardConfig:
     """A price on each token; None leaves it out."""
     user: tuple[UserReward, ...] = ()
     """Functions of yours."""
-    timeout_seconds: float = 5.0
+    timeout_seconds: float | int = 5.0
     """The most a worker may spend on one check."""
     workers: int | None = None
     """Worker processes; None: as many as processors."""
-    memory_limit_gib: float = 2.0
+    memory_limit_gib: float | int = 2.0
     """Address space of each worker, GiB."""
 
     def __post_init__(self) -> None:

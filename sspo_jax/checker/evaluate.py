@@ -109,7 +109,7 @@ def _bounded(value: Fraction, limits: Limits) -> Fraction:
     return value
 
 
-def _beyond(bits: float) -> Undecided:
+def _beyond(bits: Fraction | float | int) -> Undecided:
     return TooLarge("a number too large to evaluate") if bits > IN_WORKER.bits else NeedsWorker("a large number")
 
 

@@ -42,7 +42,7 @@ class WorkerDied(RuntimeError):
 class _Task(NamedTuple):
     future: "concurrent.futures.Future[Any]"
     request: tuple[str, tuple[Any, ...]]
-    timeout_seconds: float
+    timeout_seconds: float | int
     deadline: float  # of time.monotonic(); infinite where only the time in the worker counts
 
 
@@ -62,7 +62,7 @@ class WorkerPool:
         self._pid = os.getpid()
 
     def submit(
-        self, task: str, arguments: tuple[Any, ...], *, timeout_seconds: float, deadline: float = float("inf")
+        self, task: str, arguments: tuple[Any, ...], *, timeout_seconds: float | int, deadline: float = float("inf")
     ) -> "concurrent.futures.Future[Any]":
         """Queue a task; the future raises TimeoutError, WorkerError or WorkerDied where it has no result.
 

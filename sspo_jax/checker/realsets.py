@@ -81,7 +81,9 @@ def real_set(node: Node, limits: Limits) -> list[Interval] | None:
         return functools.reduce(lambda a, b: _intersected(a, b, limits), parts)  # type: ignore[arg-type]
     if kind == "relation":
         return _from_relation(node, limits)
-    return _merged([Interval(node, node, True, True)], limits) if not free_symbols(node) else None
+    if kind in ("ratio", "text", "matrix", "choice", "time", "date") or free_symbols(node):
+        return None
+    return _merged([Interval(node, node, True, True)], limits)
 
 
 def _operands(union: Node) -> list[Node]:

@@ -35,9 +35,9 @@ class Verdict:
 class Options:
     """What counts as the same answer, where data sets differ. The defaults are exact."""
 
-    relative_tolerance: float | None = None
+    relative_tolerance: float | int | None = None
     """Numbers agree where |answer - gold| <= this * |gold|; None compares exactly."""
-    absolute_tolerance: float | None = None
+    absolute_tolerance: float | int | None = None
     """Numbers agree where |answer - gold| <= this; None compares exactly."""
     lenient: bool = False
     """Where no answer is stated, take the last formula or number of the response instead of `unparsed`."""

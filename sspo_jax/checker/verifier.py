@@ -34,7 +34,7 @@ class Verifier:
     def __init__(
         self,
         workers: int | None = None,
-        timeout_seconds: float = 5.0,
+        timeout_seconds: float | int = 5.0,
         *,
         cache_size: int = 65_536,
         memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
@@ -105,7 +105,7 @@ class Verifier:
         return [future.result() for future in futures]
 
     def call(
-        self, function: str, /, *arguments: Any, timeout_seconds: float, **keywords: Any
+        self, function: str, /, *arguments: Any, timeout_seconds: float | int, **keywords: Any
     ) -> "concurrent.futures.Future[Any]":
         """Run `module:function` in a worker; the future raises TimeoutError, WorkerError or WorkerDied."""
         request = (function, search_path(), arguments, keywords)
@@ -197,7 +197,7 @@ _shared: dict[tuple[int, float], Verifier] = {}
 _shared_lock = threading.Lock()
 
 
-def _shared_verifier(timeout_seconds: float) -> Verifier:
+def _shared_verifier(timeout_seconds: float | int) -> Verifier:
     """The verifier of this process; one pool serves every time limit."""
     key = (os.getpid(), timeout_seconds)
     verifier = _shared.get(key)
@@ -215,7 +215,7 @@ def _shared_verifier(timeout_seconds: float) -> Verifier:
     return verifier
 
 
-def verify(response: str, gold: str, *, timeout_seconds: float = 5.0, **options: Any) -> Verdict:
+def verify(response: str, gold: str, *, timeout_seconds: float | int = 5.0, **options: Any) -> Verdict:
     """Whether a response answers what the gold says; never raises, never takes longer than `timeout_seconds`.
 
     `options` are the fields of `Options`, such as `relative_tolerance=0.01` or `lenient=True`.

@@ -170,8 +170,7 @@ def _read_rows(path: str) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 row = json.loads(line)
-                if not isinstance(row, dict) or not all(
-                    isinstance(row.get(k), str) for k in ("id", "problem", "answer")
-                ):
+                wanted = ("id", "problem", "answer")
+                if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in wanted):
                     raise ValueError(f"{path}:{number}: want an object with the texts id, problem and answer")
                 yield row

@@ -1,0 +1,159 @@
+"""Rewards: each term by hand, their sum, user functions in the workers."""
+
+import dataclasses
+
+import pytest
+
+from sspo_jax.checker import Verdict, Verifier
+from sspo_jax.rewards import (
+    Correctness,
+    Format,
+    Length,
+    Overlong,
+    RewardConfig,
+    RewardError,
+    UserReward,
+    score,
+)
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with Verifier(workers=1) as verifier:
+        yield verifier
+
+
+def verdict(status: str) -> Verdict:
+    return Verdict(status, "1", "1", "", 0.0)
+
+
+def test_correctness_by_status():
+    reward = Correctness(correct=2.0, wrong=-1.0, unparsed=-0.5)
+    values = [reward.value(verdict(status)) for status in ("correct", "wrong", "unparsed", "timeout", "error")]
+    assert values == [2.0, -1.0, -0.5, 0.0, 0.0]
+    with pytest.raises(ValueError, match="want 'exclude' or 'zero'"):
+        Correctness(undecided="ignore")
+
+
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [
+        (r"It is \boxed{2}.", 1.0),
+        (r"It is \boxed{\frac{1}{2}}.", 1.0),
+        (r"It is \boxed 2", 1.0),
+        (r"<think>\boxed{1}</think> It is \boxed{2}.", 1.0),
+        ("It is 2.", 0.0),
+        (r"\boxed{1} \boxed{2}", 0.0),
+        (r"\boxed{", 0.0),
+        (r"\boxed{}", 0.0),
+        (r"\boxed{\frac{1}{2}", 0.0),
+        (r"<think>\boxed{1}</think> It is 1.", 0.0),
+    ],
+)
+def test_format(response: str, value: float):
+    assert Format().value(response) == value
+
+
+def test_format_with_thinking():
+    reward = Format(require_think=True)
+    assert reward.value(r"so 2.</think>\boxed{2}") == 1.0
+    assert reward.value(r"\boxed{2}") == 0.0
+    assert reward.value(r"a</think>b</think>\boxed{2}") == 0.0
+
+
+@pytest.mark.parametrize(("length", "value"), [(0, 0.0), (80, 0.0), (85, -0.25), (90, -0.5), (100, -1.0), (101, -1.0)])
+def test_overlong_is_dapos_formula(length: int, value: float):
+    """L_max 100, L_cache 20: nothing up to 80 tokens, then linear to -1 at 100."""
+    assert Overlong(max_tokens=100, buffer_tokens=20).value(length) == value
+
+
+def test_overlong_refuses_a_buffer_larger_than_the_budget():
+    with pytest.raises(ValueError, match="buffer_tokens is 200"):
+        Overlong(max_tokens=100, buffer_tokens=200)
+
+
+def test_length_prices_correct_answers_only():
+    reward = Length(scale_tokens=100)
+    assert reward.value(25, verdict("correct")) == -0.25
+    assert reward.value(1000, verdict("correct")) == -1.0
+    assert reward.value(25, verdict("wrong")) == 0.0
+    assert dataclasses.replace(reward, only_correct=False).value(25, verdict("wrong")) == -0.25
+
+
+def test_the_sum_is_weighted(verifier: Verifier):
+    """Correct and boxed: 1 + 0.5 - 0.25 * 0.5; wrong and boxed: 0.5; no answer: 0."""
+    terms = [Correctness(), Format(weight=0.5), Overlong(max_tokens=100, buffer_tokens=20, weight=0.25)]
+    scored = score(terms, [r"\boxed{2}", r"\boxed{3}", "no idea"], ["2", "2", "2"], [90, 10, 10], verifier=verifier)
+    assert scored.rewards == [1.375, 0.5, 0.0]
+    assert scored.is_excluded == [False, False, False]
+    assert scored.terms == {"correctness": [1.0, 0.0, 0.0], "format": [1.0, 1.0, 0.0], "overlong": [-0.5, 0.0, 0.0]}
+    metrics = scored.metrics()
+    assert metrics["reward/mean"] == pytest.approx(0.625)
+    assert metrics["verify/correct_fraction"] == pytest.approx(1 / 3)
+    assert metrics["verify/unparsed_fraction"] == pytest.approx(1 / 3)
+
+
+def test_undecided_samples_are_excluded_or_zero_as_asked(verifier: Verifier):
+    verdicts = [verdict("correct"), verdict("timeout"), verdict("error")]
+    responses, golds, lengths = [r"\boxed{1}"] * 3, ["1"] * 3, [1] * 3
+    out = score([Correctness(), Format()], responses, golds, lengths, verifier=verifier, verdicts=verdicts)
+    assert out.is_excluded == [False, True, True]
+    assert out.rewards == [2.0, 0.0, 0.0]
+    assert out.metrics()["reward/mean"] == 2.0
+    assert out.metrics()["reward/excluded_fraction"] == pytest.approx(2 / 3)
+    zero = Correctness(undecided="zero")
+    kept = score([zero, Format()], responses, golds, lengths, verifier=verifier, verdicts=verdicts)
+    assert kept.is_excluded == [False, False, False]
+    assert kept.rewards == [2.0, 1.0, 1.0]
+
+
+def test_a_user_function_runs_in_the_workers(verifier: Verifier):
+    terms = [UserReward(function="difflib:get_close_matches", on_failure="exclude"), UserReward(function="operator:eq")]
+    scored = score(terms, ["2", "3"], ["2", "2"], [1, 1], verifier=verifier)
+    assert scored.terms["operator:eq"] == [1.0, 0.0]
+    assert scored.is_excluded == [True, True]  # get_close_matches returns a list
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("operator:truediv", "failed in its worker: TypeError"),
+        ("no_such_module:function", "No module named 'no_such_module'"),
+        ("math:no_such_function", "math has no no_such_function"),
+        ("difflib:ndiff", "want a finite number|failed in its worker"),
+    ],
+)
+def test_a_user_function_that_fails_stops_the_run_with_its_reason(function: str, message: str, verifier: Verifier):
+    with pytest.raises(RewardError, match=message):
+        score([UserReward(function=function)], ["2"], ["2"], [1], verifier=verifier)
+
+
+def test_a_user_function_that_overruns_is_killed(verifier: Verifier, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "slow_reward.py").write_text(
+        "import time\n\ndef wait(response, gold, seconds):\n    time.sleep(seconds)\n    return 1\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    slow = UserReward(function="slow_reward:wait", timeout_seconds=0.5, arguments={"seconds": 30})
+    with pytest.raises(RewardError, match=r"took longer than 0\.5 s"):
+        score([slow], ["2"], ["2"], [1], verifier=verifier)
+    quick = dataclasses.replace(slow, arguments={"seconds": 0}, timeout_seconds=20.0)
+    assert score([quick], ["2"], ["2"], [1], verifier=verifier).rewards == [1.0]
+
+
+def test_sequences_of_other_lengths_are_refused(verifier: Verifier):
+    with pytest.raises(ValueError, match="'golds': 2"):
+        score([Correctness()], ["1"], ["1", "2"], [1], verifier=verifier)
+
+
+def test_two_terms_of_a_kind_keep_their_names_apart(verifier: Verifier):
+    scored = score([Format(), Format(require_think=True)], [r"\boxed{1}"], ["1"], [1], verifier=verifier)
+    assert scored.terms == {"format": [1.0], "format_2": [0.0]}
+
+
+def test_the_config_lists_its_terms():
+    config = RewardConfig(format=Format(weight=0.1), overlong=Overlong(max_tokens=10, buffer_tokens=5))
+    assert [type(term).__name__ for term in config.terms] == ["Correctness", "Format", "Overlong"]
+    with pytest.raises(ValueError, match="memory_limit_gib"):
+        RewardConfig(memory_limit_gib=0.1)
+    with pytest.raises(ValueError, match="want module:function"):
+        UserReward(function="nothing")
