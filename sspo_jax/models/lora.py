@@ -1,0 +1,105 @@
+"""Low-rank adapters (LoRA, arXiv:2106.09685): W + (alpha / rank) A B, where only A and B are trained.
+
+`with_lora` puts adapters beside the weights of the blocks, and the forward pass adds (x A) B to x W: the sum of the
+two matrices is never formed, so training and sampling need no second copy of the model. `merge_lora` forms it, for
+export. A loss sees no difference: differentiate with respect to the adapters through `with_lora`.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.qwen import Params, abstract_qwen
+from sspo_jax.sharding import named_sharding
+
+Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
+_SUMMED = {"output": 2}  # axes that a weight sums over, where it is not one
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Which weights are adapted, and how."""
+
+    rank: int = 16
+    """Columns of A and rows of B."""
+    alpha: float = 32.0
+    """The product is scaled with alpha / rank."""
+    targets: tuple[Target, ...] = get_args(Target)
+    """Weights of a block that get an adapter."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.targets:
+            raise ValueError(f"rank is {self.rank} with {len(self.targets)} targets: want at least 1 of each")
+        unknown = set(self.targets) - set(get_args(Target))
+        if unknown:
+            raise ValueError(f"targets {sorted(unknown)} are not known, want some of {', '.join(get_args(Target))}")
+
+
+def lora_shapes(config: QwenConfig, lora: LoraConfig) -> tuple[Params, Params]:
+    """(shapes, logical axes) of the adapters: {target: {"a": [layers, inputs..., rank], "b": [layers, rank, ...]}}.
+
+    A is sharded like the weight's inputs and B like its outputs; the rank is whole everywhere.
+
+    Raises:
+      ValueError: a target that this model does not have (the MLP of a mixture of experts).
+    """
+    shapes, axes = (tree["blocks"] for tree in abstract_qwen(config))
+    missing = [target for target in lora.targets if target not in shapes]
+    if missing:
+        raise ValueError(f"targets {missing} are not weights of this model's blocks: leave them out of lora.targets")
+    found_shapes, found_axes = {}, {}
+    for target in lora.targets:
+        split = 1 + _SUMMED.get(target, 1)
+        shape, names = shapes[target].shape, axes[target]
+        found_shapes[target] = {"a": (*shape[:split], lora.rank), "b": (shape[0], lora.rank, *shape[split:])}
+        found_axes[target] = {"a": (*names[:split], None), "b": (names[0], None, *names[split:])}
+    return found_shapes, found_axes
+
+
+def init_lora(config: QwenConfig, lora: LoraConfig, key: Array, *, mesh: Mesh | None = None) -> Params:
+    """Adapters that change nothing yet: A normal with variance 1 / inputs, B zero; float32."""
+    shapes, axes = lora_shapes(config, lora)
+    shardings = None
+    if mesh is not None:
+        shardings = jax.tree.map(lambda names: named_sharding(mesh, names), axes, is_leaf=_is_tuple)
+
+    def build(key: Array) -> Params:
+        adapters: Params = {}
+        for target, subkey in zip(shapes, jax.random.split(key, len(shapes)), strict=True):
+            a, b = shapes[target]["a"], shapes[target]["b"]
+            scale = math.prod(a[1:-1]) ** -0.5
+            adapters[target] = {"a": jax.random.normal(subkey, a, jnp.float32) * scale, "b": jnp.zeros(b, jnp.float32)}
+        return adapters
+
+    return jax.jit(build, out_shardings=shardings)(key)
+
+
+def with_lora(params: Params, adapters: Params, lora: LoraConfig) -> Params:
+    """Parameters for every function of `sspo_jax.models.qwen` and for the sampler, adapters applied on the way."""
+    beside: dict[str, Any] = {}
+    for target, adapter in adapters.items():
+        beside[f"{target}_lora_a"] = adapter["a"]
+        beside[f"{target}_lora_b"] = adapter["b"] * (lora.alpha / lora.rank)
+    return {**params, "blocks": {**params["blocks"], **beside}}
+
+
+def merge_lora(params: Params, adapters: Params, lora: LoraConfig) -> Params:
+    """Parameters of the plain model that computes the same, in the dtype they have: W + (alpha / rank) A B."""
+    merged = dict(params["blocks"])
+    for target, adapter in adapters.items():
+        weight = merged[target]
+        layers, rank = weight.shape[0], adapter["a"].shape[-1]
+        a, b = adapter["a"].reshape(layers, -1, rank), adapter["b"].reshape(layers, rank, -1)
+        product = jnp.einsum("lir,lro->lio", a, b, precision="highest").reshape(weight.shape)
+        merged[target] = (weight.astype(jnp.float32) + lora.alpha / lora.rank * product).astype(weight.dtype)
+    return {**params, "blocks": merged}
+
+
+def _is_tuple(node: Any) -> bool:
+    return isinstance(node, tuple)

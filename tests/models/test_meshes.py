@@ -1,0 +1,154 @@
+"""Eight fake devices in every arrangement give the logits and gradients of one device."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sspo_jax.models import QwenConfig, apply_qwen, init_qwen
+from sspo_jax.models.lora import LoraConfig, init_lora, with_lora
+from sspo_jax.models.qwen import Params, qwen_shardings
+from sspo_jax.sharding import MeshConfig, make_mesh, named_sharding
+
+# Biases, head norms and an output projection of its own: every parameter there is.
+DENSE = QwenConfig(vocab_size=96, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=16, num_kv_heads=8,
+                   head_dim=8, attention_bias=True, output_bias=True, qk_norm=True, tie_embeddings=False,
+                   init_scale=0.2)  # fmt: skip
+TIED = dataclasses.replace(DENSE, tie_embeddings=True, qk_norm=False, output_bias=False)
+EXPERTS = dataclasses.replace(DENSE, num_experts=8, experts_per_token=2, expert_size=16)
+
+TOKENS = np.random.default_rng(0).integers(0, 96, (8, 16)).astype(np.int32)
+SEGMENTS = np.where(np.arange(16)[None] < np.arange(8, 16)[:, None], 1 + (np.arange(16) >= 5), 0).astype(np.int32)
+
+
+def loss(params: Params, config: QwenConfig, tokens: jax.Array, segments: jax.Array) -> tuple[jax.Array, jax.Array]:
+    logits = apply_qwen(params, config, tokens, segment_ids=segments)
+    logprobs = jax.nn.log_softmax(logits)[:, :-1]
+    chosen = jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=-1)[..., 0]
+    return -jnp.mean(jnp.where(segments[:, 1:] > 0, chosen, 0)), logits
+
+
+@functools.cache
+def on_one_device(config: QwenConfig) -> tuple[Params, jax.Array, Params]:
+    """(parameters, logits, gradients)"""
+    params = init_qwen(config, jax.random.key(0))
+    # Biases start at zero and norms at one; moved, so that a wrong sharding of theirs shows.
+    params = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape), params)
+    gradients, logits = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(params, config, TOKENS, SEGMENTS)
+    return params, logits, gradients
+
+
+def check(config: QwenConfig, mesh_config: MeshConfig) -> None:
+    params, logits, gradients = on_one_device(config)
+    mesh = make_mesh(mesh_config)
+    shardings = qwen_shardings(config, mesh)
+    rows = named_sharding(mesh, ("batch", "time"))
+    step = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1, out_shardings=(shardings, None))
+    with jax.set_mesh(mesh):
+        arguments = (
+            jax.device_put(params, shardings),
+            config,
+            jax.device_put(TOKENS, rows),
+            jax.device_put(SEGMENTS, rows),
+        )
+        mesh_gradients, mesh_logits = step(*arguments)
+    np.testing.assert_allclose(mesh_logits, logits, rtol=0, atol=1e-5 * np.abs(logits).max())
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients))
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * largest),
+        mesh_gradients,
+        gradients,
+    )
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"fsdp": 8},
+        {"fsdp": 4, "tensor": 2},
+        {"fsdp": 2, "tensor": 4},
+        {"fsdp": 1, "tensor": 8},
+        {"data": 4, "tensor": 2},
+    ],
+    ids=["8x1", "4x2", "2x4", "1x8", "data"],
+)
+def test_dense(sizes):
+    check(DENSE, MeshConfig(**sizes))
+
+
+def test_tied():
+    check(TIED, MeshConfig(fsdp=4, tensor=2))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"fsdp": 1, "expert": 8}, {"fsdp": 2, "tensor": 2, "expert": 2}, {"fsdp": 8}],
+    ids=["1x1x8", "2x2x2", "8x1x1"],
+)
+def test_experts(sizes):
+    check(EXPERTS, MeshConfig(**sizes))
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_remat_changes_no_gradient(remat):
+    params, _, gradients = on_one_device(DENSE)
+    config = dataclasses.replace(DENSE, remat=remat)
+    again, _ = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(params, config, TOKENS, SEGMENTS)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), again, gradients)
+
+
+def test_scanned_layers_equal_unrolled_ones(monkeypatch):
+    from sspo_jax.models import qwen
+
+    params, _, gradients = on_one_device(DENSE)
+    monkeypatch.setattr(qwen, "UNROLLED_LAYERS", 0)
+    other = dataclasses.replace(DENSE, init_scale=0.3)  # else the compiled program of `on_one_device` would be found
+    again, _ = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(params, other, TOKENS, SEGMENTS)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), again, gradients)
+
+
+def test_tpu_kernel_on_a_mesh():
+    """Splash attention inside shard_map (interpreted here): each device computes its own rows and heads."""
+    base = dataclasses.replace(TIED, num_heads=4, num_kv_heads=2, head_dim=64, num_layers=1)
+    tokens = np.tile(TOKENS, (1, 8))
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    params = init_qwen(base, jax.random.key(0))
+    rows = named_sharding(mesh, ("batch", "time"))
+    reference = jax.jit(apply_qwen, static_argnums=1)(params, dataclasses.replace(base, attention="xla"), tokens)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, qwen_shardings(base, mesh))
+        splash = dataclasses.replace(base, attention="splash")
+        logits = jax.jit(apply_qwen, static_argnums=1)(placed, splash, jax.device_put(tokens, rows))
+    np.testing.assert_allclose(logits, reference, rtol=0, atol=2e-5)
+
+
+def test_lora_on_a_mesh():
+    """Gradients of the adapters alone, on four by two devices and on one."""
+    params, _, _ = on_one_device(TIED)
+    lora = LoraConfig(rank=4, alpha=8.0)
+    adapters = jax.tree.map(lambda x: x + 0.05, init_lora(TIED, lora, jax.random.key(1)))
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+
+    def adapted(adapters: Params, params: Params, tokens: jax.Array, segments: jax.Array) -> jax.Array:
+        return loss(with_lora(params, adapters, lora), TIED, tokens, segments)[0]
+
+    reference = jax.jit(jax.grad(adapted))(adapters, params, TOKENS, SEGMENTS)
+    rows = named_sharding(mesh, ("batch", "time"))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, qwen_shardings(TIED, mesh))
+        on_mesh = init_lora(TIED, lora, jax.random.key(1), mesh=mesh)
+        assert jax.tree.map(jnp.shape, on_mesh) == jax.tree.map(jnp.shape, adapters)
+        mesh_adapters = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), adapters, on_mesh)
+        gradients = jax.jit(jax.grad(adapted))(
+            mesh_adapters, placed, jax.device_put(TOKENS, rows), jax.device_put(SEGMENTS, rows)
+        )
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), gradients, reference)
+
+
+def test_a_mesh_that_does_not_divide_the_model_is_refused():
+    config = dataclasses.replace(DENSE, num_kv_heads=2)
+    with pytest.raises(ValueError, match=r"'key'\] has 2 along 'kv_heads', which mesh axis 'tensor' of size 4"):
+        qwen_shardings(config, make_mesh(MeshConfig(fsdp=2, tensor=4)))
