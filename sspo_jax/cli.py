@@ -13,6 +13,7 @@ COMMANDS = {
     "segment": ("sspo_jax.segment:main", "show how texts are cut into subsentences"),
     "export": ("sspo_jax.export:main", "write a run's policy as a Hugging Face checkpoint"),
     "data": ("sspo_jax.data.overlap:main", "overlap TRAIN EVAL: training problems that are in evaluation sets"),
+    "serve": ("sspo_jax.serve:main", "an OpenAI-compatible server for a checkpoint"),
     "inspect": ("sspo_jax.inspect_run:main", "what a run directory holds and how it went"),
 }
 

@@ -192,7 +192,7 @@ def test_prompts_are_prefilled_once_and_chunks_change_nothing(tiny, monkeypatch)
     sampler = Sampler(config, sampling, slots=4)
     whole = sampler.generate(params, prompts, group_size=4, seed=2)
     assert sampler.stats.prompt_tokens == 59 + 89 + 119
-    monkeypatch.setattr("sspo_jax.sampler.engine.PREFILL_CHUNK", 16)
+    monkeypatch.setattr("sspo_jax.sampler.schedule.PREFILL_CHUNK", 16)
     chunked = generate(params, config, prompts, sampling, group_size=4, seed=2, slots=4)
     assert responses(chunked) == responses(whole)
     for row, response in enumerate(responses(whole)):
@@ -202,7 +202,7 @@ def test_prompts_are_prefilled_once_and_chunks_change_nothing(tiny, monkeypatch)
 
 def test_slots_are_given_up_when_few_long_samples_remain(tiny, monkeypatch):
     config, params = tiny
-    monkeypatch.setattr("sspo_jax.sampler.engine.SHRINK_STEPS", 8)
+    monkeypatch.setattr("sspo_jax.sampler.schedule.SHRINK_STEPS", 8)
     prompts = [[4 + i, 9, 8] for i in range(16)]
     budgets = [2] * 15 + [60]
     sampling = SamplingParams(max_new_tokens=60)
