@@ -89,9 +89,15 @@ def parse_row(row: Any, where: str) -> Problem:
         kind = _FIELDS.get(field)
         if kind is None:
             raise ValueError(f"{where}: unknown field {field!r}, want {', '.join(_FIELDS)}: put it inside `extra`")
+        if value is None:  # how many writers say that a field is absent
+            continue
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError(f"{where}: `{field}` is {value!r}, want {kind.__name__}")  # type: ignore[union-attr]
-    return Problem(**row)
+    return _problem(row)
+
+
+def _problem(row: dict[str, Any]) -> Problem:
+    return Problem(**{field: value for field, value in row.items() if value is not None})
 
 
 class JsonlSource:
@@ -142,7 +148,7 @@ class JsonlSource:
     def __getitem__(self, index: int) -> Problem:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: row {index}, want 0 to {len(self) - 1}")
-        return Problem(**json.loads(self._map[self._starts[index] : self._ends[index]]))  # validated by _scan
+        return _problem(json.loads(self._map[self._starts[index] : self._ends[index]]))  # validated by _scan
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_map"}

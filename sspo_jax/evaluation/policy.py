@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from sspo_jax.data.problems import Problem, ProblemSource, iterate
-from sspo_jax.evaluation.presets import facts_of, tolerances
+from sspo_jax.evaluation.presets import facts_of, gold_of, tolerances
 from sspo_jax.evaluation.scoring import SampleRow, SetScores, score_set
 
 
@@ -124,7 +124,7 @@ def responses_of(rollout: Any, problems: Sequence[Problem], tokenizer: Any) -> l
 
 
 def judge(name: str, responses: Sequence[Response], verifier: Any) -> list[SampleRow]:
-    """Judged responses of the set `name`, with the tolerances the set or the problem states."""
+    """Judged responses of the set `name`, with the tolerances and units the set or the problem states."""
     facts = facts_of(name)
     verdicts: list[Any] = [None] * len(responses)
     by_tolerance: dict[tuple[float | None, float | None], list[int]] = {}
@@ -134,7 +134,7 @@ def judge(name: str, responses: Sequence[Response], verifier: Any) -> list[Sampl
         stated = zip(("relative_tolerance", "absolute_tolerance"), tolerance, strict=True)
         judged = verifier.verify_batch(
             [responses[index].text for index in indices],
-            [responses[index].problem.answer for index in indices],
+            [gold_of(responses[index].problem) for index in indices],
             **{key: value for key, value in stated if value is not None},
         )
         for index, verdict in zip(indices, judged, strict=True):
@@ -149,7 +149,7 @@ def judge(name: str, responses: Sequence[Response], verifier: Any) -> list[Sampl
             truncated=response.truncated,
             status=verdict.status,
             extracted=verdict.extracted,
-            gold=response.problem.answer,
+            gold=gold_of(response.problem),
             reason=verdict.reason,
         )
         for response, verdict in zip(responses, verdicts, strict=True)

@@ -111,3 +111,15 @@ def tolerances(facts: SetFacts, problem: Problem) -> tuple[float | None, float |
     """
     error = problem.extra.get("error")
     return facts.relative_tolerance, float(error) if error else None
+
+
+def gold_of(problem: Problem) -> str:
+    """The answer to check against: with the unit that OlympiadBench states beside it (`extra.unit`), where it has one.
+
+    The checker takes an answer without a unit for one with it, so this only makes wrong units wrong and other units of
+    the same quantity right. Answers of several parts are left alone: a unit there would belong to the last part.
+    """
+    unit = str(problem.extra.get("unit") or "").replace("$", "").strip()
+    if not unit or problem.extra.get("is_multiple_answer"):
+        return problem.answer
+    return f"{problem.answer} {unit}"

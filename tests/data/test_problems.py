@@ -37,6 +37,14 @@ def test_blank_lines_and_a_missing_last_newline_are_allowed(tmp_path):
     assert [problem.id for problem in iterate(JsonlSource(path))] == ["a", "b", "c"]
 
 
+def test_null_is_absent_where_a_field_is_optional(tmp_path):
+    rows = [{**ROWS[0], "level": None, "extra": None}, {**ROWS[1], "answer": None}]
+    source = JsonlSource(write(tmp_path / "set.jsonl", rows[:1]))
+    assert source[0] == Problem(id="a", problem="1 + 1?", answer="2")
+    with pytest.raises(ValueError, match=r"set\.jsonl:2: None as `answer`"):
+        JsonlSource(write(tmp_path / "set.jsonl", rows))
+
+
 def test_digest_is_that_of_the_file(tmp_path):
     path = write(tmp_path / "set.jsonl", ROWS)
     assert JsonlSource(path).digest == hashlib.sha256(path.read_bytes()).hexdigest()

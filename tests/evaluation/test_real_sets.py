@@ -1,5 +1,6 @@
 """The real sets end to end with canned answers: the gold is always right, another problem's gold hardly ever."""
 
+import dataclasses
 import json
 
 import pytest
@@ -68,6 +69,23 @@ def test_two_evaluations_are_compared(judge_answers, capsys, tmp_path):
     table = capsys.readouterr().out
     assert "| average of 5 | 100.0% | 50.0% | +50.0 |" in table
     assert (gold / "compared-with-half.md").read_text().endswith(table[table.index("| set") : table.index("\nwritten")])
+
+
+def test_units_that_the_data_states_are_looked_at(real_data, tmp_path):
+    problems = [
+        problem
+        for problem in iterate(JsonlSource(real_data / "eval" / "olympiadbench.jsonl"))
+        if problem.extra.get("unit") == "minutes"
+    ]
+    assert [problem.answer for problem in problems] == ["50"]
+    source = tmp_path / "olympiadbench.jsonl"
+    source.write_text(json.dumps(dataclasses.asdict(problems[0])))
+    answers = ["50", r"50\text{ min}", r"3000\text{ s}", r"50\text{ seconds}", "51"]
+    given = tmp_path / "given.jsonl"
+    lines = [json.dumps({"id": problems[0].id, "response": f"\\boxed{{{answer}}}"}) for answer in answers]
+    given.write_text("\n".join(lines))
+    (scores,) = evaluate(EvaluateConfig(responses=str(given), data=str(source), out=str(tmp_path / "o")))[0].sets
+    assert scores.correct.tolist() == [[True, True, True, False, False]]
 
 
 def test_a_source_can_be_said_to_be_a_set(real_data, tmp_path):
