@@ -9,10 +9,11 @@ from .evaluate import Limits, NeedsWorker, TooLarge
 from .expression import Node, number
 from .realsets import equal_real_sets, is_real_set, real_set
 from .units import NO_UNIT, SINGLE_LETTERS, UNITS, Unit
-from .values import constant_ratio, equal_values, free_symbols
+from .values import constant_ratio, equal_values, exact_value, free_symbols
 from .verdict import Options
 
 _MOST_ITEMS = 200
+_MINUS_ONE = Node("neg", (number(1),))
 _FUNCTION_NAMES = frozenset("fghpqrsuvyFGHPQRSTNVA")
 _NOTHING = frozenset(
     [
@@ -45,6 +46,8 @@ def same(answer: Node, gold: Node, options: Options, limits: Limits) -> str | No
         return _same_choice(answer, gold, options, limits)
     if kinds & {"text", "time", "date"}:
         return _same_words(answer, gold)
+    if "modulo" in kinds:
+        return _same_residue(answer, gold, options, limits)
     if kinds & {"relation", "builder"}:
         return _same_relations(answer, gold, options, limits)
     if "matrix" in kinds:
@@ -76,6 +79,14 @@ def _spread(node: Node) -> Node:
         first, rest = node.args[0], node.args[1:]
         if _is_name(first.args[0]) and not any(arg.kind == "relation" for arg in rest):
             return Node("list", (first.args[1], *rest), node.value)
+    if node.kind == "list" and node.value == "and" and all(arg.kind == "unit" for arg in node.args):
+        units = [arg.value for arg in node.args]  # "1 hour and 30 minutes" is one quantity
+        if len(set(units)) == len(units) and len({unit.dimensions for unit in units}) == 1:  # type: ignore[union-attr]
+            return Node("add", node.args)
+    if node.kind == "add" and len(node.args) == 2 and node.args[0].kind in ("reals", "union", "group"):
+        removed = node.args[1]
+        if removed.kind == "neg" and removed.args[0].kind == "set":
+            return Node("difference", (node.args[0], removed.args[0]))
     if node.kind in ("mul", "neg", "div") and any(arg.kind == "matrix" for arg in node.args):
         return _scaled_matrix(node)
     return node
@@ -174,8 +185,14 @@ def _is_name(node: Node) -> bool:
     if node.kind == "group":
         return all(_is_name(arg) for arg in node.args)
     if node.kind == "mul":
+        first, last = node.args[0], node.args[-1]
+        inverse = first.kind == "pow" and first.args[0].kind == "symbol" and first.args[1] == _MINUS_ONE
+        if inverse and len(node.args) == 2 and last.kind == "symbol":
+            return True
         if not all(arg.kind == "symbol" for arg in node.args):
             return False
+        if str(last.value).startswith("figure"):  # m\\angle ABC
+            return True
         names = [str(arg.value) for arg in node.args]
         function = len(names) == 2 and (names[0] in _FUNCTION_NAMES or (names[0].isupper() and names[1].islower()))
         return function or all(name.isupper() for name in names)
@@ -211,9 +228,34 @@ def _same_relations(answer: Node, gold: Node, options: Options, limits: Limits) 
                 return None
             rule = same(*((other, value) if is_gold else (value, other)), options, limits)
             return rule and f"{rule}, the name before = left out"
+    named = [free_symbols(node) - {"_"} for node in (answer, gold)]
+    if named[0] and named[1] and named[0] != named[1]:
+        return None
     if is_real_set(answer) and is_real_set(gold):
         return _same_real_sets(answer, gold, limits)
     return None
+
+
+def _same_residue(answer: Node, gold: Node, options: Options, limits: Limits) -> str | None:
+    """`3 (mod 7)`: the modulus may be missing on one side, residues that differ by a multiple of it are the same."""
+    if answer.kind != gold.kind:
+        bare = [node.args[0] if node.kind == "modulo" else node for node in (answer, gold)]
+        rule = same(bare[0], bare[1], options, limits)
+        return rule and f"{rule}, the modulus missing on one side"
+    if same(answer.args[1], gold.args[1], options, limits) is None:
+        return None
+    rule = same(answer.args[0], gold.args[0], options, limits)
+    if rule is not None:
+        return rule
+    sides = [((definition := _definition(node.args[0])) and definition[1]) or node.args[0] for node in (answer, gold)]
+    names = [(definition := _definition(node.args[0])) and definition[0] for node in (answer, gold)]
+    if names[0] != names[1] or any(side.kind == "relation" or free_symbols(side) for side in sides):
+        return None
+    values = [exact_value(node, limits) for node in (*sides, gold.args[1])]
+    if any(value is None for value in values) or not values[2]:
+        return None
+    steps = (values[0] - values[1]) / values[2]  # type: ignore[operator]
+    return "the same residue" if steps.denominator == 1 else None
 
 
 def _same_two_relations(answer: Node, gold: Node, options: Options, limits: Limits) -> str | None:
@@ -494,7 +536,7 @@ def _same_quantity(answer: Node, gold: Node, options: Options, limits: Limits) -
     if equal_values(value, gold_value, options, limits):
         return "equal in value" if unit is gold_unit is None else "equal in value, a unit missing on one side"
     for side, side_unit, other in ((value, unit, gold_value), (gold_value, gold_unit, value)):
-        if side_unit == UNITS["deg"] and any(part == _PI for part in other.walk()):
+        if side_unit == UNITS["deg"] and any(part == _PI or str(part.value).startswith("arc") for part in other.walk()):
             radians = Node("degree", (side,))
             return "the same angle" if equal_values(radians, other, options, limits) else None
     return None

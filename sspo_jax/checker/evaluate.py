@@ -244,7 +244,7 @@ def _series(node: Node, env: Environment, limits: Limits, value: Callable, zero:
         raise NeedsWorker("an infinite sum")
     end = exact(stop, env, limits)
     if start.denominator != 1 or end.denominator != 1:
-        raise Undecided("a sum between bounds that are no integers")
+        raise NeedsWorker("a sum between bounds that are no integers")
     if end - start > limits.terms:
         raise NeedsWorker("a long sum")
     total = zero if name == "sum" else one

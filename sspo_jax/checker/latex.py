@@ -9,9 +9,9 @@ import re
 from .cursor import END
 from .expression import Node, ParseError, constant, names, number, symbol
 from .normalise import fold, tidy
-from .numerals import Numerals
+from .numerals import Numerals, based
 from .tokens import COMMA_GROUPS, FUNCTIONS, Token, join_thousands, tokenize
-from .units import NO_UNIT, UNITS, word_unit
+from .units import MULTIPLIERS, NO_UNIT, POWERS, SINGLE_LETTERS, UNITS, word_unit
 from .words import clock_or_date, words
 
 MAX_DEPTH = 60  # nested groups; some eight Python frames each
@@ -44,6 +44,11 @@ def read(answer: str, *, plain_commas: bool = True, max_depth: int = MAX_DEPTH) 
     text = join_thousands(tidy(fold(answer)), plain_commas=plain_commas)
     if not text:
         raise ParseError("the answer is empty")
+    text = _REMARKS.sub("", text)
+    for pattern, replacement in _REWRITES:
+        text, count = pattern.subn(replacement, text)
+        if count:
+            break
     lone_unit = _NUMBER_AND_LETTER.fullmatch(text)
     if lone_unit is not None:
         text = rf"{lone_unit[1]}\text{{ {lone_unit[2]} }}{lone_unit[3] or ''}"
@@ -58,7 +63,7 @@ def read(answer: str, *, plain_commas: bool = True, max_depth: int = MAX_DEPTH) 
         node = parser.answer()
         if parser.peek() != END:
             raise ParseError(f"unexpected {parser.peek()[1]!r}")
-        if _is_prose(node):
+        if node.kind == "text" or _is_prose(node):
             return words(text)
         return node
     except ParseError:
@@ -73,8 +78,25 @@ def has_two_readings(answer: str) -> bool:
 
 
 _LONGEST_CHOICE = 400  # characters of what a choice letter stands for
-_OPTION = re.compile(r"(?:\\text\w*\s*\{)?\s*(?:[Oo]ption|[Cc]hoice)\s*\(?([A-J])\)?\s*\}?\.?")
-_NUMBER_AND_LETTER = re.compile(r"(-?[\d.]+)[ ~]+([msgLVWJNKhA])(\^\{?[23]\}?)?", re.ASCII)
+_OPTION = re.compile(r"(?:\\text\w*\s*\{)?\s*(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*\(?([A-J])\)?\s*\}?\.?")
+_ABOUT = r"(?:approximately|approx\.?|about|around|roughly|nearly|almost|(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*:?)"
+_REMARKS = re.compile(
+    rf"^\s*(?:\\text\s*\{{\s*{_ABOUT}\s*\}}|{_ABOUT}(?=\s+\S))\s*|\s*\(\s*(?:approximately|approx\.?|about)\s*\)\s*$",
+    re.IGNORECASE,
+)
+_DIGITS_IN_BASE = r"(?:\\(?:text|mathrm)\s*\{)?\(?([0-9A-F]+)\)?\}?"
+_REWRITES = (
+    (re.compile(rf"^{_DIGITS_IN_BASE}_\{{?\(?(\d+)\)?\}}?$", re.ASCII), r"{\\digits{\1}{\2}}"),
+    (
+        re.compile(rf"^{_DIGITS_IN_BASE}\s*(?:\\text\s*\{{)?\s*\(?(?:in\s+)?base[ ~-]+(\d+)\)?\s*\}}?$", re.ASCII),
+        r"{\\digits{\1}{\2}}",
+    ),
+    (re.compile(r"^(\d+)\s*(?:\^?\s*\{?\s*(?:\\text\s*\{)?\s*)(?:st|nd|rd|th)\s*\}?\s*\}?$", re.ASCII), r"\1"),
+    (re.compile(r"^(\d+)\s+to\s+(\d+)$", re.ASCII), r"\1:\2"),
+)  # digits with their base, ordinals, spoken ratios
+_NUMBER_AND_LETTER = re.compile(
+    r"(-?[\d.]+(?:\s*\\times\s*10\^\{?-?\d+\}?)?)[ ~]+([msgLVWJNKhA])(\^\{?[23]\}?)?", re.ASCII
+)
 _CHOICE = re.compile(
     r"(?:\\(?:text|textbf|mathrm|mathbf|textrm|textit|bf)\s*\{\s*)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:]|([A-J])(?=\s*\}))"
     r"\s*\}?(?P<rest>.*)",
@@ -114,7 +136,7 @@ def _choice_with_text(text: str, max_depth: int) -> Node | None:
 
 def _is_prose(node: Node) -> bool:
     """Whether a tree came out of a sentence: text multiplied with something."""
-    if node.kind in ("mul", "add", "div", "neg"):
+    if node.kind in ("mul", "add", "div", "neg", "unit"):
         return any(part.kind == "text" for part in node.walk())
     return node.kind in ("list", "relation") and any(_is_prose(part) for part in node.args)
 
@@ -166,11 +188,13 @@ class Parser(Numerals):
                 self.take()
                 operators.append(_RELATIONS[text])
                 sides.append(self.union())
-            elif kind == "command" and text == "pmod":
-                raise ParseError("congruences are not read")
             else:
                 break
-        return Node("relation", tuple(sides), tuple(operators)) if operators else sides[0]
+        node = Node("relation", tuple(sides), tuple(operators)) if operators else sides[0]
+        if self.peek()[0] == "command" and self.peek()[1] in ("pmod", "bmod", "mod"):
+            self.take()
+            node = Node("modulo", (node, self.sum()))
+        return node
 
     def union(self) -> Node:
         left = self.ratio()
@@ -358,7 +382,7 @@ class Parser(Numerals):
                 self.take()
                 base = self._degree(base)
             elif kind == "mark" and text == "_" and _is_written_integer(base):
-                base = self.based(str(base.value))
+                base = self.in_base(str(base.value))
             elif kind == "mark" and text == "'" and base.kind == "symbol":
                 self.take()
                 base = self._primed(base, 1)
@@ -396,6 +420,8 @@ class Parser(Numerals):
         self.expect("mark", "{")
         in_braces, bars, self.in_braces, self.bars = self.in_braces, self.bars, 0, 0
         node = self.answer()
+        if self.accept("command", "choose"):
+            node = Node("call", (node, self.answer()), "binom")
         self.in_braces, self.bars = in_braces, bars
         self.expect("mark", "}")
         return node
@@ -446,7 +472,8 @@ class Parser(Numerals):
             self.take()
             group = self.group("(")
             if group.kind == "group" and group.value == "()":
-                return Node("call", group.args, "opaque " + text)
+                is_binomial = text == "C" and len(group.args) == 2
+                return Node("call", group.args, "binom" if is_binomial else "opaque " + text)
             self.position = start
         return node
 
@@ -470,7 +497,7 @@ class Parser(Numerals):
         parts = [first]
         while self.peek()[0] == "word" or (self.peek()[0] == "letter" and self.peek(1)[0] in ("word", "end", "join")):
             parts.append(self.take()[1])
-        return words(" ".join(parts))
+        return words(" ".join(parts), whole=False)
 
     def group(self, opening: str) -> Node:
         """What follows an opening `(`, `[` or `]`: a tuple, an interval, or one value in brackets."""
@@ -616,12 +643,23 @@ class Parser(Numerals):
             else:
                 upper = self.script()
         body = self.product()
+        if lower is not None and lower.kind == "relation" and lower.args[0].kind == "constant":  # i or e as the index
+            index = lower.args[0]
+            lower = Node("relation", (symbol(str(index.value)), *lower.args[1:]), lower.value)
+            body = _with_index(body, index)
         parts = tuple(part for part in (body, lower, upper) if part is not None)
         return Node("big", parts, (name, lower is not None, upper is not None))
+
+    def _unit_follows(self) -> bool:
+        kind, text = self.peek(1)
+        return kind == "word" or (kind == "letter" and text in SINGLE_LETTERS)
 
     def with_unit(self, value: Node) -> Node:
         """A value followed by words: `5 cm`, `20 miles per hour`, `45 square units`, `3 apples`."""
         unit, last, sign, power_of_next, any_word = NO_UNIT, NO_UNIT, 1, 1, False
+        currency = value.value if value.kind == "unit" else NO_UNIT
+        if value.kind == "unit":
+            value = value.args[0]
         while True:
             kind, text = self.peek()
             if kind == "word" or (
@@ -629,11 +667,14 @@ class Parser(Numerals):
             ):
                 self.take()
                 lowered = text.lower().rstrip(".")
+                if lowered in MULTIPLIERS and not any_word:
+                    value = Node("mul", (value, number(MULTIPLIERS[lowered])))
+                    continue
                 if lowered in ("per", "every", "each", "an", "a", "每"):
                     sign = -1 if lowered in ("per", "every") else sign
                     continue
-                if lowered in ("square", "sq", "squared", "cubic", "cu", "cubed", "平方", "立方"):
-                    exponent = 2 if lowered[0] in "s平" else 3
+                if lowered in POWERS:
+                    exponent = POWERS[lowered]
                     if lowered.endswith("ed"):
                         unit = unit.times(last, sign * (exponent - 1))
                     else:
@@ -655,13 +696,22 @@ class Parser(Numerals):
             elif any_word and text == "/" and kind == "mark" and self.peek(1)[0] in ("word", "letter"):
                 self.take()
                 sign = -1
-            elif any_word and text == "*" and kind == "mark" and self.peek(1)[0] == "word":
+            elif any_word and text == "*" and kind == "mark" and self._unit_follows():
                 self.take()
             else:
                 break
+        if currency not in (NO_UNIT, unit):
+            unit = currency.times(unit)
         if unit == UNITS["degree"]:
             return Node("degree", (value,))
         return Node("unit", (value,), unit) if unit.dimensions else value
+
+
+def _with_index(node: Node, index: Node) -> Node:
+    """The node with a constant read as the variable of a sum."""
+    if node == index:
+        return symbol(str(index.value))
+    return Node(node.kind, tuple(_with_index(arg, index) for arg in node.args), node.value, node.digits)
 
 
 def _small_integer(node: Node) -> int:
@@ -704,6 +754,18 @@ def _is_plain_fraction(node: Node) -> bool:
     return node.kind == "frac" and all(part.kind == "number" and part.value.denominator == 1 for part in node.args)
 
 
+def _digits_in_base(parser: Parser) -> Node:
+    """`\\digits{2A}{16}`, what `read` makes of a number written with its base."""
+    parts = []
+    for _ in range(2):
+        parser.expect("mark", "{")
+        parts.append("")
+        while parser.peek()[0] in ("number", "letter", "word"):
+            parts[-1] += parser.take()[1]
+        parser.expect("mark", "}")
+    return based(parts[0], int(parts[1]))
+
+
 def _fraction(parser: Parser) -> Node:
     top = parser.fraction_argument()
     bottom = parser.fraction_argument()
@@ -715,7 +777,8 @@ def _root(parser: Parser) -> Node:
     if parser.accept("mark", "["):
         degree = parser.answer()
         parser.expect("mark", "]")
-    return Node("root", (parser.fraction_argument(), degree))
+    radicand = parser.atom() if parser.peek()[0] == "number" else parser.script()  # \\sqrt27 is meant as a whole
+    return Node("root", (radicand, degree))
 
 
 def _binomial(parser: Parser) -> Node:
@@ -752,6 +815,7 @@ _COMMANDS = {
     "sqrt": _root,
     "cbrt": lambda parser: Node("root", (parser.fraction_argument(), number(3))),
     "binom": _binomial,
+    "digits": _digits_in_base,
     "pi": lambda parser: constant("pi"),
     "e": lambda parser: constant("e"),
     "i": lambda parser: constant("i"),

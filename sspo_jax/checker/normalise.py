@@ -80,12 +80,14 @@ def fold(text: str) -> str:
     text = _SUPER_RUN.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text)
     text = _SUB_RUN.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m.group()) + "}", text)
     text = _COMBINING_DOT_OR_BAR.sub(lambda m: (r"\dot{" if m[2] == "\u0307" else r"\overline{") + m[1] + "}", text)
+    text = _ROOT_OF_DIGITS.sub(r"\1{\2}", text)
     text = text.replace("或者", " or ").translate(_TABLE)
     if text.isascii():
         return _ASCII_CONTROL.sub("", text)
     return _ASCII_CONTROL.sub("", unicodedata.normalize("NFKC", text).translate(_TABLE))
 
 
+_ROOT_OF_DIGITS = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?)")
 _DISPLAY = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("__", "__"), ("`", "`"))
 
 
@@ -107,6 +109,6 @@ def tidy(answer: str) -> str:
             answer = answer.rstrip(",;:")
         elif answer.endswith(".") and not answer.endswith("..."):
             answer = answer[:-1]
-        elif answer.endswith(("\\,", "\\;", "\\:", "\\!")):
+        elif answer.endswith(("\\\\", "\\,", "\\;", "\\:", "\\!")):
             answer = answer[:-2]
     return answer

@@ -7,6 +7,7 @@ from fractions import Fraction
 from .cursor import Cursor
 from .expression import Node, ParseError, number
 from .fastpath import digits_to_int
+from .words import words
 
 _LONGEST_TAIL = 80  # of the digits before an ellipsis that are searched for what repeats
 
@@ -20,7 +21,7 @@ class Numerals(Cursor, abc.ABC):
 
     def number(self, text: str) -> Node:
         if self.peek() == ("mark", "_"):
-            return self.based(text)
+            return self.in_base(text)
         digits = None
         mantissa = re.split("[eE]", text)[0]
         if "." in mantissa or len(text) != len(mantissa):
@@ -82,15 +83,15 @@ class Numerals(Cursor, abc.ABC):
                 block += self.take()[1]
         return block
 
-    def based(self, digits: str) -> Node:
+    def in_base(self, digits: str) -> Node:
         self.expect("mark", "_")
         base_node = self.script()
-        if base_node.kind == "text" or base_node.kind == "unit":
-            raise ParseError("a base in words is not read")
+        if base_node.kind == "text":
+            base_node = words(str(base_node.value))  # 101_{two}
         if base_node.kind != "number" or base_node.value.denominator != 1:
             return Node("call", (Node("text", (), digits), base_node), "subscripted")
         base = int(base_node.value)
-        return _based(digits, base)
+        return based(digits, base)
 
 
 def _decimal(text: str) -> Fraction:
@@ -98,7 +99,8 @@ def _decimal(text: str) -> Fraction:
     return Fraction(digits_to_int((whole + decimals) or "0"), 10 ** len(decimals))
 
 
-def _based(digits: str, base: int) -> Node:
+def based(digits: str, base: int) -> Node:
+    """The number that digits are in a base; ParseError where the base has not these digits."""
     if not 2 <= base <= 36:
         raise ParseError(f"{base} is no base between 2 and 36")
     values = [int(digit, 36) for digit in digits if digit != "."]

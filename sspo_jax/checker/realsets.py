@@ -69,11 +69,12 @@ def real_set(node: Node, limits: Limits) -> list[Interval] | None:
         if any(part is None for part in parts):
             return None
         if kind == "union" or (kind == "list" and node.value in ("or", ",")):
-            if (
-                kind == "list"
-                and node.value == ","
-                and all(arg.kind == "relation" and "!=" in arg.value for arg in args)
-            ):  # type: ignore[operator]
+            together = all(arg.kind == "relation" for arg in args) and any(
+                operator in ("!=", "in")
+                for arg in args
+                for operator in arg.value  # type: ignore[union-attr]
+            )
+            if kind == "list" and node.value == "," and together:  # x in R, x != 2
                 return functools.reduce(lambda a, b: _intersected(a, b, limits), parts)  # type: ignore[arg-type]
             return _merged([interval for part in parts for interval in part], limits)  # type: ignore[union-attr]
         if kind == "difference":

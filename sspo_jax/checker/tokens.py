@@ -55,6 +55,9 @@ _TEXT_WRAPPERS = frozenset(
 )
 _MATH_WRAPPERS = frozenset(names("mathbf boxed fbox bm pmb underline ensuremath mathop mathord cancel"))
 
+_SHORT_WORDS = frozenset(names("not for but any how two six all are the has was most best first almost"))
+"""Words that could be taken for products of variables in alphabetical order."""
+
 _TOKEN = re.compile(
     r"(?P<space>[\s~]+|\\[,;:!> ]|&nbsp;)"
     r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+|\.(?=\\(?:overline|bar|dot)\b))(?:[eE][-+]?\d+(?![\w^.({]))?)"
@@ -126,7 +129,7 @@ def tokenize(text: str, *, in_text: bool = False, depth: int = 0) -> list[Token]
         elif piece in "<>!=" and text.startswith("=", position):
             tokens.append(("command", {"<": "le", ">": "ge", "!": "ne", "=": "="}[piece]))
             position += 1
-        elif piece == "." and in_text and tokens and tokens[-1][0] == "word":
+        elif piece == "." and tokens and tokens[-1][0] == "word":
             pass  # an abbreviation, or the end of a sentence inside of \\text
         else:
             tokens.append(("mark", piece))
@@ -168,6 +171,8 @@ def _command(name: str, text: str, position: int, tokens: list[Token], in_text: 
         tokens.extend(tokenize(content, in_text=in_text, depth=depth + 1))
         tokens.append(("mark", "}"))
         return position
+    if name in ("color", "textcolor"):
+        return _group(text, position)[1]
     if name in ("begin", "end"):
         content, position = _group(text, position)
         tokens.append(("command", name + " " + content.strip().rstrip("*")))
@@ -207,6 +212,8 @@ def _group(text: str, position: int) -> tuple[str, int]:
 def _text(content: str, command: str, tokens: list[Token], depth: int) -> None:
     """The tokens of `\\text{...}` and its kin."""
     stripped = content.strip(" ~\n")
+    if stripped in (".", "!"):
+        return
     if command in ("mathrm", "operatorname", "mathit", "mathnormal"):
         if stripped in FUNCTIONS or stripped in _PLAIN_COMMANDS or _ALIASES.get(stripped) in FUNCTIONS:
             tokens.append(("command", _ALIASES.get(stripped, stripped)))
@@ -280,6 +287,8 @@ def _is_word(piece: str) -> bool:
             "ms",
             "pm",
         )
+    if piece.lower() in _SHORT_WORDS:
+        return True
     if piece.isupper() or list(piece) == sorted(set(piece)):
         return False
     return bool(re.search(r"[aeiouyAEIOUY]", piece)) and not re.search(r"[a-z][A-Z]", piece)

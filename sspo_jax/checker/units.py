@@ -121,6 +121,10 @@ COUNTED_IN = frozenset(
     )
 )
 """Words that say nothing about the dimension of a number."""
+POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+"""Words that square or cube the unit beside them."""
+MULTIPLIERS = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+"""Words after a number that multiply it."""
 SINGLE_LETTERS = frozenset("msgLNJWVKhA")
 """Letters that may be a unit when a plain number stands before them."""
 
@@ -144,4 +148,4 @@ def word_unit(word: str) -> Unit:
 def is_unit_word(word: str) -> bool:
     """Whether a bare word is the name of a known unit, or of what is counted."""
     lowered = word.lower()
-    return word in UNITS or lowered in UNITS or lowered in COUNTED_IN
+    return word in UNITS or lowered in UNITS or lowered in COUNTED_IN or lowered in POWERS or lowered in MULTIPLIERS

@@ -1,6 +1,7 @@
 """Answers in words, times of day and dates, read into nodes that compare by meaning and not by spelling."""
 
 import re
+from fractions import Fraction
 
 from .expression import Node, ParseError, names, number
 
@@ -22,6 +23,7 @@ def clock_or_date(text: str) -> Node | None:
     """A time of day or a date, None where the text is neither."""
     plain = re.sub(r"\\[!,;: ]", " ", _WRAPPED_TEXT.sub(r"\1", text)).replace("\\", " ").replace("~", " ").strip(" .")
     plain = re.sub(r"\s+", " ", plain)
+    plain = re.sub(r"^(?:12(?::00)? )?(noon|midnight)$", lambda m: "12:00 pm" if m[1] == "noon" else "12:00 am", plain)
     if ":" in plain and (match := _CLOCK.fullmatch(plain)) and int(match[1]) < 24 and bool(match[4]) >= bool(match[5]):
         hour = int(match[1]) % 12 + (12 if (match[4] or "").lower() == "p" else 0) if match[4] else int(match[1])
         seconds = int(match[3] or 0)
@@ -50,8 +52,47 @@ _NUMBER_WORDS = {
 }
 
 
-def words(text: str) -> Node:
-    """An answer in words: case, punctuation, articles and LaTeX's text commands do not count."""
+_TENS = dict(zip(names("twenty thirty forty fifty sixty seventy eighty ninety"), range(20, 100, 10), strict=True))
+_PARTS = {
+    "half": 2,
+    "halves": 2,
+    "third": 3,
+    "quarter": 4,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "eighth": 8,
+    "tenth": 10,
+}
+_ALL_REALS = (
+    "all real numbers",
+    "all reals",
+    "real numbers",
+    "any real number",
+    "set of all real numbers",
+    "all real x",
+)
+_DAYS = names("monday tuesday wednesday thursday friday saturday sunday")
+
+
+def _spoken_number(text: str) -> Fraction | None:
+    """`four`, `twenty-one`, `two thirds`; None for other words."""
+    if text in _NUMBER_WORDS:
+        return Fraction(_NUMBER_WORDS[text])
+    if text in _TENS:
+        return Fraction(_TENS[text])
+    first, _, second = text.replace("-", " ").partition(" ")
+    if first in _TENS and second in _NUMBER_WORDS and 1 <= int(_NUMBER_WORDS[second]) <= 9:
+        return Fraction(_TENS[first] + int(_NUMBER_WORDS[second]))
+    part = _PARTS.get(second) or _PARTS.get(second.removesuffix("s"))
+    return Fraction(int(_NUMBER_WORDS[first]), part) if part and first in _NUMBER_WORDS else None
+
+
+def words(text: str, *, whole: bool = True) -> Node:
+    """An answer in words: case, punctuation, articles and LaTeX's text commands do not count.
+
+    Where it is the `whole` answer, `four` is the number and "all real numbers" the set.
+    """
     plain = re.sub(r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|textnormal|mathbf|emph)\b", " ", text)
     plain = re.sub(r"\\[,;:! ]|\\(?:quad|qquad)", " ", plain)
     plain = re.sub(r"[\s{}$~\"`]+", " ", plain).lower()
@@ -61,6 +102,13 @@ def words(text: str) -> Node:
     plain = " ".join(plain.split()).strip(" '.")
     if not plain:
         raise ParseError("the answer holds no words")
-    if plain in _NUMBER_WORDS:
-        return number(int(_NUMBER_WORDS[plain]))
+    if not whole:
+        return Node("text", (), plain)
+    value = _spoken_number(plain)
+    if value is not None:
+        return number(value)
+    if plain in _ALL_REALS:
+        return Node("reals")
+    plain = plain.removeprefix("on ")
+    plain = next((day for day in _DAYS if plain == day[:3] or plain == day[:4]), plain)
     return Node("text", (), plain)
