@@ -34,12 +34,12 @@ class Chip:
 
 
 CHIPS = {
-    "v3": Chip(memory_gib=16, peak_tflops=61, bandwidth_gb=450),
-    "v4": Chip(memory_gib=32, peak_tflops=275, bandwidth_gb=1228),
-    "v5e": Chip(memory_gib=15.75, peak_tflops=197, bandwidth_gb=819),
-    "v5p": Chip(memory_gib=95, peak_tflops=459, bandwidth_gb=2765),
-    "v6e": Chip(memory_gib=31.25, peak_tflops=918, bandwidth_gb=1640),
-    "tpu7x": Chip(memory_gib=94.75, peak_tflops=1153, bandwidth_gb=3690),
+    "v3": Chip(memory_gib=16.0, peak_tflops=61.0, bandwidth_gb=450.0),
+    "v4": Chip(memory_gib=32.0, peak_tflops=275.0, bandwidth_gb=1228.0),
+    "v5e": Chip(memory_gib=15.75, peak_tflops=197.0, bandwidth_gb=819.0),
+    "v5p": Chip(memory_gib=95.0, peak_tflops=459.0, bandwidth_gb=2765.0),
+    "v6e": Chip(memory_gib=31.25, peak_tflops=918.0, bandwidth_gb=1640.0),
+    "tpu7x": Chip(memory_gib=94.75, peak_tflops=1153.0, bandwidth_gb=3690.0),
 }
 
 

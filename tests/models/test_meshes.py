@@ -67,11 +67,11 @@ def check(config: QwenConfig, mesh_config: MeshConfig) -> None:
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"fsdp": 8},
+        pytest.param({"fsdp": 8}, marks=pytest.mark.slow),
         {"fsdp": 4, "tensor": 2},
         {"fsdp": 2, "tensor": 4},
-        {"fsdp": 1, "tensor": 8},
-        {"data": 4, "tensor": 2},
+        pytest.param({"fsdp": 1, "tensor": 8}, marks=pytest.mark.slow),
+        pytest.param({"data": 4, "tensor": 2}, marks=pytest.mark.slow),
     ],
     ids=["8x1", "4x2", "2x4", "1x8", "data"],
 )
@@ -85,7 +85,11 @@ def test_tied():
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"fsdp": 1, "expert": 8}, {"fsdp": 2, "tensor": 2, "expert": 2}, {"fsdp": 8}],
+    [
+        pytest.param({"fsdp": 1, "expert": 8}, marks=pytest.mark.slow),
+        {"fsdp": 2, "tensor": 2, "expert": 2},
+        pytest.param({"fsdp": 8}, marks=pytest.mark.slow),
+    ],
     ids=["1x1x8", "2x2x2", "8x1x1"],
 )
 def test_experts(sizes):

@@ -1,0 +1,113 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034  # what is set here is used by the scripts that source this one
+# What the scripts share: options, the environment file, running on hosts. Sourced, not run.
+
+set -euo pipefail
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(cd "$HERE/../.." && pwd)
+DRY_RUN=0
+YES=0
+ARGUMENTS=()
+
+fail() {
+  echo "$(basename "$0"): $*" >&2
+  exit 1
+}
+
+# The comment at the head of the script is its help.
+usage() {
+  sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"
+}
+
+# Options that all scripts know come first; the rest is left in ARGUMENTS.
+start() {
+  local env_file=${TPU_ENV:-$HERE/tpu.env}
+  while [[ $# -gt 0 ]]; do
+    case $1 in
+      -h | --help) usage && exit 0 ;;
+      --dry-run) DRY_RUN=1 ;;
+      --yes) YES=1 ;;
+      --env)
+        [[ $# -gt 1 ]] || fail "--env wants a file"
+        env_file=$2
+        shift
+        ;;
+      *)
+        ARGUMENTS=("$@")
+        break
+        ;;
+    esac
+    shift
+  done
+  [[ -f $env_file ]] || fail "no file $env_file: copy $HERE/tpu.env.example there and fill it in, or name one with --env"
+  # shellcheck source=/dev/null
+  source "$env_file"
+  local name
+  for name in TPU_NAME TPU_ZONE TPU_TYPE TPU_RUNTIME; do
+    [[ -n ${!name:-} ]] || fail "$env_file does not set $name"
+  done
+  WHERE=(--zone "$TPU_ZONE")
+  if [[ -n ${TPU_PROJECT:-} ]]; then WHERE+=(--project "$TPU_PROJECT"); fi
+  command -v gcloud > /dev/null || [[ $DRY_RUN == 1 ]] || fail "no gcloud on the PATH: install the Google Cloud CLI"
+}
+
+# Runs a command; with --dry-run prints it as it could be typed.
+run() {
+  if [[ $DRY_RUN == 1 ]]; then
+    printf '%q ' "$@"
+    printf '\n'
+  else
+    "$@"
+  fi
+}
+
+# Runs a command again when it fails, waiting longer each time.
+retry() {
+  local attempt=1 wait=${TPU_RETRY_SECONDS:-10}
+  until run "$@"; do
+    if ((attempt >= ${TPU_RETRIES:-4})); then return 1; fi
+    echo "attempt $attempt failed, again in $wait s" >&2
+    sleep "$wait"
+    attempt=$((attempt + 1))
+    wait=$((wait * 2))
+  done
+}
+
+state() {
+  gcloud compute tpus tpu-vm describe "$TPU_NAME" "${WHERE[@]}" --format='value(state)' 2> /dev/null || echo ABSENT
+}
+
+num_hosts() {
+  if [[ $DRY_RUN == 1 ]]; then
+    echo "${TPU_HOSTS:-1}"
+    return
+  fi
+  local addresses
+  addresses=$(gcloud compute tpus tpu-vm describe "$TPU_NAME" "${WHERE[@]}" \
+    --format='value(networkEndpoints[].ipAddress)') || fail "no TPU VM $TPU_NAME in $TPU_ZONE: create.sh first"
+  awk -F';' '{print NF}' <<< "$addresses"
+}
+
+# Runs a shell command on every host at the same time; names the hosts on which it failed.
+on_all_hosts() {
+  local hosts worker failed=()
+  hosts=$(num_hosts)
+  local -a pids=()
+  for ((worker = 0; worker < hosts; worker++)); do
+    retry gcloud compute tpus tpu-vm ssh "$TPU_NAME" "${WHERE[@]}" --worker "$worker" --command "$1" &
+    pids+=($!)
+  done
+  for ((worker = 0; worker < hosts; worker++)); do
+    wait "${pids[$worker]}" || failed+=("$worker")
+  done
+  if ((${#failed[@]})); then
+    fail "failed on host ${failed[*]} of $hosts; the others are done. Look there: scripts/tpu/logs.sh ${failed[0]}"
+  fi
+}
+
+# Words quoted for a shell on another machine.
+quoted() {
+  local word
+  for word in "$@"; do printf '%q ' "$word"; done
+}

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# create.sh [--dry-run] [--env FILE]
+#
+# Creates the TPU VM that the environment file describes and waits until it is ready: through a queued resource
+# (TPU_QUEUED=1, waits in line) or at once; on spot capacity with TPU_SPOT=1. It costs money from the moment it is
+# ready until delete.sh, whether anything runs on it or not.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+start "$@"
+
+if [[ ${TPU_QUEUED:-1} == 1 ]]; then
+  command=(gcloud compute tpus queued-resources create "$TPU_NAME" --node-id "$TPU_NAME" "${WHERE[@]}"
+    --accelerator-type "$TPU_TYPE" --runtime-version "$TPU_RUNTIME")
+else
+  command=(gcloud compute tpus tpu-vm create "$TPU_NAME" "${WHERE[@]}"
+    --accelerator-type "$TPU_TYPE" --version "$TPU_RUNTIME")
+fi
+if [[ ${TPU_SPOT:-0} == 1 ]]; then command+=(--spot); fi
+run "${command[@]}"
+if [[ $DRY_RUN == 1 ]]; then exit 0; fi
+
+deadline=$((SECONDS + ${TPU_WAIT_SECONDS:-21600}))
+until [[ $(state) == READY ]]; do
+  if ((SECONDS >= deadline)); then
+    fail "$TPU_NAME is $(state) after ${TPU_WAIT_SECONDS:-21600} s; it stays in line: call create.sh again later or delete.sh"
+  fi
+  sleep "${TPU_POLL_SECONDS:-30}"
+done
+echo "$TPU_NAME ($TPU_TYPE) is ready, $(num_hosts) hosts. Next: setup.sh. It costs until delete.sh."

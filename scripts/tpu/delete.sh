@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# delete.sh [--dry-run] [--env FILE] [--yes]
+#
+# Deletes the TPU VM with everything on its disks, and its queued resource. Asks for the name first, unless --yes.
+# Until this has succeeded the TPU costs money, also when nothing runs on it.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+start "$@"
+if [[ $YES == 0 && $DRY_RUN == 0 ]]; then
+  read -r -p "Delete $TPU_NAME in $TPU_ZONE and all that is on it? Type its name: " answer
+  [[ $answer == "$TPU_NAME" ]] || fail "not deleted"
+fi
+if [[ ${TPU_QUEUED:-1} == 1 ]]; then
+  # --force deletes the node with it.
+  retry gcloud compute tpus queued-resources delete "$TPU_NAME" "${WHERE[@]}" --force --quiet
+else
+  retry gcloud compute tpus tpu-vm delete "$TPU_NAME" "${WHERE[@]}" --quiet
+fi
+if [[ $DRY_RUN == 0 ]]; then
+  [[ $(state) == ABSENT ]] || fail "$TPU_NAME still exists ($(state)): it costs until it is gone, call delete.sh again"
+  echo "$TPU_NAME is gone"
+fi

@@ -1,0 +1,264 @@
+"""The TPU VM scripts against a gcloud that records its calls: quoting, waiting, retries, a host that fails."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "tpu"
+COMMANDS = ("create", "setup", "launch", "logs", "stop", "delete")
+
+FAKE = """#!/usr/bin/env python3
+import json, os, pathlib, subprocess, sys
+here = pathlib.Path(os.environ["FAKE_DIR"])
+with open(here / "calls.jsonl", "a") as calls:
+    calls.write(json.dumps(sys.argv[1:]) + "\\n")
+arguments = sys.argv[1:]
+if "describe" in arguments:
+    if any("networkEndpoints" in argument for argument in arguments):
+        print(os.environ.get("FAKE_HOSTS", "10.0.0.1"))
+        sys.exit()
+    states = here / "states"
+    names = states.read_text().split()
+    if len(names) > 1:
+        states.write_text(" ".join(names[1:]))
+    if names[0] == "ABSENT":
+        sys.exit(1)
+    print(names[0])
+if "ssh" in arguments:
+    worker = arguments[arguments.index("--worker") + 1]
+    failures = here / f"fail-{worker}"
+    left = int(failures.read_text()) if failures.exists() else 0
+    if left:
+        failures.write_text(str(left - 1))
+        print("ssh: connection reset", file=sys.stderr)
+        sys.exit(255)
+    if os.environ.get("FAKE_RUN"):
+        home = here / f"host-{worker}"
+        home.mkdir(exist_ok=True)
+        sys.exit(subprocess.run(["bash", "-c", arguments[arguments.index("--command") + 1]], cwd=home).returncode)
+"""
+
+
+class Gcloud:
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        (folder / "bin").mkdir()
+        program = folder / "bin" / "gcloud"
+        program.write_text(FAKE)
+        program.chmod(0o755)
+        (folder / "states").write_text("READY")
+        (folder / "tpu.env").write_text(
+            "TPU_NAME='my tpu'\nTPU_ZONE=us-west4-a\nTPU_TYPE=v5litepod-8\nTPU_RUNTIME=v2-alpha-tpuv5-lite\n"
+            "TPU_RETRY_SECONDS=0\nTPU_POLL_SECONDS=0\nTPU_RETRIES=3\n"
+        )
+
+    def __call__(self, script: str, *arguments: str, settings: str = "", **environment: str):
+        file = self.folder / "tpu.env"
+        if settings:
+            file.write_text(file.read_text() + settings)
+        return subprocess.run(
+            [str(SCRIPTS / f"{script}.sh"), "--env", str(file), *arguments],
+            env={
+                **os.environ,
+                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+                "FAKE_DIR": str(self.folder),
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    @property
+    def calls(self) -> list[list[str]]:
+        file = self.folder / "calls.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.fixture
+def gcloud(tmp_path):
+    return Gcloud(tmp_path)
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_help_and_dry_run_call_nothing(gcloud, script):
+    shown = subprocess.run([str(SCRIPTS / f"{script}.sh"), "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0
+    assert shown.stdout.startswith(f"{script}.sh [--dry-run]")
+    result = gcloud(script, "--dry-run", "arithmetic_tiny") if script == "launch" else gcloud(script, "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert r"gcloud compute tpus" in result.stdout
+    assert r"my\ tpu" in result.stdout
+    assert gcloud.calls == []
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+def test_shellcheck():
+    result = subprocess.run(
+        ["shellcheck", "-x", *map(str, SCRIPTS.glob("*.sh"))], capture_output=True, text=True, cwd=SCRIPTS
+    )
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_missing_settings_are_named(tmp_path, script):
+    def run(file: pathlib.Path) -> str:
+        result = subprocess.run(
+            [str(SCRIPTS / f"{script}.sh"), "--dry-run", "--env", str(file)], capture_output=True, text=True
+        )
+        assert result.returncode == 1
+        return result.stderr
+
+    assert "tpu.env.example" in run(tmp_path / "absent.env")
+    (tmp_path / "half.env").write_text("TPU_NAME=a\nTPU_ZONE=b\nTPU_RUNTIME=c\n")
+    assert "does not set TPU_TYPE" in run(tmp_path / "half.env")
+
+
+def test_create_waits_in_the_queue(gcloud):
+    (gcloud.folder / "states").write_text("ABSENT CREATING READY")
+    result = gcloud("create", settings="TPU_QUEUED=1\nTPU_SPOT=1\nTPU_PROJECT=p\n")
+    assert result.returncode == 0, result.stderr
+    first, *described = gcloud.calls
+    place = ["--zone", "us-west4-a", "--project", "p"]
+    shape = ["--accelerator-type", "v5litepod-8", "--runtime-version", "v2-alpha-tpuv5-lite"]
+    queued = ["compute", "tpus", "queued-resources", "create", "my tpu", "--node-id", "my tpu"]
+    assert first == [*queued, *place, *shape, "--spot"]
+    assert len([call for call in described if "--format=value(state)" in call]) == 3
+    assert "costs until delete.sh" in result.stdout
+
+
+def test_create_at_once_and_gives_up_in_time(gcloud):
+    (gcloud.folder / "states").write_text("CREATING")
+    result = gcloud("create", settings="TPU_QUEUED=0\nTPU_WAIT_SECONDS=1\nTPU_POLL_SECONDS=1\n")
+    assert gcloud.calls[0][:4] == ["compute", "tpus", "tpu-vm", "create"]
+    assert "--spot" not in gcloud.calls[0]
+    assert result.returncode == 1
+    assert "is CREATING after 1 s" in result.stderr
+
+
+def test_setup_copies_the_checkout_and_installs_everywhere(gcloud):
+    result = gcloud("setup", FAKE_HOSTS="10.0.0.1;10.0.0.2")
+    assert result.returncode == 0, result.stderr
+    copied = next(call for call in gcloud.calls if "scp" in call)
+    assert copied[copied.index("scp") + 2] == "my tpu:sspo_jax.tar.gz"
+    installed = [call for call in gcloud.calls if "ssh" in call]
+    assert sorted(call[call.index("--worker") + 1] for call in installed) == ["0", "1"]
+    # The version is asked on the host, so the dollar must get there.
+    assert "jax[tpu]==$(.venv/bin/python" in installed[0][-1]
+
+
+def test_launch_keeps_the_words_of_the_command_line(gcloud):
+    """Through this shell, gcloud and the host's shell; the fake runs the command for real, in two homes."""
+    for host in ("0", "1"):
+        folder = gcloud.folder / f"host-{host}" / "sspo_jax"
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        (folder / "scripts" / "tpu").mkdir(parents=True)
+        shutil.copy(SCRIPTS / "supervise.sh", folder / "scripts" / "tpu")
+        python = folder / ".venv" / "bin" / "python"
+        python.write_text('#!/bin/bash\nprintf "<%s>" "$@" > words\n')
+        python.chmod(0o755)
+    words = ["exp", "--data.path", "a b;$HOME/'x'.jsonl", "--prompt", "*"]
+    result = gcloud("launch", *words, FAKE_HOSTS="10.0.0.1;10.0.0.2", FAKE_RUN="1")
+    assert result.returncode == 0, result.stderr
+    for host in ("0", "1"):
+        file = gcloud.folder / f"host-{host}" / "sspo_jax" / "words"
+        for _ in range(100):
+            if file.exists() and file.read_text().endswith("<*>"):
+                break
+            time.sleep(0.1)
+        assert file.read_text() == "".join(f"<{word}>" for word in ["-m", "sspo_jax", "train", *words])
+        assert (gcloud.folder / f"host-{host}" / "sspo.pid").read_text().strip().isdigit()
+
+
+def test_launch_wants_an_experiment(gcloud):
+    result = gcloud("launch")
+    assert (result.returncode, gcloud.calls) == (1, [])
+    assert "no experiment" in result.stderr
+
+
+def test_a_connection_that_fails_is_tried_again(gcloud):
+    (gcloud.folder / "fail-1").write_text("2")
+    result = gcloud("stop", FAKE_HOSTS="10.0.0.1;10.0.0.2;10.0.0.3")
+    assert result.returncode == 0, result.stderr
+    tries = [call[call.index("--worker") + 1] for call in gcloud.calls if "ssh" in call]
+    assert sorted(tries) == ["0", "1", "1", "1", "2"]
+
+
+def test_a_host_that_stays_away_is_named(gcloud):
+    (gcloud.folder / "fail-1").write_text("99")
+    result = gcloud("stop", FAKE_HOSTS="10.0.0.1;10.0.0.2;10.0.0.3")
+    assert result.returncode == 1
+    assert "failed on host 1 of 3; the others are done" in result.stderr
+    assert len([call for call in gcloud.calls if "ssh" in call]) == 2 + 3
+
+
+def test_logs_of_a_host(gcloud):
+    assert gcloud("logs", "2").returncode == 0
+    assert gcloud.calls[-1][-4:] == ["--worker", "2", "--command", "tail -n 100 -F sspo.log"]
+    assert "want a number" in gcloud("logs", "two").stderr
+
+
+def test_delete_asks_and_checks_that_it_is_gone(gcloud):
+    refused = subprocess.run(
+        [str(SCRIPTS / "delete.sh"), "--env", str(gcloud.folder / "tpu.env")],
+        input="another\n", capture_output=True, text=True,
+        env={**os.environ, "PATH": f"{gcloud.folder / 'bin'}:{os.environ['PATH']}", "FAKE_DIR": str(gcloud.folder)},
+    )  # fmt: skip
+    assert (refused.returncode, gcloud.calls) == (1, [])
+    still = gcloud("delete", "--yes")
+    assert still.returncode == 1
+    assert "still exists (READY): it costs" in still.stderr
+    (gcloud.folder / "states").write_text("ABSENT")
+    assert gcloud("delete", "--yes", settings="TPU_QUEUED=0\n").returncode == 0
+    assert gcloud.calls[-2][:5] == ["compute", "tpus", "tpu-vm", "delete", "my tpu"]
+
+
+def supervise(limit: str, script: str, tmp_path: pathlib.Path, **options):
+    return subprocess.Popen(
+        [str(SCRIPTS / "supervise.sh"), limit, "bash", "-c", script],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "SUPERVISE_WAIT_SECONDS": "0"}, **options,
+    )  # fmt: skip
+
+
+def test_supervision_restarts_until_success(tmp_path):
+    process = supervise("5", "echo x >> runs; test $(wc -l < runs) -ge 3", tmp_path)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert (tmp_path / "runs").read_text().count("x") == 3
+    assert "restart 2 of 5" in said
+
+
+def test_supervision_gives_up_and_keeps_the_code(tmp_path):
+    process = supervise("2", "echo x >> runs; exit 134", tmp_path)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 134
+    assert (tmp_path / "runs").read_text().count("x") == 3
+    assert "2 restarts are used up" in said
+
+
+def test_supervision_does_not_repeat_a_wrong_command(tmp_path):
+    process = supervise("5", "echo x >> runs; exit 2", tmp_path)
+    process.communicate(timeout=30)
+    assert (process.returncode, (tmp_path / "runs").read_text()) == (2, "x\n")
+
+
+def test_supervision_passes_a_stop_on_and_waits(tmp_path):
+    process = supervise(
+        "5",
+        "trap 'sleep 0.5; echo saved > state; exit 0' TERM; echo x > runs; sleep 60 > /dev/null 2>&1 & wait",
+        tmp_path,
+    )
+    for _ in range(100):
+        if (tmp_path / "runs").exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert (tmp_path / "state").read_text() == "saved\n"
