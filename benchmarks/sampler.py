@@ -1,0 +1,217 @@
+"""Rollout speed beside what a user would pick instead: `python benchmarks/sampler.py [A B tail] [--rounds 4]`.
+
+Workloads (random weights, tied embeddings, float32, temperature 1, no end token; log-probabilities and stops on):
+
+- A: hidden 256, 4 layers, 8/2 heads, intermediate 704, vocabulary 4,096; 8 prompts of 64 x 8 samples of 128 tokens.
+- B: hidden 896, 6 layers, 14/2 heads, intermediate 4,864, vocabulary 151,936; 2 prompts of 64 x 8 samples of 64 tokens.
+- tail: the model of A, 512 samples whose lengths are log-normal (median 300, 99 % below 3,000 of 3,072), all divided by
+  `--shorten`; transformers decodes them in batches of 64, each as long as its longest.
+- small: hidden 160, 3 layers, vocabulary 512; 32 prompts of 48 x 8 samples of 64 tokens, the shape of the default run.
+
+Every system is a process of its own, pinned to `--core`; they take turns, one repetition each, so that a slow phase of
+the machine hits all alike. Prints one JSON line for each: tokens/s by wall clock and by CPU seconds (the latter is what
+to compare while others use the machine), seconds of the first call, compiled programs, peak memory.
+
+Peers that are not installed are left out. transformers comes with the development dependencies (torch, CPU build);
+Tunix wants an environment of its own: `python3.11 -m venv T && T/bin/pip install google-tunix==0.1.7`, then
+`--tunix-python T/bin/python`.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+_FIELDS = ("hidden", "layers", "heads", "kv_heads", "inter", "vocab", "prompts", "group", "prompt", "new")
+SHAPES: dict[str, dict[str, int]] = {
+    name: dict(zip(_FIELDS, sizes, strict=True))
+    for name, sizes in {
+        "A": (256, 4, 8, 2, 704, 4096, 8, 8, 64, 128),
+        "B": (896, 6, 14, 2, 4864, 151936, 2, 8, 64, 64),
+        "tail": (256, 4, 8, 2, 704, 4096, 64, 8, 64, 3072),
+        "small": (160, 3, 4, 4, 448, 512, 32, 8, 48, 64),
+    }.items()
+}
+PEERS = pathlib.Path(__file__).parent / "peers"
+
+
+def workload(name: str, shorten: int) -> dict[str, Any]:
+    """Shape, prompts and the length of every response."""
+    shape = SHAPES[name]
+    rng = random.Random(0)
+    prompts = [[rng.randrange(8, shape["vocab"]) for _ in range(shape["prompt"])] for _ in range(shape["prompts"])]
+    rows = shape["prompts"] * shape["group"]
+    lengths = [shape["new"]] * rows
+    if name == "tail":
+        sigma = math.log(10) / 2.3263  # of ten times the median, 99 % are below
+        lengths = [min(3072, max(1, round(300 * math.exp(rng.gauss(0, sigma))))) for _ in range(rows)]
+        lengths = [-(-length // shorten) for length in lengths]
+    return {**shape, "name": name, "prompt_ids": prompts, "lengths": lengths}
+
+
+def serve_rounds(run_once: Any, described: dict[str, Any]) -> None:
+    """A worker: one call, then one more for each line on stdin, a JSON line after each."""
+
+    def timed() -> dict[str, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        tokens = run_once()
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "tokens": tokens}
+
+    first = timed()
+    print(json.dumps({"first": first}), flush=True)
+    for line in sys.stdin:
+        if line.strip() != "go":
+            break
+        print(json.dumps(timed()), flush=True)
+    extra = described() if callable(described) else described
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps({**extra, "peak_mb": peak}), flush=True)
+
+
+def ours(work: dict[str, Any]) -> None:
+    """The worker of this project, through the public `Sampler.generate`."""
+    import jax
+
+    from sspo_jax.models.configs import QwenConfig
+    from sspo_jax.models.qwen import init_qwen
+    from sspo_jax.sampler import Sampler, SamplingParams
+
+    config = QwenConfig(
+        vocab_size=work["vocab"],
+        hidden_size=work["hidden"],
+        intermediate_size=work["inter"],
+        num_layers=work["layers"],
+        num_heads=work["heads"],
+        num_kv_heads=work["kv_heads"],
+        head_dim=work["hidden"] // work["heads"],
+    )
+    params = jax.block_until_ready(init_qwen(config, jax.random.key(0)))
+    weights = config.num_parameters * 4 / 2**20
+    # Token 1 ends a response, but no budget leaves room for it: the check is paid, the length is that of the peers.
+    longest = max(work["lengths"])
+    sampling = SamplingParams(max_new_tokens=longest, min_new_tokens=longest, stop_token_ids=(1,))
+    sampler = Sampler(config, sampling)
+    calls = [0]
+
+    def run_once() -> int:
+        calls[0] += 1
+        rollout = sampler.generate(
+            params, work["prompt_ids"], group_size=work["group"], seed=calls[0], budgets=work["lengths"]
+        )
+        return int(rollout.response_mask.sum())
+
+    def described() -> dict[str, Any]:
+        stats = sampler.stats
+        return {
+            "system": "sspo_jax",
+            "programs": len(sampler.programs),
+            "compile_seconds": round(sampler.programs.seconds, 2),
+            "useful_fraction": round(stats.useful_fraction, 3),
+            "steps": stats.steps,
+            "weights_mb": round(weights),
+            "temporary_mb": sampler.programs.temporary_bytes() >> 20,
+        }
+
+    serve_rounds(run_once, described)  # type: ignore[arg-type]
+
+
+def read_json(process: subprocess.Popen) -> dict[str, Any]:
+    """The next line of a worker that is JSON."""
+    for line in process.stdout or ():
+        if line.startswith("{"):
+            return json.loads(line)
+    raise RuntimeError(f"a worker ended with code {process.wait()}")
+
+
+def compare(commands: dict[str, list[str]], work: dict[str, Any], rounds: int, core: int) -> None:
+    """Interleaves the workers and prints a line for each."""
+
+    def pin() -> None:
+        if core >= 0:
+            os.sched_setaffinity(0, {core})
+
+    processes, firsts, times = {}, {}, {name: [] for name in commands}
+    for name, command in commands.items():
+        processes[name] = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            preexec_fn=pin,
+            env={**os.environ, "OMP_NUM_THREADS": "1" if core >= 0 else "", "HF_HUB_OFFLINE": "1"},
+        )
+        assert processes[name].stdin is not None
+        processes[name].stdin.write(json.dumps(work) + "\n")
+        processes[name].stdin.flush()
+        try:
+            firsts[name] = read_json(processes[name])["first"]
+        except RuntimeError as error:
+            print(json.dumps({"workload": work["name"], "peer": name, "error": str(error)}), flush=True)
+            del processes[name]
+    for turn in range(rounds):
+        names = list(processes)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            processes[name].stdin.write("go\n")
+            processes[name].stdin.flush()
+            times[name].append(read_json(processes[name]))
+    for name, process in processes.items():
+        process.stdin.write("end\n")
+        process.stdin.flush()
+        described = read_json(process)
+        process.wait()
+        rates = {
+            f"tokens_per_{kind}_second": round(statistics.median(t["tokens"] / t[kind] for t in times[name]), 1)
+            for kind in ("wall", "cpu")
+        }
+        spread = [round(t["tokens"] / t["cpu"], 1) for t in times[name]]
+        print(
+            json.dumps(
+                {
+                    "benchmark": "sampler",
+                    "workload": work["name"],
+                    "peer": name,
+                    **rates,
+                    "cpu_rates": spread,
+                    "first_call_wall": round(firsts[name]["wall"], 2),
+                    "first_call_cpu": round(firsts[name]["cpu"], 2),
+                    **described,
+                }
+            ),
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workloads", nargs="*", default=["A", "small"], help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--core", type=int, default=0, help="the core all are pinned to; -1: not pinned")
+    parser.add_argument("--shorten", type=int, default=16, help="divides the lengths of `tail`")
+    parser.add_argument("--peers", default="transformers,tunix", help="which to run beside ours")
+    parser.add_argument("--tunix-python", default="", help="interpreter of an environment with google-tunix")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        ours(json.loads(sys.stdin.readline()))
+        return
+    for name in arguments.workloads:
+        work = workload(name, arguments.shorten)
+        commands = {"ours": [sys.executable, __file__, "--worker"]}
+        if "transformers" in arguments.peers:
+            commands["transformers"] = [sys.executable, str(PEERS / "transformers_rollout.py")]
+        if "tunix" in arguments.peers and arguments.tunix_python:
+            commands["tunix"] = [arguments.tunix_python, str(PEERS / "tunix_rollout.py")]
+        compare(commands, work, arguments.rounds, arguments.core)
+
+
+if __name__ == "__main__":
+    main()
