@@ -21,7 +21,7 @@ SEVERAL_ANSWERS = {
 
 def rows_of(folder: pathlib.Path, *names: str) -> list[dict]:
     files = [folder / f"{name}.jsonl" for name in names] if names else sorted(folder.glob("*/*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for file in files for line in file.open(encoding="utf-8")]
 
 
 @pytest.fixture(scope="module")
