@@ -73,7 +73,7 @@ def entropy_factors(entropies, mask, labels, segment_ids=None, *, rule="power", 
             factors[p] = clamp((of_unit[p] / mean_entropy) ** exponent, floor, ceiling)
         if rule == "vocabulary":
             factors[p] = clamp((of_unit[p] / math.log(vocab_size)) ** exponent, floor, ceiling)
-        if rule == "tanh" and entropy_std > 0:
+        if rule == "tanh" and entropy_std > 1e-13 * mean_entropy:
             z = math.tanh((of_unit[p] - mean_entropy) / entropy_std)
             factors[p] = 1 + z * ((ceiling - 1) if z > 0 else (1 - floor))
     return factors

@@ -225,7 +225,9 @@ def entropy_scale(
         if entropy_std is None:
             entropy_std = jnp.sqrt(masked_mean((of_unit - mean) ** 2, mask).value)
         std = jax.lax.stop_gradient(jnp.asarray(entropy_std, dtype))
-        z = jnp.tanh(jnp.where(std > 0, (of_unit - mean) / jnp.where(std > 0, std, 1), 0))
+        # Equal entropies differ from their mean by a rounding, and so would the rounding from its own size.
+        is_spread = std > 64 * jnp.finfo(dtype).eps * mean
+        z = jnp.tanh(jnp.where(is_spread, (of_unit - mean) / jnp.where(is_spread, std, 1), 0))
         return 1 + z * jnp.where(z > 0, ceiling - 1, 1 - floor)
     raise ValueError(f"entropy_rule is {rule!r}, want one of {', '.join(get_args(EntropyRule))}")
 

@@ -49,7 +49,8 @@ def test_diagnostics(seed):
         size = weights.sum() ** 2 / (len(weights) * (weights**2).sum())
         np.testing.assert_allclose(metrics[f"ratio/{level}_effective_sample_size"].value, size, rtol=1e-12)
         counts = np.histogram(values, [-np.inf, *LOG_RATIO_EDGES, np.inf])[0]
-        got = [float(m.total) for key, m in metrics.items() if key.startswith(f"ratio_histogram/{level}_")]
+        bins = [f"below_{edge:g}" for edge in LOG_RATIO_EDGES] + ["above"]
+        got = [float(metrics[f"ratio_histogram/{level}_{name}"].total) for name in bins]
         np.testing.assert_array_equal(got, counts)
 
 
