@@ -522,6 +522,11 @@ def _same_quantity(answer: Node, gold: Node, options: Options, limits: Limits) -
         gold_value, gold_unit = read
     elif gold_unit is not None and unit is None and (read := _letters_as_unit(answer)):
         value, unit = read
+    if unit is None and gold_unit is None:  # `12 m/s` against `12`: a quotient of unit letters is a unit
+        if gold.kind == "number" and answer.kind == "div" and (read := _letters_as_unit(answer)):
+            value, unit = read
+        elif answer.kind == "number" and gold.kind == "div" and (read := _letters_as_unit(gold)):
+            gold_value, gold_unit = read
     if unit is not None and gold_unit is not None:
         if unit.dimensions != gold_unit.dimensions:
             return None

@@ -84,7 +84,7 @@ _REMARKS = re.compile(
     rf"^\s*(?:\\text\s*\{{\s*{_ABOUT}\s*\}}|{_ABOUT}(?=\s+\S))\s*|\s*\(\s*(?:approximately|approx\.?|about)\s*\)\s*$",
     re.IGNORECASE,
 )
-_DIGITS_IN_BASE = r"(?:\\(?:text|mathrm)\s*\{)?\(?([0-9A-F]+)\)?\}?"
+_DIGITS_IN_BASE = r"(?:\\(?:text|mathrm)\s*\{)?\(?((?=[A-F]*[0-9])[0-9A-F]+)\)?\}?"
 _REWRITES = (
     (re.compile(rf"^{_DIGITS_IN_BASE}_\{{?\(?(\d+)\)?\}}?$", re.ASCII), r"{\\digits{\1}{\2}}"),
     (

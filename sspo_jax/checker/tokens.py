@@ -22,7 +22,7 @@ _PLAIN_COMMANDS = (
     | frozenset(
         names(
             "sqrt cbrt pi infty alpha beta gamma delta theta lambda mu phi omega sigma rho tau epsilon frac "
-            "binom cup cap cdot times circ pm degree"
+            "binom cdot times circ pm degree"
         )
     )
 ) - {"Re", "Im", "det", "arg"}
