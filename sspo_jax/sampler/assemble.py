@@ -25,7 +25,7 @@ def assemble(
     """
     rows = np.arange(len(responses), dtype=np.int32)
     groups = rows // group_size
-    prompt_tokens, prompt_mask = pad_rows([prompts[group] for group in groups], np.int32)
+    prompt_tokens, prompt_mask = pad_rows([prompts[group] for group in groups.tolist()], np.int32)
     tokens, mask = pad_rows(responses, np.int32)
     return Rollout(
         prompt_tokens=prompt_tokens,

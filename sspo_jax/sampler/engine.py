@@ -47,7 +47,7 @@ class Sampler:
         mesh: Mesh | None = None,
         block_steps: int | None = None,
         cache_dtype: Any = None,
-        cache_buckets: int = 3,
+        cache_buckets: int | None = None,
         unrolled: bool | None = None,
         decode: Callable[[list[int]], str] | None = None,
     ):
@@ -60,7 +60,8 @@ class Sampler:
           mesh: devices; slots are sharded like a batch, heads along the tensor axis.
           block_steps: decoding steps between looks of the host; by default an eighth of the budget, 8 to 32.
           cache_dtype: of keys and values; by default that of the computation.
-          cache_buckets: sizes the cache may have while it grows, hence decoding programs for each number of slots.
+          cache_buckets: sizes the cache may have while it grows, hence decoding programs for each number of slots; by
+            default 2, and 4 where samples can exceed 512 tokens.
           unrolled: whether each layer gets arrays of its own; by default up to 8 layers.
           decode: token ids to text; wanted for stop strings.
 

@@ -22,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class RemoteEngine:
         sampling: SamplingParams,
         *,
         export_directory: str | pathlib.Path,
-        export_dtype: str = "float32",
+        export_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         model: str | None = None,
         reload: Reload | None = None,
         concurrency: int = 64,
@@ -186,6 +186,7 @@ class RemoteEngine:
             "logprobs": 0,  # of the sampled token alone
             "return_token_ids": True,
         }
+        answer: dict[str, Any] = {}
         for attempt in range(3):
             answer = self._call("/v1/completions", body)
             choice = answer["choices"][0]

@@ -123,8 +123,9 @@ class Run:
         self.slot_buckets = self._slot_buckets(slots)
         longest = _length_bucket(max(len(sample.prompt) - 1 for sample in samples))
         longest += _length_bucket(max(sample.budget for sample in samples))
+        count = sampler.cache_buckets or (2 if longest <= 512 else 4)
         multiple = 8 if jax.default_backend() == "cpu" else 128
-        self.column_buckets = column_buckets(longest, count=sampler.cache_buckets, multiple=multiple)
+        self.column_buckets = column_buckets(longest, count=count, multiple=multiple)
         self.occupants: list[Sample | None] = [None] * slots
         self.used = [False] * slots
         self.cache: Cache | None = None

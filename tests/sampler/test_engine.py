@@ -185,6 +185,35 @@ def test_finished_samples_are_announced_while_others_decode(reference, tiny, pro
     assert progress[-1] == rollout.response_mask.sum()
 
 
+def test_an_interrupt_between_blocks_leaves_the_sampler_usable(reference, tiny, prompts):
+    config, params = tiny
+    sampler = Sampler(config, SAMPLING, slots=4)
+
+    def interrupt(tokens: int) -> None:
+        if tokens > 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sampler.generate(params, prompts, group_size=3, seed=11, step=4, progress=interrupt)
+    rollout = sampler.generate(params, prompts, group_size=3, seed=11, step=4)
+    assert responses(rollout) == responses(reference)
+
+
+def test_heavy_tailed_lengths_keep_the_slots_busy(tiny):
+    """Log-normal lengths, a tenth of those in docs/benchmarks.md: 128 samples, 16 slots."""
+    config, params = tiny
+    rng = np.random.default_rng(0)
+    lengths = np.clip(30 * np.exp(rng.standard_normal(128) * np.log(10) / 2.3263), 1, 240).astype(int)
+    sampler = Sampler(config, SamplingParams(max_new_tokens=240), slots=16, block_steps=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sspo_jax.sampler.schedule.SHRINK_STEPS", 16)
+        rollout = sampler.generate(params, [[4, 5]], group_size=128, seed=0, budgets=lengths.tolist())
+    assert rollout.response_mask.sum(axis=1).tolist() == lengths.tolist()
+    fixed = sum(16 * lengths[i : i + 16].max() for i in range(0, 128, 16))
+    assert lengths.sum() / fixed < 0.4
+    assert sampler.stats.useful_fraction > 0.85
+
+
 def test_prompts_are_prefilled_once_and_chunks_change_nothing(tiny, monkeypatch):
     config, params = tiny
     prompts = [[(5 * j + i) % 90 + 4 for j in range(60 + 30 * i)] for i in range(3)]
