@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 EXP ?= arithmetic_tiny
 ARGS ?=
+DATA ?= aime24,amc23,math500,minerva,olympiadbench
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev

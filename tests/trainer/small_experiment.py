@@ -38,7 +38,7 @@ def config() -> TrainConfig:
         prompt="chat",
         rollout=RolloutConfig(prompts=4, group_size=4, max_new_tokens=16, max_prompt_tokens=40),
         loss=Sspo.paper_like(),
-        update=UpdateConfig(per_rollout=2, row_tokens=64, micro_rows=4),
+        update=UpdateConfig(per_rollout=2, row_tokens=64, micro_rows=8),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         warm_start=WarmStartConfig(updates=30, rows=4, row_tokens=96),
         evaluation=EvaluationConfig(

@@ -1,0 +1,164 @@
+"""The real program, killed and started again: the same numbers, bit for bit."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from sspo_jax.export import read_policy
+from tests.trainer.conftest import SMALL, run_cli
+
+
+def metrics(run: pathlib.Path) -> list[dict[str, float]]:
+    """Rows of metrics.jsonl without what depends on the clock."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        {name: value for name, value in row.items() if not name.startswith(("time/", "throughput/"))} for row in rows
+    ]
+
+
+def start(run: pathlib.Path, cwd: pathlib.Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sspo_jax", "train", str(SMALL), "--run-dir", str(run), "--log.quiet"],
+        cwd=cwd,
+        env={**os.environ, "XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_step(run: pathlib.Path, step: int, process: subprocess.Popen, timeout: float = 240) -> None:
+    """Until metrics.jsonl has the row of that step."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if (run / "metrics.jsonl").exists() and f'"step": {step},' in (run / "metrics.jsonl").read_text():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step} within {timeout} s")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A whole run; its warm start is in the cache for the others."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = run_cli("train", str(SMALL), "--run-dir", "run", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "run"
+
+
+def same_as(run: pathlib.Path, whole: pathlib.Path) -> None:
+    assert metrics(run) == metrics(whole)
+    (ours, _, step), (theirs, _, last) = read_policy(run), read_policy(whole)
+    assert step == last == 4
+    assert np.array_equal(np.asarray(ours["embedding"]), np.asarray(theirs["embedding"]))
+    for name, leaf in ours["blocks"].items():
+        assert np.array_equal(np.asarray(leaf), np.asarray(theirs["blocks"][name])), name
+
+
+def test_a_run_writes_what_the_contract_lists(uninterrupted: pathlib.Path):
+    names = {entry.name for entry in uninterrupted.iterdir()}
+    assert {"config.json", "metrics.jsonl", "checkpoints", "rollouts", "summary.json", "tensorboard"} <= names
+    rows = metrics(uninterrupted)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    relied_on = (
+        *("reward/mean", "ratio/mean", "ratio/max", "ratio/clip_fraction", "ratio/clip_fraction_low"),
+        *("ratio/clip_fraction_high", "counterfactual/grpo_clip_fraction", "counterfactual/gspo_clip_fraction"),
+        *("counterfactual/sspo_clip_fraction", "policy/entropy", "policy/kl_old", "sampler/logprob_gap_mean"),
+        *("sampler/logprob_gap_max", "response/length_mean", "response/truncated_fraction", "subsentence/count_mean"),
+        *("subsentence/length_mean", "optim/grad_norm", "optim/learning_rate", "loss/policy"),
+    )
+    last = json.loads((uninterrupted / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    for name in (
+        *relied_on,
+        *("time/rollout_seconds", "time/verify_seconds", "time/update_seconds"),
+        *("throughput/rollout_tokens_per_second", "eval/arithmetic_held_out/accuracy"),
+    ):
+        assert isinstance(last[name], float), name
+    assert all(isinstance(value, int | float) for row in rows for value in row.values())
+    assert len((uninterrupted / "rollouts" / "step_000003.jsonl").read_text(encoding="utf-8").splitlines()) == 16
+    assert list((uninterrupted / "tensorboard").glob("events.*"))
+    summary = json.loads((uninterrupted / "summary.json").read_text(encoding="utf-8"))
+    assert summary["steps"] == 4
+    assert summary["programs"] > 0
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_killed_and_started_again_gives_the_same_run(uninterrupted: pathlib.Path, tmp_path: pathlib.Path, step: int):
+    process = start(tmp_path / "run", tmp_path)
+    wait_for_step(tmp_path / "run", step, process)
+    process.kill()
+    process.communicate()
+    again = run_cli("train", str(SMALL), "--run-dir", "run", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    same_as(tmp_path / "run", uninterrupted)
+
+
+def test_sigterm_finishes_the_step_and_saves(uninterrupted: pathlib.Path, tmp_path: pathlib.Path):
+    process = start(tmp_path / "run", tmp_path)
+    wait_for_step(tmp_path / "run", 1, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "stopped after step" in output
+    assert not (tmp_path / "run" / "summary.json").exists()
+    again = run_cli("train", str(SMALL), "--run-dir", "run", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "resuming after step" in again.stdout
+    same_as(tmp_path / "run", uninterrupted)
+
+
+def test_a_flipped_byte_costs_one_step_and_a_warning(uninterrupted: pathlib.Path, tmp_path: pathlib.Path):
+    process = start(tmp_path / "run", tmp_path)
+    wait_for_step(tmp_path / "run", 3, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    newest = max(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdigit())
+    file = max((checkpoints / str(newest) / "arrays").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 16
+    file.write_bytes(content)
+    again = run_cli("train", str(SMALL), "--run-dir", "run", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"checkpoint of step {newest} cannot be used" in again.stdout + again.stderr
+    same_as(tmp_path / "run", uninterrupted)
+
+
+def test_the_finished_run_is_not_run_again(uninterrupted: pathlib.Path):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    again = run_cli("train", str(SMALL), "--run-dir", str(uninterrupted), cwd=uninterrupted.parent)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_configuration_is_refused_by_name(uninterrupted: pathlib.Path):
+    refused = run_cli(
+        *("train", str(SMALL), "--run-dir", str(uninterrupted), "--optimizer.learning-rate", "0.5", "--steps", "9"),
+        cwd=uninterrupted.parent,
+    )
+    assert refused.returncode == 1
+    assert "optimizer.learning_rate: 0.001 there, 0.5 here" in refused.stderr
+    assert "steps: 4 there, 9 here" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_export_and_inspect_read_the_run(uninterrupted: pathlib.Path, tmp_path: pathlib.Path):
+    done = run_cli("export", str(uninterrupted), "out", "--dtype", "float32", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    from sspo_jax.models import load_qwen
+
+    params, _ = load_qwen(tmp_path / "out")
+    policy, _, _ = read_policy(uninterrupted)
+    assert np.array_equal(np.asarray(params["embedding"]), np.asarray(policy["embedding"]))
+    shown = run_cli("inspect", str(uninterrupted), "--step", "2", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "complete" in shown.stdout
+    assert "reward/mean" in shown.stdout
