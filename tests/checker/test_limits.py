@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sspo_jax.checker import Verifier
+from sspo_jax.checker import Verdict, Verifier
 
 LIMIT_SECONDS = 1.0
 LATEST_SECONDS = LIMIT_SECONDS + 0.5
@@ -104,18 +104,20 @@ def verifier():
         yield verifier
 
 
+def on_time(verifier: Verifier, response: str, gold: str) -> Verdict:
+    """The verdict; fails where it is late three times in a row (once may be the other jobs of the machine)."""
+    for _ in range(3):
+        started = time.monotonic()
+        verdict = verifier.verify(response, gold)
+        seconds = time.monotonic() - started
+        if seconds < LATEST_SECONDS:
+            return verdict
+    pytest.fail(f"{seconds:.2f} s for {response[:80]!r} against {gold[:80]!r}: {verdict}"[:500])
+
+
 def check_all(verifier: Verifier, golds: list[str]) -> None:
-    late, believed = [], []
-    for name, response in HOSTILE.items():
-        for gold in golds:
-            started = time.monotonic()
-            verdict = verifier.verify(response, gold)
-            seconds = time.monotonic() - started
-            if seconds > LATEST_SECONDS:
-                late.append((name, gold, round(seconds, 2), verdict.status))
-            if verdict.status in ("correct", "error"):
-                believed.append((name, gold, verdict.status, verdict.reason))
-    assert not late
+    verdicts = [(name, gold, on_time(verifier, text, gold)) for name, text in HOSTILE.items() for gold in golds]
+    believed = [(name, gold, v.status, v.reason) for name, gold, v in verdicts if v.status in ("correct", "error")]
     assert not believed
 
 
@@ -144,10 +146,7 @@ def test_hostile_responses_against_other_golds(verifier: Verifier):
 
 def test_hostile_golds_are_errors_or_wrong(verifier: Verifier):
     for name, gold in BOXED.items():
-        started = time.monotonic()
-        verdict = verifier.verify(r"\boxed{5}", gold)
-        assert time.monotonic() - started < LATEST_SECONDS, name
-        assert verdict.status != "correct", name
+        assert on_time(verifier, r"\boxed{5}", gold).status != "correct", name
 
 
 def test_garbage_of_ten_kilobytes(verifier: Verifier):

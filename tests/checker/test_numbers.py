@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sspo_jax.checker import is_correct, verify
@@ -35,6 +35,7 @@ def written_numbers(draw: st.DrawFn) -> tuple[str, Fraction]:
     return (f"{top}" if form == "integer" else rf"{'-' if top < 0 else ''}\${abs(top)}"), Fraction(top)
 
 
+@settings(deadline=None)  # on a busy machine a deadline measures the others
 @given(written_numbers(), written_numbers())
 def test_equality_is_that_of_fractions(first: tuple[str, Fraction], second: tuple[str, Fraction]):
     one, other = plain_number(first[0]), plain_number(second[0])
@@ -44,18 +45,21 @@ def test_equality_is_that_of_fractions(first: tuple[str, Fraction], second: tupl
     assert equal_numbers(one, one)
 
 
+@settings(deadline=None)  # on a busy machine a deadline measures the others
 @given(written_numbers())
 def test_the_parser_reads_the_same_value(written: tuple[str, Fraction]):
     node = read(written[0].replace(r"\$", ""))
     assert exact_value(node, IN_PROCESS) == written[1]
 
 
+@settings(deadline=None)  # on a busy machine a deadline measures the others
 @given(st.integers(0, 10**6), st.integers(1, 10**6), st.integers(0, 10**4))
 def test_mixed_numbers(whole: int, bottom: int, top: int):
     value = whole + Fraction(top, bottom)
     assert is_correct(rf"\boxed{{{whole}\frac{{{top}}}{{{bottom}}}}}", f"{value.numerator}/{value.denominator}")
 
 
+@settings(deadline=None)  # on a busy machine a deadline measures the others
 @given(st.integers(0, 999), st.text("0123456789", min_size=1, max_size=6), st.text("0123456789", max_size=5))
 def test_repeating_decimals(whole: int, block: str, fixed: str):
     scale = 10 ** len(fixed)
