@@ -22,12 +22,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.models.weights import save_qwen
+from sspo_jax.models.weights import DType, save_qwen
 from sspo_jax.sampler.assemble import assemble, pad_rows
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
@@ -70,7 +70,7 @@ class RemoteEngine:
         sampling: SamplingParams,
         *,
         export_directory: str | pathlib.Path,
-        export_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        export_dtype: DType = "float32",
         model: str | None = None,
         reload: Reload | None = None,
         concurrency: int = 64,
@@ -91,7 +91,8 @@ class RemoteEngine:
           patience_seconds: how long requests are repeated while the server does not answer at all.
         """
         self._url, self._config, self._sampling = url.rstrip("/"), config, sampling
-        self._export_directory, self._export_dtype = pathlib.Path(export_directory).resolve(), export_dtype
+        self._export_directory = pathlib.Path(export_directory).resolve()
+        self._export_dtype: DType = export_dtype
         self._model, self._reload = model, reload or Reload()
         self._concurrency, self._timeout, self._patience = concurrency, timeout_seconds, patience_seconds
         self._version, self._exported = -1, None
