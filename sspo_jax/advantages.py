@@ -3,8 +3,9 @@
 A group is the responses to one prompt. Group labels are any integers, groups may differ in size, and a response that
 is not `valid` (a checker that timed out) counts in no mean and gets advantage 0.
 
-Sums over groups run over the responses in a fixed order (a masked [n, n] product, exact to the bit on every run and
-device count); n is the responses of a rollout batch, a few thousand at most.
+Sums over groups are masked [n, n] products rather than scatters, whose order of addition a GPU does not fix: the same
+program on the same devices gives the same bits on every run. Another number of devices may round differently. n is the
+responses of a rollout batch, a few thousand at most.
 """
 
 from typing import Literal, get_args
