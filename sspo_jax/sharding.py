@@ -50,7 +50,7 @@ class MeshConfig:
     """Shards of the experts of a mixture-of-experts model."""
 
 
-def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over all devices (or those given).
 
     Raises:
