@@ -131,12 +131,12 @@ class WorkerPool:
                     seconds = min(task.timeout_seconds, task.deadline - time.monotonic())
                 answer = worker.run(task.request, seconds)
             except BaseException as error:
+                if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+                    error = WorkerDied(f"the worker ended during the task: {error}")
+                task.future.set_exception(error)  # before the worker is gone, which takes time on a busy machine
                 if worker is not None:
                     worker.kill()
                     worker = None
-                if isinstance(error, OSError) and not isinstance(error, TimeoutError):
-                    error = WorkerDied(f"the worker ended during the task: {error}")
-                task.future.set_exception(error)
                 continue
             if answer[0] == "done":
                 task.future.set_result(answer[1])
