@@ -263,6 +263,8 @@ def test_real_vocabulary_and_solutions(real_data):
     for options in ({}, {"math_aware": False, "min_tokens": 1}, {"rule": "sentence"}):
         segmenter = Segmenter.from_tokenizer(tokenizer, **options)
         rule = parse_rule(segmenter.rule, math_aware=segmenter.math_aware)
-        for tokens, ids in zip(token_lists, on_device(segmenter, token_lists, longest), strict=True):
+        padded = [*token_lists, *[[]] * (-len(token_lists) % 512)]
+        found = [ids for i in range(0, len(padded), 512) for ids in on_device(segmenter, padded[i : i + 512], longest)]
+        for tokens, ids in zip(token_lists, found, strict=False):
             pieces = [segmenter.host.pieces[token] for token in tokens]
             assert ids == segment_tokens(pieces, rule, min_tokens=segmenter.min_tokens)
