@@ -98,8 +98,8 @@ def logprobs_and_entropies(
     hidden = hidden.reshape(token_shards, n // token_shards, d)
     targets = targets.reshape(token_shards, n // token_shards)
     valid = jnp.ones(targets.shape, bool) if mask is None else mask.reshape(targets.shape)
-    split = (vocab_shards, rows // vocab_shards)
-    unembedding = unembedding.reshape((*split, d) if vocab_axis == 0 else (d, *split))
+    local = rows // vocab_shards
+    unembedding = unembedding.reshape((vocab_shards, local, d) if vocab_axis == 0 else (d, vocab_shards, local))
     logprobs, entropies = _scores(plan, hidden, unembedding, targets, valid)
     return logprobs.reshape(n), entropies.reshape(n)
 
