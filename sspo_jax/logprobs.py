@@ -6,7 +6,7 @@ tile [token chunk, vocabulary chunk] at a time, in the forward pass and again in
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,8 @@ def logprobs_and_entropies(
     valid = jnp.ones(targets.shape, bool) if mask is None else mask.reshape(targets.shape)
     local = rows // vocab_shards
     unembedding = unembedding.reshape((vocab_shards, local, d) if vocab_axis == 0 else (d, vocab_shards, local))
-    logprobs, entropies = _scores(plan, hidden, unembedding, targets, valid)
+    # custom_vjp hides the type of what it wraps.
+    logprobs, entropies = cast(tuple[Array, Array], _scores(plan, hidden, unembedding, targets, valid))
     return logprobs.reshape(n), entropies.reshape(n)
 
 
