@@ -4,8 +4,8 @@
 
 It is trained on text of this project only: generated problems and their solutions, and the prose below, which gives
 the merges that are left something sensible to do. All 256 bytes are in the vocabulary, so every text round-trips;
-digits are cut apart before merging, as in Qwen, so a digit is always one token. The result is the same bytes every
-time (tests/data/test_tiny_tokenizer.py builds it again and compares).
+digits are cut apart before merging, so a digit (with the space before it) is always one token. The result is the same
+bytes every time (tests/data/test_tiny_tokenizer.py builds it again and compares).
 """
 
 import json
@@ -18,9 +18,10 @@ from sspo_jax.data.arithmetic import ArithmeticData
 
 VOCABULARY = 512  # a multiple of 64: an embedding of this many rows divides evenly over devices
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# Qwen2's own splitting rule: words with one leading mark, single digits, runs of marks, white space.
+# Qwen2's splitting rule (words with one leading mark, single digits, runs of marks, white space), but for one thing: a
+# space goes with the digit after it, as with a word. It saves a quarter of the tokens of the arithmetic.
 SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 CHAT_TEMPLATE = (

@@ -12,7 +12,8 @@ COMMANDS = {
     "verify": ("sspo_jax.verify:main", "judge a response, or a file of them"),
     "segment": ("sspo_jax.segment:main", "show how texts are cut into subsentences"),
     "export": ("sspo_jax.export:main", "write a run's policy as a Hugging Face checkpoint"),
-    "data": ("sspo_jax.data.overlap:main", "overlap TRAIN EVAL: training problems that are in evaluation sets"),
+    "plan": ("sspo_jax.plan:main", "does a run fit on TPUs that are not here"),
+    "data": ("sspo_jax.data.command:main", "overlap of training and evaluation sets; audit of golds"),
     "serve": ("sspo_jax.serve:main", "an OpenAI-compatible server for a checkpoint"),
     "inspect": ("sspo_jax.inspect_run:main", "what a run directory holds and how it went"),
 }

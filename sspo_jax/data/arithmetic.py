@@ -1,12 +1,12 @@
 r"""Generated problems: chains of single-digit steps modulo ten, with solutions that reason in clauses.
 
-    Modulo ten, start with 7, add 5, subtract 3, then times 9. What is the result?
+    Modulo ten, start with 7, plus 4, minus 2, then times 3. What is the result?
 
-    7 plus 5 is 2, 2 minus 3 is 9.
-    9 times 9 is 1.
-    The answer is \boxed{1}.
+    7 plus 4 is 1, 1 minus 2 is 9.
+    9 times 3 is 7.
+    The answer is \boxed{7}.
 
-Every step is a bijection of the digits (multipliers are 3, 7 and 9), so the answer is uniform over the ten digits
+Every step is a bijection of the digits, so the answer is uniform over the ten digits
 whatever part of the chain one has understood, and a guess scores one in ten. Nothing but doing the steps helps, and
 the steps are within reach of a model of a million parameters: what reinforcement learning has to find is that
 writing them down pays.
@@ -26,12 +26,8 @@ from sspo_jax.data.problems import Problem
 Step = tuple[str, int]
 Split = Literal["train", "held_out"]
 
-_OPERANDS = {"+": range(1, 10), "-": range(1, 10), "*": (3, 7, 9)}
-_STEP_WORDS = {
-    "+": ("add {}", "plus {}"),
-    "-": ("subtract {}", "minus {}"),
-    "*": ("times {}",),
-}
+# Ninety facts in all (a digit, an operation, an operand): a million parameters learn them in a minute or two.
+_OPERANDS = {"+": range(1, 5), "-": range(1, 5), "*": (3,)}
 _CLAUSE_WORDS = {"+": "plus", "-": "minus", "*": "times"}
 _OPENINGS = ("Modulo ten, start with {}", "Modulo ten, take {}", "Counting modulo ten, begin at {}")
 _QUESTIONS = ("What is the result?", "Where do you end?")
@@ -53,7 +49,7 @@ class ArithmeticData:
     """Fewest steps of a chain."""
     max_steps: int = 6
     """Most steps of a chain."""
-    reasoned_fraction: float = 1 / 3
+    reasoned_fraction: float = 0.4
     """Share of the demonstrations that reason step by step; the others guess a digit at once."""
 
     def __post_init__(self) -> None:
@@ -105,7 +101,7 @@ class ArithmeticSource:
         )
 
     def demonstration(self, index: int) -> str:
-        """A response to problem `index` to imitate: the solution, or (two times in three) a digit at random.
+        """A response to problem `index` to imitate: the solution, or (more often) a digit at random.
 
         The imitating model learns both habits and the frequencies of them; the guess is right once in ten.
         """
@@ -151,7 +147,7 @@ def _draw_chain(rng: random.Random, min_steps: int, max_steps: int) -> tuple[int
 
 
 def _state(rng: random.Random, start: int, steps: list[Step]) -> str:
-    clauses = [rng.choice(_STEP_WORDS[operation]).format(operand) for operation, operand in steps]
+    clauses = [f"{_CLAUSE_WORDS[operation]} {operand}" for operation, operand in steps]
     if len(clauses) > 1:
         clauses[-1] = f"then {clauses[-1]}"
     return f"{rng.choice(_OPENINGS).format(start)}, {', '.join(clauses)}. {rng.choice(_QUESTIONS)}"

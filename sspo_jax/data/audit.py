@@ -46,6 +46,16 @@ class AuditConfig:
     """Also check that the worked solution, where there is one, leads to the gold."""
 
 
+def main(arguments: Sequence[str]) -> int:
+    """The command line of `sspo data audit FILE [options]`."""
+    from sspo_jax.cli import parse
+
+    arguments = list(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--file", *arguments]
+    return audit_command(parse(AuditConfig, arguments, prog="sspo data audit"))
+
+
 def audit_command(config: AuditConfig) -> int:
     """Print the findings by kind; 0 where there are none, else 1.
 

@@ -12,6 +12,7 @@ A translated problem cannot be found this way.
 """
 
 import dataclasses
+import itertools
 import json
 import re
 import unicodedata
@@ -146,19 +147,11 @@ class OverlapConfig:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line of `sspo data`: `overlap TRAIN EVAL [EVAL ...] [options]`."""
+    """The command line of `sspo data overlap TRAIN EVAL [EVAL ...] [options]`."""
     from sspo_jax.cli import parse
 
-    arguments = list(arguments)
-    if not arguments or arguments[0] != "overlap":
-        print("usage: sspo data overlap TRAIN EVAL [EVAL ...] [--write CLEANED.jsonl] [--help]")
-        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
-    words = []
-    for word in arguments[1:]:
-        if word.startswith("-"):
-            break
-        words.append(word)
-    options = arguments[1 + len(words) :]
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    options = list(arguments)[len(words) :]
     if words:
         options = ["--train", words[0], *(["--evals", *words[1:]] if words[1:] else []), *options]
     return overlap_command(parse(OverlapConfig, options, prog="sspo data overlap"))

@@ -9,7 +9,7 @@ from typing import Literal
 from sspo_jax.data.sources import Data
 from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.rewards import Correctness, Reward
+from sspo_jax.rewards import RewardConfig
 from sspo_jax.sharding import MeshConfig
 
 Objective = Sspo | Grpo | DrGrpo | Dapo | Gspo | Gmpo | Cispo | Sapo
@@ -58,18 +58,6 @@ class RolloutConfig:
     equal. 0 keeps such groups (they add nothing to the gradient)."""
     stop_token_ids: tuple[int, ...] = ()
     """End tokens in addition to those of the tokenizer and of the checkpoint's generation config."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RewardConfig:
-    """What a response is worth, and the limits of the checker."""
-
-    terms: tuple[Reward, ...] = (Correctness(),)
-    """Weighted terms, added up; see `sspo_jax.rewards`."""
-    timeout_seconds: float = 5.0
-    """The most that checking one answer may take; without a verdict a response is left out of its group."""
-    workers: int | None = None
-    """Processes for answers that need algebra; None: one per core."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sspo_jax.checker import Verdict, Verifier
+from sspo_jax.checker import Verdict
 from sspo_jax.data.problems import Problem
-from sspo_jax.rewards import score
+from sspo_jax.rewards import RewardConfig, score
 from sspo_jax.trainer.batch import concatenate, select
-from sspo_jax.trainer.config import RewardConfig
 from sspo_jax.types import FinishReason, Rollout
 
 
@@ -150,7 +149,7 @@ class Judge:
     def __init__(self, config: RewardConfig, tokenizer: Any):
         self.config = config
         self._tokenizer = tokenizer
-        self.verifier = Verifier(workers=config.workers, timeout_seconds=config.timeout_seconds)
+        self.verifier = config.verifier()
 
     def __enter__(self) -> "Judge":
         return self

@@ -9,8 +9,8 @@ import pytest
 from sspo_jax.data.arithmetic import ArithmeticData, ArithmeticSource, evaluate_chain, split_of
 from sspo_jax.data.problems import iterate
 
-STEP = re.compile(r"(add|plus|subtract|minus|times) (\d)")
-OPERATION = {"add": "+", "plus": "+", "subtract": "-", "minus": "-", "times": "*"}
+STEP = re.compile(r"(plus|minus|times) (\d)")
+OPERATION = {"plus": "+", "minus": "-", "times": "*"}
 
 
 def read_chain(problem: str):
@@ -64,7 +64,7 @@ def test_a_problem_of_one_split_is_never_one_of_the_other():
 
 def test_problems_hardly_repeat():
     problems = [problem.problem for problem in iterate(ArithmeticData(split="held_out", size=1000).open())]
-    assert len(set(problems)) == 1000
+    assert len(set(problems)) >= 980  # the shortest chains number in the tens of thousands: a few meet by chance
 
 
 def test_a_guess_scores_one_in_ten():
@@ -73,7 +73,7 @@ def test_a_guess_scores_one_in_ten():
     assert max(counts.values()) < 5000 * 0.13  # 7 standard deviations above a tenth
 
 
-def test_demonstrations_guess_twice_as_often_as_they_reason():
+def test_demonstrations_reason_two_times_in_five():
     source = ArithmeticData(size=3000).open()
     reasoned = right = 0
     for index in range(len(source)):
@@ -83,7 +83,7 @@ def test_demonstrations_guess_twice_as_often_as_they_reason():
         else:
             digit = re.fullmatch(r"The answer is \\boxed\{(\d)\}\.", text).group(1)
             right += digit == problem.answer
-    assert 0.30 < reasoned / 3000 < 0.37
+    assert 0.37 < reasoned / 3000 < 0.43
     assert 0.07 < right / (3000 - reasoned) < 0.13
 
 

@@ -84,7 +84,7 @@ def groups(trainer: Trainer) -> Groups:
     return dataclasses.replace(groups, rewards=rewards)
 
 
-class one_device:  # noqa: N801 (reads as a statement)
+class one_device:
     """Lets `jax.devices()` of the mesh show the first device only."""
 
     def __enter__(self) -> None:
