@@ -2,7 +2,7 @@
 
     make train
 
-Stage 1 imitates demonstrations of which three in five guess the answer at once and the others reason step by step, so
+Stage 1 imitates demonstrations of which two in three guess the answer at once and the others reason step by step, so
 that the model, greedy, mostly guesses. Stage 2 is RLVR with SSPO: the reward makes it find out that reasoning pays.
 """
 
@@ -24,7 +24,7 @@ from sspo_jax.trainer.config import (
 def config() -> TrainConfig:
     """The default experiment."""
     return TrainConfig(
-        steps=40,
+        steps=30,
         model=ModelConfig(
             shape=QwenConfig(
                 vocab_size=512,
@@ -45,10 +45,10 @@ def config() -> TrainConfig:
         data=ArithmeticData(split="train"),
         prompt="chat",
         rollout=RolloutConfig(prompts=32, group_size=8, max_new_tokens=52, max_prompt_tokens=44),
-        loss=Sspo.paper_like(),
+        loss=Sspo.calibrated(),
         update=UpdateConfig(per_rollout=4, row_tokens=96, micro_rows=24),
-        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_updates=8, b2=0.99),
-        warm_start=WarmStartConfig(updates=500, rows=24, row_tokens=96, learning_rate=3e-3),
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_updates=8, b2=0.99),
+        warm_start=WarmStartConfig(updates=800, rows=24, row_tokens=96, learning_rate=3e-3),
         evaluation=EvaluationConfig(data=(ArithmeticData(split="held_out", size=256),), samples=8),
         checkpoint=CheckpointConfig(every=10),
     )

@@ -28,6 +28,8 @@ Split = Literal["train", "held_out"]
 
 # Ninety facts in all (a digit, an operation, an operand): a million parameters learn them in a minute or two.
 _OPERANDS = {"+": range(1, 5), "-": range(1, 5), "*": (3,)}
+# The steps of a chain are different ones, so that where one is in reading it can be told from the step before.
+_STEPS = [(operation, operand) for operation, operands in _OPERANDS.items() for operand in operands]
 _CLAUSE_WORDS = {"+": "plus", "-": "minus", "*": "times"}
 _OPENINGS = ("Modulo ten, start with {}", "Modulo ten, take {}", "Counting modulo ten, begin at {}")
 _QUESTIONS = ("What is the result?", "Where do you end?")
@@ -57,9 +59,10 @@ class ArithmeticData:
             raise ValueError(f"split is {self.split!r}, want train or held_out")
         if self.size < 1:
             raise ValueError(f"size is {self.size}, want at least 1")
-        if not 1 <= self.min_steps <= self.max_steps:
+        if not 1 <= self.min_steps <= self.max_steps <= len(_STEPS):
             raise ValueError(
-                f"min_steps is {self.min_steps} and max_steps {self.max_steps}, want 1 <= min_steps <= max_steps"
+                f"min_steps is {self.min_steps} and max_steps {self.max_steps}, want 1 <= min_steps <= max_steps <= "
+                f"{len(_STEPS)}, the number of different steps"
             )
         if not 0.0 <= self.reasoned_fraction <= 1.0:
             raise ValueError(f"reasoned_fraction is {self.reasoned_fraction}, want 0 to 1")
@@ -138,12 +141,7 @@ def evaluate_chain(start: int, steps: list[Step]) -> list[int]:
 
 
 def _draw_chain(rng: random.Random, min_steps: int, max_steps: int) -> tuple[int, list[Step]]:
-    start = rng.randrange(10)
-    steps = []
-    for _ in range(rng.randint(min_steps, max_steps)):
-        operation = rng.choice(tuple(_OPERANDS))
-        steps.append((operation, rng.choice(_OPERANDS[operation])))
-    return start, steps
+    return rng.randrange(10), rng.sample(_STEPS, rng.randint(min_steps, max_steps))
 
 
 def _state(rng: random.Random, start: int, steps: list[Step]) -> str:
