@@ -203,12 +203,13 @@ def _definition(node: Node) -> tuple[Node, Node] | None:
     """(name, value) of `name = ... = value`, or of `value = name`."""
     if node.kind != "relation" or set(node.value) != {"="}:  # type: ignore[arg-type]
         return None
-    if _is_name(node.args[0]):
-        return node.args[0], node.args[-1]
-    if _is_name(node.args[-1]) and not free_symbols(node.args[0]):
-        return node.args[-1], node.args[0]
-    if len(node.args) > 2 or not free_symbols(node.args[0]):  # a computation, `3 * 4 = 12`, arrives at its last side
-        return node.args[0], node.args[-1]
+    first, last = node.args[0], node.args[-1]
+    if _is_name(first):
+        return first, last
+    if _is_name(last) and not free_symbols(first):
+        return last, first
+    if len(node.args) > 2 or not free_symbols(first):  # a computation, `3 * 4 = 12`, arrives at its last side
+        return first, last
     return None
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from fractions import Fraction
+from typing import Any
 
 
 class ParseError(ValueError):
@@ -27,12 +28,13 @@ class Node:
 
     kind: str
     args: tuple["Node", ...] = ()
-    value: object = None
+    value: Any = None
     digits: int | None = None
 
     def walk(self) -> list["Node"]:
         """This node and all below it, parents first."""
-        found, stack = [], [self]
+        found: list[Node] = []
+        stack: list[Node] = [self]
         while stack:
             node = stack.pop()
             found.append(node)

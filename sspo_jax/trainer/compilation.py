@@ -20,9 +20,9 @@ class CompileLog:
         self.trace_seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_: object) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == _COMPILE:
-            self.seconds += seconds
-            self.programs += seconds > _SMALL_SECONDS
+            self.seconds += duration_secs
+            self.programs += duration_secs > _SMALL_SECONDS
         elif event in _TRACE:
-            self.trace_seconds += seconds
+            self.trace_seconds += duration_secs

@@ -23,7 +23,8 @@ def combine(parts: Iterable[Mapping[str, Mean | Max]]) -> dict[str, Mean | Max]:
     total: dict[str, Mean | Max] = {}
     for part in parts:
         for name, metric in part.items():
-            total[name] = total[name] + metric if name in total else metric
+            before: Any = total.get(name)  # of the same kind: a name is a Mean everywhere, or a Max
+            total[name] = metric if before is None else before + metric
     return total
 
 

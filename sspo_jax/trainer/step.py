@@ -222,7 +222,8 @@ class TrainPrograms:
         """(parameters, optimizer state, zeroed gradients, {gradient norm before clipping, learning rate})."""
         figures = {"grad_norm": optax.global_norm(gradients), "learning_rate": self.learning_rate(_updates_done(state))}
         updates, state = self.optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, jax.tree.map(jnp.zeros_like, gradients), figures
+        params = jax.tree.map(jnp.add, params, updates)
+        return params, state, jax.tree.map(jnp.zeros_like, gradients), figures
 
     def denominator(self, batches: list[TrainBatch]) -> Array:
         """The objective's count over all micro-batches of an update."""
@@ -234,9 +235,3 @@ class TrainPrograms:
 
     def _segment(self, batch: TrainBatch) -> Array:
         return self.segmenter(batch.tokens, batch.mask, batch.segment_ids, entropies=batch.entropies)
-
-    @property
-    def compiled(self) -> int:
-        """Programs compiled so far."""
-        jitted = (self.init_optimizer, self.zero_gradients, self.micro_batch, self.apply_update, self.segment)
-        return sum(program._cache_size() for program in jitted)

@@ -102,7 +102,7 @@ def _train(config: TrainConfig, settings: WarmStartConfig, parts: Parts, display
 
         value, gradients = jax.value_and_grad(loss)(params)
         updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, value
+        return jax.tree.map(jnp.add, params, updates), state, value
 
     update = jax.jit(update, donate_argnums=(0, 1), out_shardings=(shardings, state_shardings, replicated(mesh)))
     params = init_qwen(parts.model, jax.random.key(config.seed), mesh=mesh)
