@@ -2,7 +2,7 @@
 
     make train
 
-Stage 1 imitates demonstrations of which two in three guess the answer at once and the others reason step by step, so
+Stage 1 imitates demonstrations of which three in five guess the answer at once and the others reason step by step, so
 that the model, greedy, mostly guesses. Stage 2 is RLVR with SSPO: the reward makes it find out that reasoning pays.
 """
 

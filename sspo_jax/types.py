@@ -43,8 +43,8 @@ class Mean:
     2.0
     """
 
-    total: Float[Array, ""] | float
-    count: Float[Array, ""] | float
+    total: Float[Array, ""] | Float[np.ndarray, ""] | float  # NumPy's once it has come to the host
+    count: Float[Array, ""] | Float[np.ndarray, ""] | float
 
     def __add__(self, other: "Mean") -> "Mean":
         return Mean(self.total + other.total, self.count + other.count)
@@ -64,8 +64,8 @@ class Max:
     3.0
     """
 
-    total: Float[Array, ""] | float
-    count: Float[Array, ""] | float
+    total: Float[Array, ""] | Float[np.ndarray, ""] | float  # NumPy's once it has come to the host
+    count: Float[Array, ""] | Float[np.ndarray, ""] | float
 
     def __add__(self, other: "Max") -> "Max":
         return Max(jnp.maximum(self.total, other.total), self.count + other.count)

@@ -73,7 +73,7 @@ def fold(text: str) -> str:
     """The text with Unicode mathematics written in LaTeX; text that is plain ASCII comes back unchanged.
 
     >>> fold("√2 ≤ ½x²")
-    '\\\\sqrt 2 \\\\le \\\\frac{1}{2}x^{2}'
+    '\\\\sqrt {2} \\\\le  \\\\frac{1}{2}x^{2}'
     """
     if text.isascii():
         return _ASCII_CONTROL.sub("", text) if _ASCII_CONTROL.search(text) else text

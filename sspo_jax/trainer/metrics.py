@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.panel import Panel
@@ -19,10 +20,11 @@ from sspo_jax.types import Max, Mean
 
 
 def combine(parts: Iterable[Mapping[str, Mean | Max]]) -> dict[str, Mean | Max]:
-    """Adds up metrics of the parts of a batch; they may be arrays on the host."""
+    """Adds up metrics of the parts of a batch that have come to the host, as Python's floats."""
     total: dict[str, Mean | Max] = {}
     for part in parts:
         for name, metric in part.items():
+            metric = jax.tree.map(float, metric)
             before: Any = total.get(name)  # of the same kind: a name is a Mean everywhere, or a Max
             total[name] = metric if before is None else before + metric
     return total

@@ -86,11 +86,13 @@ def test_steps_compile_once(trainer: Trainer, groups: Groups):
 def test_segment_ids_follow_the_text(trainer: Trainer, groups: Groups):
     """Ids of packed responses are those of the reference rule on the same tokens alone."""
     updates, _ = minibatches(trainer, groups)
-    batch = jax.device_get(updates[0][0])
+    tokens, segments, masks, subsentences = jax.device_get(
+        (updates[0][0].tokens, updates[0][0].segment_ids, updates[0][0].mask, updates[0][0].subsentence_ids)
+    )
     segmenter = trainer.parts.segmenter
-    for row in range(len(batch.tokens)):
-        for segment in range(1, batch.segment_ids[row].max() + 1):
-            where = batch.mask[row] & (batch.segment_ids[row] == segment)
-            alone = segmenter(jnp.asarray(batch.tokens[row, where])[None], jnp.ones((1, where.sum()), bool))
-            ids = batch.subsentence_ids[row, where]
+    for row in range(len(tokens)):
+        for segment in range(1, segments[row].max() + 1):
+            where = masks[row] & (segments[row] == segment)
+            alone = segmenter(jnp.asarray(tokens[row, where])[None], jnp.ones((1, where.sum()), bool))
+            ids = subsentences[row, where]
             assert np.array_equal(ids - ids.min(), np.asarray(alone)[0])
