@@ -103,6 +103,8 @@ def pack_rows(rollout: Rollout, advantages: Float[np.ndarray, " batch"], chosen:
 def split_groups(group_ids: Int[np.ndarray, " batch"], parts: int) -> list[np.ndarray]:
     """Indices of the responses of each of `parts` minibatches: whole groups, consecutive, sizes as equal as can be."""
     groups = list(dict.fromkeys(group_ids.tolist()))
+    if not groups:  # dynamic sampling found nothing to learn from
+        return []
     return [
         np.flatnonzero(np.isin(group_ids, np.asarray(part)))
         for part in np.array_split(np.asarray(groups), min(parts, len(groups)))

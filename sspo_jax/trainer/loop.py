@@ -131,13 +131,13 @@ class Trainer:
         with watch("update"):
             learning = self.update(minibatches)
         self.state.step = step
-        tokens = float(groups.rollout.response_mask.sum())
+        sampled = self.sampled_groups  # metrics are of everything sampled, also of what dynamic sampling dropped
+        tokens = float(sampled.rollout.response_mask.sum())
         times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
         speed = {"throughput/rollout_tokens_per_second": tokens / watch.seconds["rollout"]}
         if self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
-            groups.write(self.directory.rollouts(step))
-        self.last_groups = groups
-        return {**groups.metrics(), **gaps, **learning, **times, **speed, "rollout/tokens": tokens}
+            sampled.write(self.directory.rollouts(step))
+        return {**sampled.metrics(), **gaps, **learning, **times, **speed, "rollout/tokens": tokens}
 
     def sample_groups(self, step: int, watch: Stopwatch) -> Groups:
         """Problems, a group of responses for each, and their verdicts and rewards.
@@ -147,11 +147,12 @@ class Trainer:
         """
         rollout = self.config.rollout
         wanted = rollout.prompts * rollout.group_size
+        drawn: list[Groups] = []
         kept: list[Groups] = []
         for attempt in range(1 + rollout.dynamic_sampling):
             problems = self.stream.next()
             prompts = [self.parts.prompts(problem) for problem in problems]
-            indices = [attempt * rollout.prompts + place for place in range(len(prompts))]
+            indices = [attempt * rollout.prompts + place for place in range(len(prompts))]  # noise of their own
             judging = self.judge.begin(problems, rollout.group_size)
             self.display.phase("rollout")
             with watch("rollout"):
@@ -165,14 +166,16 @@ class Trainer:
                     on_finished=judging.finished,
                     progress=lambda tokens: self.display.phase("rollout", note=f"{tokens:,} tokens"),
                 )
+            group_ids = sampled.group_ids + np.int32(attempt * rollout.prompts)  # other problems, other groups
+            sampled = dataclasses.replace(sampled, group_ids=group_ids)
             self.display.phase("verify")
             with watch("verify"):  # what the rollout did not hide
                 groups = judging.result(sampled)
-            if rollout.dynamic_sampling:
-                groups = groups.take(groups.informative())
-            kept.append(groups)
+            drawn.append(groups)
+            kept.append(groups.take(groups.informative()) if rollout.dynamic_sampling else groups)
             if sum(map(len, kept)) >= wanted:
                 break
+        self.sampled_groups = Groups.concatenate(drawn)
         groups = Groups.concatenate(kept)
         return groups.take(np.arange(min(wanted, len(groups))))
 
@@ -349,8 +352,8 @@ class Trainer:
         self.display.step_done(step, self.config.steps, note)
         every = self.config.log.samples_every
         if every and step % every == 0:
-            rows = np.linspace(0, len(self.last_groups) - 1, 2).astype(int) if len(self.last_groups) else ()
-            self.display.samples(step, [self.last_groups.row(int(row)) for row in rows])
+            rows = np.linspace(0, len(self.sampled_groups) - 1, 2).astype(int) if len(self.sampled_groups) else ()
+            self.display.samples(step, [self.sampled_groups.row(int(row)) for row in rows])
 
     def summary(self, seconds: float, compiles: CompileLog) -> Summary:
         """What the run came to, so far."""
