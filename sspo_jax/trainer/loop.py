@@ -182,6 +182,8 @@ class Trainer:
     def advantages(self, groups: Groups) -> Float[np.ndarray, " batch"]:
         """One per response; 0 where the checker gave no verdict."""
         settings = self.config.advantage
+        if not len(groups):  # dynamic sampling found nothing to learn from
+            return np.zeros(0, np.float32)
         rewards = jnp.asarray(groups.rewards, jnp.float32)
         ids, valid = jnp.asarray(groups.rollout.group_ids), jnp.asarray(groups.is_judged)
         if settings.estimator == "leave_one_out":
