@@ -76,7 +76,7 @@ def verify_command(config: VerifyConfig) -> int:
 
 def _explain(config: VerifyConfig, response: str, gold: str) -> int:
     from .checker.decide import decide, gold_answer
-    from .checker.evaluate import NeedsWorker
+    from .checker.limits import NeedsWorker
     from .checker.extraction import extract
     from .checker.normalise import fold, tidy
 

@@ -5,8 +5,8 @@
 
 from fractions import Fraction
 
-from .evaluate import Limits, NeedsWorker, TooLarge
 from .expression import Node, number
+from .limits import Limits, NeedsWorker, TooLarge
 from .realsets import equal_real_sets, is_real_set, real_set
 from .units import NO_UNIT, SINGLE_LETTERS, UNITS, Unit
 from .values import constant_ratio, equal_values, exact_value, free_symbols

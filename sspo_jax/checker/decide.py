@@ -9,11 +9,11 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from .compare import same
-from .evaluate import IN_PROCESS, IN_WORKER, Limits, NeedsWorker, OutsideDomain
 from .expression import Node, ParseError, Undecided, number
 from .extraction import extract
 from .fastpath import equal_numbers, plain_number
 from .latex import MAX_DEPTH, has_two_readings, read
+from .limits import IN_PROCESS, IN_WORKER, Limits, NeedsWorker, OutsideDomain
 from .normalise import fold, tidy
 from .verdict import Options
 

@@ -1,6 +1,5 @@
 """Numbers as written: decimals, exponents, repeating decimals, digits in a base; all exact."""
 
-import abc
 import re
 from fractions import Fraction
 
@@ -12,12 +11,8 @@ from .words import words
 _LONGEST_TAIL = 80  # of the digits before an ellipsis that are searched for what repeats
 
 
-class Numerals(Cursor, abc.ABC):
+class Numerals(Cursor):
     """The part of the parser that reads numbers."""
-
-    @abc.abstractmethod
-    def script(self) -> Node:
-        """What `^` or `_` applies to."""
 
     def number(self, text: str) -> Node:
         if self.peek() == ("mark", "_"):

@@ -4,8 +4,9 @@ import functools
 from fractions import Fraction
 from typing import NamedTuple
 
-from .evaluate import Limits, NeedsWorker, NotRational, exact
 from .expression import Node, Undecided, constant, number
+from .limits import Limits, NeedsWorker, NotRational
+from .rational import exact
 from .values import compare_reals, free_symbols
 
 _INFINITY = constant("inf")

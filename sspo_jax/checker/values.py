@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from .evaluate import Limits, NeedsWorker, NotRational, Numeric, OutsideDomain, TooLarge, exact
 from .expression import Node, Undecided
+from .limits import Limits, NeedsWorker, NotRational, OutsideDomain, TooLarge
+from .numeric import Numeric
+from .rational import exact
 from .verdict import Options
 
 _POINTS = 6

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .decide import Decision, decide, gold_answer
-from .evaluate import NeedsWorker
 from .extraction import extract
+from .limits import NeedsWorker
 from .pool import WorkerDied, WorkerError, WorkerPool, close_at_exit, search_path
 from .verdict import EXACT, VERSION, Options, Verdict
 

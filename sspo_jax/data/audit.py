@@ -125,7 +125,7 @@ def _look_at(row: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _without_value(name: str, answer: str, tree: Node) -> Iterator[Finding]:
-    from sspo_jax.checker.evaluate import IN_PROCESS, NotRational, OutsideDomain
+    from sspo_jax.checker.limits import IN_PROCESS, NotRational, OutsideDomain
     from sspo_jax.checker.values import exact_value, free_symbols
 
     if tree.kind in ("add", "mul", "div", "frac", "pow", "root", "call") and not free_symbols(tree):
