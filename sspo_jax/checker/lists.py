@@ -1,0 +1,143 @@
+"""When lists, sets, tuples, matrices, ratios and sets of reals are the same."""
+
+from .definitions import definition
+from .expression import Node
+from .judge import Judge
+from .limits import Limits, NeedsWorker, TooLarge
+from .realsets import equal_real_sets, is_real_set, real_set
+
+_MOST_ITEMS = 200
+
+
+def _items(node: Node) -> tuple[Node, ...]:
+    return node.args if node.kind in ("list", "set") else (node,)
+
+
+def same_lists(answer: Node, gold: Node, judge: Judge) -> str | None:
+    if is_real_set(answer) and is_real_set(gold) and any(_has_condition(node) for node in (answer, gold)):
+        return same_real_sets(answer, gold, judge.limits)
+    for node, other in ((answer, gold), (gold, answer)):
+        if node.kind == "list" and other.kind == "group":
+            return _list_against_group(node, other, judge)
+        if node.kind == "set" and other.kind in ("union", "difference", "intersection", "emptyset"):
+            return same_real_sets(answer, gold, judge.limits)
+    if gold.kind == "list" and gold.value == "OR" and answer.kind != "list":
+        rules = (judge.same(answer, alternative) for alternative in gold.args)
+        return next((f"{rule}, one of the alternatives" for rule in rules if rule), None)
+    left, right = _items(answer), _items(gold)
+    if "set" in (answer.kind, gold.kind):
+        left, right = _distinct(left, judge), _distinct(right, judge)
+    if len(left) != len(right):
+        left, right = _flattened(left), _flattened(right)
+        if len(left) != len(right):
+            return None
+    if len(left) > _MOST_ITEMS:
+        raise NeedsWorker("a long list") if judge.limits.nodes < 1000 else TooLarge("a list of more than 200 answers")
+    remaining = list(left)
+    for wanted in right:
+        for index, item in enumerate(remaining):
+            if _same_item(item, wanted, judge):
+                del remaining[index]
+                break
+        else:
+            return None
+    return "the same answers in any order"
+
+
+def _same_item(item: Node, wanted: Node, judge: Judge) -> bool:
+    first, second = definition(item), definition(wanted)
+    if first is not None and second is None and wanted.kind != "relation":
+        item = first[1]
+    if second is not None and first is None and item.kind != "relation":
+        wanted = second[1]
+    return judge.same(item, wanted) is not None
+
+
+def _flattened(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    flat: list[Node] = []
+    for item in items:
+        flat.extend(item.args if item.kind == "list" else (item,))
+    return tuple(flat)
+
+
+def _distinct(items: tuple[Node, ...], judge: Judge) -> tuple[Node, ...]:
+    kept: list[Node] = []
+    for item in items[:_MOST_ITEMS]:
+        if not any(judge.same(item, other) for other in kept):
+            kept.append(item)
+    return tuple(kept) + items[_MOST_ITEMS:]
+
+
+def _list_against_group(node: Node, group: Node, judge: Judge) -> str | None:
+    """`x = 1, y = 2` or `1, 2` against the tuple `(1, 2)`: order counts, brackets must be round."""
+    if group.value != "()" or len(node.args) != len(group.args):
+        return None
+    definitions = [definition(arg) for arg in node.args]
+    values = list(node.args)
+    if all(definition is not None and definition[0].kind == "symbol" for definition in definitions):
+        named = sorted((str(d[0].value), i) for i, d in enumerate(definitions) if d is not None)
+        if len({name for name, _ in named}) != len(named):
+            return None
+        values = [definitions[i][1] for _, i in named]  # type: ignore[index]
+    if any(value.kind in ("group", "relation") for value in values):
+        return None
+    pairs = zip(values, group.args, strict=True)
+    return "the same values in order" if all(judge.same(a, b) for a, b in pairs) else None
+
+
+def same_groups(answer: Node, gold: Node, judge: Judge) -> str | None:
+    if answer.kind != "group" or gold.kind != "group":
+        return None
+    if answer.value != gold.value or len(answer.args) != len(gold.args):
+        return None
+    pairs = zip(answer.args, gold.args, strict=True)
+    if all(judge.same(a, b) for a, b in pairs):
+        return "the same brackets and entries in order"
+    return None
+
+
+def same_matrix(answer: Node, gold: Node, judge: Judge) -> str | None:
+    for node in (answer, gold):
+        vector = node.kind == "matrix" and 1 in node.value  # type: ignore[operator]
+        if node.kind != "matrix" and not (node.kind == "group" and node.value == "()"):
+            return None
+        other = gold if node is answer else answer
+        if node.kind == "matrix" and other.kind == "group" and not vector:
+            return None
+    if answer.kind == gold.kind and answer.value != gold.value:
+        return None
+    if len(answer.args) != len(gold.args):
+        return None
+    pairs = zip(answer.args, gold.args, strict=True)
+    return "the same entries" if all(judge.same(a, b) for a, b in pairs) else None
+
+
+def _has_condition(node: Node) -> bool:
+    """Whether conditions or unions are in it, which make a list a set of reals and not a list of answers."""
+    return any(
+        part.kind in ("union", "reals") or (part.kind == "relation" and set(part.value) != {"="})  # type: ignore[arg-type]
+        for part in node.walk()
+    )
+
+
+def same_real_sets(answer: Node, gold: Node, limits: Limits) -> str | None:
+    first, second = real_set(answer, limits), real_set(gold, limits)
+    if first is None or second is None:
+        return None
+    return "the same set of real numbers" if equal_real_sets(first, second, limits) else None
+
+
+def same_ratio(answer: Node, gold: Node, judge: Judge) -> str | None:
+    if answer.kind != gold.kind:
+        ratio, other = (answer, gold) if answer.kind == "ratio" else (gold, answer)
+        if len(ratio.args) != 2 or other.kind in ("unit", "degree", "percent"):
+            return None
+        quotient = Node("div", ratio.args)
+        return judge.same(*((quotient, other) if ratio is answer else (other, quotient)))
+    if len(answer.args) != len(gold.args):
+        return None
+    for left, right in zip(answer.args[1:], gold.args[1:], strict=True):
+        crosswise = Node("mul", (left, gold.args[0])), Node("mul", (right, answer.args[0]))
+        if not judge.equal(crosswise[0], crosswise[1]):
+            return None
+    return "the same ratio"

@@ -1,0 +1,127 @@
+"""When equations, inequalities, definitions and residues are the same, and when one stands for a bare value."""
+
+from .definitions import definition, is_name
+from .expression import Node
+from .judge import Judge
+from .limits import Limits
+from .lists import same_real_sets
+from .realsets import is_real_set
+from .values import constant_ratio, exact_value, free_symbols
+
+
+def same_relations(answer: Node, gold: Node, judge: Judge) -> str | None:
+    if answer.kind == gold.kind == "relation":
+        rule = _same_two_relations(answer, gold, judge)
+        if rule is not None:
+            return rule
+    for node, other, is_gold in ((answer, gold, False), (gold, answer, True)):
+        if node.kind == "relation" and node.value == ("in",) and is_name(node.args[0]):
+            inside = node.args[1]
+            return judge.same(*((other, inside) if is_gold else (inside, other)))
+        defined = definition(node)
+        if defined is not None and other.kind != "relation":
+            name, value = defined
+            if name.kind != "group" and other.kind == "group" and value.kind != "group":
+                return None
+            rule = judge.same(*((other, value) if is_gold else (value, other)))
+            return rule and f"{rule}, the name before = left out"
+    named = [free_symbols(node) - {"_"} for node in (answer, gold)]
+    if named[0] and named[1] and named[0] != named[1]:
+        return None
+    if is_real_set(answer) and is_real_set(gold):
+        return same_real_sets(answer, gold, judge.limits)
+    return None
+
+
+def same_residue(answer: Node, gold: Node, judge: Judge) -> str | None:
+    """`3 (mod 7)`: the modulus may be missing on one side, residues that differ by a multiple of it are the same."""
+    if answer.kind != gold.kind:
+        bare = [node.args[0] if node.kind == "modulo" else node for node in (answer, gold)]
+        rule = judge.same(bare[0], bare[1])
+        return rule and f"{rule}, the modulus missing on one side"
+    if judge.same(answer.args[1], gold.args[1]) is None:
+        return None
+    rule = judge.same(answer.args[0], gold.args[0])
+    if rule is not None:
+        return rule
+    defined = [definition(node.args[0]) for node in (answer, gold)]
+    sides = [found[1] if found else node.args[0] for found, node in zip(defined, (answer, gold), strict=True)]
+    names = [found and found[0] for found in defined]
+    if names[0] != names[1] or any(side.kind == "relation" or free_symbols(side) for side in sides):
+        return None
+    values = [exact_value(node, judge.limits) for node in (*sides, gold.args[1])]
+    if any(value is None for value in values) or not values[2]:
+        return None
+    steps = (values[0] - values[1]) / values[2]  # type: ignore[operator]
+    return "the same residue" if steps.denominator == 1 else None
+
+
+def _same_two_relations(answer: Node, gold: Node, judge: Judge) -> str | None:
+    first, second = definition(answer), definition(gold)
+    if first is not None and second is not None:
+        names = _renamed(first[0]), _renamed(second[0])
+        if first[0] == second[0]:
+            return judge.same(first[1], second[1])
+        if names[0][0] == names[1][0] and len(names[0][1]) == len(names[1][1]) > 0:
+            renaming = dict(zip(names[0][1], names[1][1], strict=True))
+            return judge.same(_substitute(first[1], renaming), second[1])
+        if first[0].kind == "text" or second[0].kind == "text":
+            return None
+    if len(answer.value) == len(gold.value) == 1:  # type: ignore[arg-type]
+        return _same_single_relation(answer, gold, judge.limits)
+    left, right = _ascending(answer), _ascending(gold)
+    if left.value == right.value and len(left.args) == len(right.args):
+        if set(left.value) == {"="}:  # type: ignore[arg-type]
+            pairs = zip(left.args, right.args, strict=True)
+            return "the same chain" if all(judge.same(a, b) for a, b in pairs) else None
+        if all(judge.same(a, b) is not None for a, b in zip(left.args, right.args, strict=True)):
+            return "the same chain of relations"
+    return None
+
+
+def _same_single_relation(answer: Node, gold: Node, limits: Limits) -> str | None:
+    (operator,), (gold_operator,) = answer.value, gold.value  # type: ignore[misc]
+    if operator not in _FLIPPED or gold_operator not in _FLIPPED:
+        return None
+    scalar_kinds = {"group", "list", "set", "text", "matrix", "union", "ratio", "choice"}
+    if any(arg.kind in scalar_kinds for arg in answer.args + gold.args):
+        return None
+    sign = constant_ratio(_difference(answer), _difference(gold), limits)
+    if sign == 0:
+        return None
+    if operator in ("=", "!="):
+        return "the same equation up to a factor" if operator == gold_operator else None
+    return (
+        "the same inequality up to a factor"
+        if gold_operator == (operator if sign > 0 else _FLIPPED[operator])
+        else None
+    )
+
+
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
+
+
+def _difference(relation: Node) -> Node:
+    return Node("add", (relation.args[0], Node("neg", (relation.args[1],))))
+
+
+def _ascending(relation: Node) -> Node:
+    operators: tuple[str, ...] = relation.value  # type: ignore[assignment]
+    if operators and all(operator in (">", ">=", "=") for operator in operators) and set(operators) != {"="}:
+        return Node("relation", relation.args[::-1], tuple(_FLIPPED[operator] for operator in operators[::-1]))
+    return relation
+
+
+def _renamed(name: Node) -> tuple[str, list[str]]:
+    """The function of a name such as `f(x)`, and the names of its arguments."""
+    if name.kind == "call":
+        return str(name.value), [str(arg.value) for arg in name.args if arg.kind == "symbol"]
+    if name.kind == "mul" and len(name.args) == 2:
+        return f"opaque {name.args[0].value}", [str(name.args[1].value)]
+    return str(name.value), []
+
+
+def _substitute(node: Node, renaming: dict[str, str]) -> Node:
+    if node.kind == "symbol":
+        return Node("symbol", (), renaming.get(node.value, node.value))  # type: ignore[arg-type]
+    return Node(node.kind, tuple(_substitute(arg, renaming) for arg in node.args), node.value, node.digits)
