@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from sspo_jax.sharding import platform
 from sspo_jax.types import Number
 
 # Below every logit, and finite: 0 * _EXCLUDED is 0 where 0 * -inf would be NaN.
@@ -24,8 +25,8 @@ def logprobs_and_entropies(
     targets: Int[Array, " n"],
     *,
     temperature: Number = 1.0,
-    chunk_size: int = 8192,
-    token_chunk_size: int = 1024,
+    chunk_size: int | None = None,
+    token_chunk_size: int | None = None,
     vocab_size: int | None = None,
     mask: Bool[Array, " n"] | None = None,
     vocab_axis: int = 1,
@@ -45,8 +46,8 @@ def logprobs_and_entropies(
       unembedding: [d, vocab], or [vocab, d] with `vocab_axis=0`, the way a tied embedding is stored.
       targets: [n], token ids below `vocab_size`.
       temperature: of the softmax; the one the tokens were sampled at.
-      chunk_size: columns of a tile, over all vocabulary shards together.
-      token_chunk_size: rows of a tile, over all token shards together.
+      chunk_size: columns of a tile, over all vocabulary shards together; None means `tile_sizes()`.
+      token_chunk_size: rows of a tile, over all token shards together; None means `tile_sizes()`.
       vocab_size: real tokens; columns from there on are padding and get probability 0. None means all are real.
       mask: [n]; where false nothing is computed, the results are 0 and so are the gradients: whole tiles are skipped,
         since the valid positions are gathered first. None means all.
@@ -85,10 +86,15 @@ def logprobs_and_entropies(
     dtype = jnp.result_type(jnp.float32, hidden.dtype, unembedding.dtype)
     if n == 0:
         return jnp.zeros((0,), dtype), jnp.zeros((0,), dtype)
+    columns, token_rows = tile_sizes()
+    columns = columns if chunk_size is None else chunk_size
+    token_rows = token_rows if token_chunk_size is None else token_chunk_size
+    if columns < 1 or token_rows < 1:
+        raise ValueError(f"chunk_size is {columns} and token_chunk_size is {token_rows}, want both 1 or more")
     plan = _Plan(
         temperature=float(temperature),
-        vocab_chunk=_chunk(rows // vocab_shards, max(chunk_size // vocab_shards, 1)),
-        token_chunk=_chunk(n // token_shards, max(token_chunk_size // token_shards, 1)),
+        vocab_chunk=_chunk(rows // vocab_shards, max(columns // vocab_shards, 1)),
+        token_chunk=_chunk(n // token_shards, max(token_rows // token_shards, 1)),
         vocab_size=rows if vocab_size is None else vocab_size,
         vocab_axis=vocab_axis,
         precision=precision,
@@ -103,6 +109,15 @@ def logprobs_and_entropies(
     # custom_vjp hides the type of what it wraps.
     logprobs, entropies = cast(tuple[Array, Array], _scores(plan, hidden, unembedding, targets, valid))
     return logprobs.reshape(n), entropies.reshape(n)
+
+
+def tile_sizes() -> tuple[int, int]:
+    """(columns, rows) of a tile where the caller names none, for the platform the program is traced for.
+
+    On a CPU a tile stays in the cache (2 MiB in float32) and few rows are computed in vain; an accelerator wants the
+    largest product that its memory has room for (32 MiB).
+    """
+    return (2048, 256) if platform() == "cpu" else (8192, 1024)
 
 
 def _chunk(length: int, wanted: int) -> int:
@@ -143,7 +158,18 @@ class _Plan:
         return jnp.where(is_new[None, None], logits, _EXCLUDED)
 
     def dot(self, subscripts: str, a: Array, b: Array) -> Array:
-        return jnp.einsum(subscripts, a, b, precision=self.precision, preferred_element_type=self.dtype)
+        """einsum, computed without the shard axes (t, s) where they are 1: with them XLA's CPU backend copies the
+        weights into another order before every product, which costs as much as half of it."""
+        inputs, output = subscripts.split("->")
+        sizes = dict(zip(inputs.replace(",", ""), (*a.shape, *b.shape), strict=True))
+        dropped = [axis for axis in "ts" if sizes[axis] == 1]
+        shape = [sizes[axis] for axis in output]
+        for axis in dropped:
+            subscripts = subscripts.replace(axis, "")
+        terms = subscripts.split("->")[0].split(",")
+        a, b = (x.reshape([sizes[axis] for axis in term]) for x, term in zip((a, b), terms, strict=True))
+        product = jnp.einsum(subscripts, a, b, precision=self.precision, preferred_element_type=self.dtype)
+        return product.reshape(shape)
 
     def num_vocab_chunks(self, unembedding: Array) -> int:
         return -(-unembedding.shape[1 if self.vocab_axis == 0 else 2] // self.vocab_chunk)
@@ -153,6 +179,21 @@ def _hits(plan: _Plan, targets: Array, start: Array, shards: int, local: int) ->
     """[token shards, rows, vocabulary shards, columns] bools: is this column the target? At most one a row."""
     column = jnp.arange(shards)[:, None] * local + (start + jnp.arange(plan.vocab_chunk))[None, :]
     return targets[:, :, None, None] == column[None, None].astype(targets.dtype)
+
+
+def _target_logits(plan: _Plan, logits: Array, targets: Array, start: Array, is_new: Array, local: int) -> Array:
+    """[token shards, rows, vocabulary shards]: the target's logit where it is one of these columns, else 0."""
+    shards = is_new.shape[0]
+    if platform() != "cpu":
+        # Accelerators fuse the comparison into the reductions that read the tile anyway.
+        is_target = _hits(plan, targets, start, shards, local) & is_new[None, None]
+        return jnp.sum(jnp.where(is_target, logits, 0), axis=-1)
+    # On a CPU that is one more pass over the tile: here one number a row is picked out.
+    column = targets[:, :, None] - (jnp.arange(shards) * local + start).astype(targets.dtype)[None, None]
+    inside = jnp.clip(column, 0, plan.vocab_chunk - 1)[..., None]
+    is_counted = jnp.take_along_axis(jnp.broadcast_to(is_new[None, None], logits.shape), inside, axis=-1)
+    found = jnp.where(is_counted, jnp.take_along_axis(logits, inside, axis=-1), 0)[..., 0]
+    return jnp.where(column == inside[..., 0], found, 0)
 
 
 def _order(plan: _Plan, valid: Array) -> tuple[Array, Array]:
@@ -217,8 +258,7 @@ def _scores_forward(plan: _Plan, hidden: Array, unembedding: Array, targets: Arr
             decay = jnp.exp(m - m_new)
             u = (u + s * (m - m_new)) * decay + jnp.sum(exp * shifted, axis=-1)
             s = s * decay + jnp.sum(exp, axis=-1)
-            is_target = _hits(plan, row_targets, start, shards, local) & is_new[None, None]
-            return m_new, s, u, z_target + jnp.sum(jnp.where(is_target, logits, 0), axis=-1)
+            return m_new, s, u, z_target + _target_logits(plan, logits, row_targets, start, is_new, local)
 
         zeros = jnp.zeros((*row_targets.shape, shards), plan.dtype)
         m, s, u, z_target = jax.lax.fori_loop(

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sspo_jax import logprobs
 from sspo_jax.logprobs import logprobs_and_entropies
 
 N, D, VOCAB = 24, 16, 1000
@@ -166,10 +167,29 @@ def test_memory_does_not_grow_with_the_vocabulary():
     assert small < n * 16 * chunk * 4
 
 
+def test_tiles_of_each_platform(case, monkeypatch):
+    """Tiles chosen by the library itself, and the two ways to find a target's logit, give the same numbers."""
+    wide = jnp.concatenate([case[1]] * 5, axis=1)
+    found = []
+    for name in ("cpu", "tpu"):
+        monkeypatch.setattr(logprobs, "platform", lambda name=name: name)
+        assert logprobs.tile_sizes()[0] < wide.shape[1] or name == "tpu"
+        found.append(jax.jit(lambda h, w, t: logprobs_and_entropies(h, w, t))(case[0], wide, case[2]))
+        found.append(jax.jit(lambda h, w, t: logprobs_and_entropies(h, w, t, chunk_size=300))(case[0], wide, case[2]))
+    want = oracle.logprobs_and_entropies(np.asarray(case[0]), np.asarray(wide), np.asarray(case[2]))
+    for got in found:
+        np.testing.assert_allclose(got[0], want[0], atol=1e-5)
+        np.testing.assert_allclose(got[1], want[1], atol=1e-5)
+    # With equal tiles the log-probs are equal to the bit.
+    np.testing.assert_array_equal(found[1][0], found[3][0])
+
+
 def test_messages(case):
     hidden, unembedding, targets = case
     with pytest.raises(ValueError, match="temperature is 0, want above 0"):
         logprobs_and_entropies(hidden, unembedding, targets, temperature=0)
+    with pytest.raises(ValueError, match="chunk_size is 0 and token_chunk_size is"):
+        logprobs_and_entropies(hidden, unembedding, targets, chunk_size=0)
     with pytest.raises(ValueError, match="vocab_size is 1001, want 1 to 1000"):
         logprobs_and_entropies(hidden, unembedding, targets, vocab_size=1001)
     with pytest.raises(ValueError, match="must divide by vocab_shards 3"):
