@@ -20,7 +20,7 @@ from sspo_jax.logprobs import logprobs_and_entropies
 from sspo_jax.losses import diagnostics
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import Params, abstract_qwen, hidden_states, qwen_shardings
-from sspo_jax.sharding import named_sharding, platform, replicated, shards
+from sspo_jax.sharding import named_sharding, replicated, shards
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import Rows
 from sspo_jax.trainer.config import Objective, OptimizerConfig
@@ -52,7 +52,6 @@ def sequence_logprobs(
         params["embedding" if tied else "unembedding"].astype(hidden.dtype),
         following(batch.tokens),
         temperature=temperature,
-        token_chunk_size=256 if platform() == "cpu" else 1024,  # tiles that stay in the cache
         mask=following(batch.mask),
         vocab_axis=0 if tied else 1,
         vocab_shards=shards("vocab"),
