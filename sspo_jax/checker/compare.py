@@ -27,9 +27,11 @@ def same(answer: Node, gold: Node, options: Options, limits: Limits) -> str | No
 def _same_trees(answer: Node, gold: Node, judge: Judge) -> str | None:
     if answer == gold:
         return "the same expression"
-    answer, gold = _spread(answer), _spread(gold)
+    answer, gold = _spread(_both_signs(answer, gold)), _spread(_both_signs(gold, answer))
     if answer == gold:
         return "the same expression"
+    if {answer.kind, gold.kind} & {"group", "list"}:
+        answer, gold = _without_point_name(answer), _without_point_name(gold)
     kinds = {answer.kind, gold.kind}
     if "choice" in kinds:
         return same_choice(answer, gold, judge)
@@ -78,6 +80,25 @@ def _spread(node: Node) -> Node:
             return Node("difference", (node.args[0], removed.args[0]))
     if node.kind in ("mul", "neg", "div") and any(arg.kind == "matrix" for arg in node.args):
         return _scaled_matrix(node)
+    return node
+
+
+def _both_signs(node: Node, other: Node) -> Node:
+    """`|x| = 3` as `x = \\pm 3` where it is compared with an equation or several."""
+    is_absolute = node.kind == "relation" and node.value == ("=",) and node.args[0].kind == "call"
+    if not is_absolute or node.args[0].value != "abs" or other.kind not in ("relation", "list"):
+        return node
+    if node.args[0].args[0].kind != "symbol" or any(part.kind == "call" for part in other.walk()):
+        return node
+    return Node("relation", (node.args[0].args[0], Node("pm", (node.args[1],))), ("=",))
+
+
+def _without_point_name(node: Node) -> Node:
+    """The coordinates of a named point, `A(1, 2)`."""
+    if node.kind == "call" and len(node.args) > 1 and str(node.value).removeprefix("opaque ")[:1].isupper():
+        return Node("group", node.args, "()")
+    if node.kind == "list":
+        return Node("list", tuple(_without_point_name(arg) for arg in node.args), node.value)
     return node
 
 

@@ -11,7 +11,7 @@ from .units import UNITS, word_unit
 from .vocabulary import STARTERS
 
 _RELATIONS = {
-    "=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "approx": "=", "in": "in", "equiv": "=",
+    "=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "approx": "~", "in": "in", "equiv": "=",
     "sim": "=", "doteq": "=", "notin": "notin", "subset": "subset", "subseteq": "subset", "Rightarrow": "=>",
     "iff": "iff", "parallel": "parallel", "perp": "perp", "cong": "cong", "to": "to", "mapsto": "to",
 }  # fmt: skip
@@ -50,7 +50,7 @@ class Parser(Atoms):
             self.take()
             operator = _RELATIONS[text]
             side = self.union()
-            return side if operator == "=" else Node("relation", (symbol("_"), side), (operator,))
+            return side if operator in ("=", "~") else Node("relation", (symbol("_"), side), (operator,))
         sides, operators = [self.union()], []
         while True:
             kind, text = self.peek()
@@ -182,6 +182,8 @@ class Parser(Atoms):
         if kind in ("number", "letter"):
             return not self._u_between_brackets()
         if kind == "mark":
+            if text == "[" and (self.peek(1)[0] in ("end", "join") or self.peek(1)[1] in ("cup", "cap")):
+                return False  # it closes an interval written `]0, 1[`
             return text in "({[" or (text == "|" and not self.bars and not self.in_braces)
         if kind == "command":
             return text in STARTERS or (text == "|" and not self.bars and not self.in_braces)

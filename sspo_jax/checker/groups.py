@@ -3,7 +3,13 @@
 from .calls import Calls
 from .cursor import END
 from .expression import Node, ParseError, number
-from .vocabulary import MATRICES, STARTERS
+from .tokens import Token
+from .vocabulary import MATRICES, STARTERS, SYSTEMS
+
+_NEW_LINE: Token = ("command", "newline")
+_ALIGNED: frozenset[Token] = frozenset(
+    [("mark", "="), ("mark", "<"), ("mark", ">"), *(("command", name) for name in ("=", "le", "ge", "approx", "ne"))]
+)
 
 
 class Groups(Calls):
@@ -42,6 +48,8 @@ class Groups(Calls):
         node = self.answer()
         if self.accept("command", "choose"):
             node = Node("call", (node, self.answer()), "binom")
+        elif self.accept("command", "over"):
+            node = Node("frac", (node, self.answer()))
         self.in_braces, self.bars = in_braces, bars
         self.expect("mark", "}")
         return node
@@ -90,7 +98,9 @@ class Groups(Calls):
         return Node("set", inner.args if inner.kind == "list" else (inner,))
 
     def environment(self, name: str) -> Node:
-        if name == "cases" or name not in MATRICES:
+        if name in SYSTEMS:
+            return self._system(name)
+        if name not in MATRICES:
             raise ParseError(f"the environment {name} is not read")
         rows: list[list[Node]] = [[]]
         while self.peek() != ("command", "end " + name):
@@ -110,3 +120,36 @@ class Groups(Calls):
             raise ParseError("the rows of a matrix differ in length")
         matrix = Node("matrix", tuple(entry for row in rows for entry in row), (len(rows), len(rows[0])))
         return matrix if MATRICES[name] else Node("call", (matrix,), "det")
+
+    def _system(self, name: str) -> Node:
+        """The lines of `cases` and the like as a list; pairs of value and condition as a matrix of two columns."""
+        end = ("command", "end " + name)
+        self._drop_alignment(end)
+        in_braces, bars, self.in_braces, self.bars = self.in_braces, self.bars, 0, 0
+        rows: list[list[Node]] = []
+        while not self.accept(*end):
+            if self.accept("command", "newline"):
+                continue
+            if self.peek() == END:
+                raise ParseError(f"\\begin{{{name}}} does not close")
+            rows.append([self.answer()])
+            while self.accept("mark", "&"):
+                rows[-1].append(self.answer())
+        self.in_braces, self.bars = in_braces, bars
+        if not rows or len({len(row) for row in rows}) > 1:
+            raise ParseError(f"the lines of \\begin{{{name}}} differ in their columns, or there are none")
+        if len(rows[0]) > 1:
+            return Node("matrix", tuple(cell for row in rows for cell in row), (len(rows), len(rows[0])))
+        return rows[0][0] if len(rows) == 1 else Node("list", tuple(row[0] for row in rows), "and")
+
+    def _drop_alignment(self, end: Token) -> None:
+        """Takes out the `&` that only align: at the beginning of a line and before or after a relation sign."""
+        stop = self.tokens.index(end, self.position) if end in self.tokens[self.position :] else len(self.tokens)
+        kept: list[Token] = []
+        for index in range(self.position, stop):
+            if self.tokens[index] == ("mark", "&"):
+                before = kept[-1] if kept else _NEW_LINE
+                if before == _NEW_LINE or before in _ALIGNED or self.peek(index + 1 - self.position) in _ALIGNED:
+                    continue
+            kept.append(self.tokens[index])
+        self.tokens[self.position : stop] = kept

@@ -44,6 +44,7 @@ def read(answer: str, *, plain_commas: bool = True, max_depth: int = MAX_DEPTH) 
         node = parser.answer()
         if parser.peek() != END:
             raise ParseError(f"unexpected {parser.peek()[1]!r}")
+        node = _with_spoken_name(node)
         if node.kind == "text" or _is_prose(node):
             return words(text)
         return node
@@ -62,7 +63,9 @@ _LONGEST_CHOICE = 400  # characters of what a choice letter stands for
 _OPTION = re.compile(r"(?:\\text\w*\s*\{)?\s*(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*\(?([A-J])\)?\s*\}?\.?")
 _ABOUT = r"(?:approximately|approx\.?|about|around|roughly|nearly|almost|(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*:?)"
 _REMARKS = re.compile(
-    rf"^\s*(?:\\text\s*\{{\s*{_ABOUT}\s*\}}|{_ABOUT}(?=\s+\S))\s*|\s*\(\s*(?:approximately|approx\.?|about)\s*\)\s*$",
+    rf"^\s*(?:\\text\s*\{{\s*{_ABOUT}\s*\}}|{_ABOUT}(?=\s+\S))\s*"
+    r"|\s*(?:\\text\s*\{\s*)?\(\s*(?:approximately|approx\.?|about)\s*\)\s*\}?\s*$"
+    r"|\s*,?\s*(?:\\text\s*\{\s*,?\s*)?\bfor\s+(?:all|any|every|each)\b[^=<>]{0,80}$",
     re.IGNORECASE,
 )
 _DIGITS_IN_BASE = r"(?:\\(?:text|mathrm)\s*\{)?\(?((?=[A-F]*[0-9])[0-9A-F]+)\)?\}?"
@@ -73,8 +76,25 @@ _REWRITES = (
         r"{\\digits{\1}{\2}}",
     ),
     (re.compile(r"^(\d+)\s*(?:\^?\s*\{?\s*(?:\\text\s*\{)?\s*)(?:st|nd|rd|th)\s*\}?\s*\}?$", re.ASCII), r"\1"),
-    (re.compile(r"^(\d+)\s+to\s+(\d+)$", re.ASCII), r"\1:\2"),
-)  # digits with their base, ordinals, spoken ratios
+    (re.compile(r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|(?<=\s)to(?=\s))\s*(\d+)$", re.ASCII), r"\1:\2"),
+    (
+        re.compile(rf"^{_DIGITS_IN_BASE}_\{{?\\text\s*\{{\s*base[ ~-]*\}}?\s*(\d+)\s*\}}?\}}?$", re.ASCII),
+        r"{\\digits{\1}{\2}}",
+    ),
+    (re.compile(r"^(?:USD|US\s?\\?\$)\s*(-?[\d.,]+)$", re.ASCII), r"\1 USD"),
+    (re.compile(r"^(\d+)\s*'\s*([\d.]+)\s*(?:\"|'')$", re.ASCII), r"\1 feet \2 inches"),
+    (re.compile(r"^([\d./]+)\s*(?:\"|'')$", re.ASCII), r"\1 inches"),
+    (re.compile(r"^(?:\{\s*\})?[_^]\{?(\d+)\}?\s*(?:C|\\(?:mathrm|text)\s*\{C\})_\{?(\d+)\}?$"), r"\\binom{\1}{\2}"),
+    (re.compile(r"^\^\{?(\d+)\}?\s*/\s*_\{?(\d+)\}?$"), r"\\frac{\1}{\2}"),
+    (
+        re.compile(
+            r"^(?:P|p|Pr|E|\\(?:mathbb|mathrm|operatorname|text)\s*\{(?:P|Pr|E|Var|Area)\}|\\Pr)\s*"
+            r"(?:\\left)?\((?=[^)]*[A-Z<>|\\])[^=]{1,80}?\)\s*=(?=[^=]+$)",
+            re.DOTALL,
+        ),
+        "",
+    ),
+)  # digits with their base, ordinals, spoken ratios, money and lengths in signs, binomials, what a probability is of
 _NUMBER_AND_LETTER = re.compile(
     r"(-?[\d.]+(?:\s*\\times\s*10\^\{?-?\d+\}?)?)[ ~]+([msgLVWJNKhA])(\^\{?[23]\}?)?", re.ASCII
 )
@@ -113,6 +133,19 @@ def _choice_with_text(text: str, max_depth: int) -> Node | None:
         return Node("choice", (read(rest, max_depth=max_depth),), letter)
     except ParseError:
         return Node("choice", (words(rest),), letter)
+
+
+def _with_spoken_name(node: Node) -> Node:
+    """`\\text{Area of } ABC = 5`: what stands before `=` is one name, unless it makes a condition or a denial of it."""
+    if node.kind != "relation" or node.value != ("=",) or not _is_prose(node.args[0]):
+        return node
+    spoken = [str(part.value) for part in node.args[0].walk() if part.kind == "text"]
+    if any(word in _CONDITIONS for part in spoken for word in part.split()):
+        return node
+    return Node("relation", (Node("text", (), " ".join(spoken)), *node.args[1:]), node.value)
+
+
+_CONDITIONS = frozenset(["not", "no", "if", "when", "where", "for", "unless", "except", "or", "and"])
 
 
 def _is_prose(node: Node) -> bool:

@@ -24,6 +24,10 @@ def same_lists(answer: Node, gold: Node, judge: Judge) -> str | None:
     if gold.kind == "list" and gold.value == "OR" and answer.kind != "list":
         rules = (judge.same(answer, alternative) for alternative in gold.args)
         return next((f"{rule}, one of the alternatives" for rule in rules if rule), None)
+    for node, other in ((answer, gold), (gold, answer)):
+        if node.kind == "list" and node.value == "or" and other.kind not in ("list", "set"):
+            is_same = all(judge.same(*((item, gold) if node is answer else (answer, item))) for item in node.args)
+            return "the same answer in every form" if is_same else None
     left, right = _items(answer), _items(gold)
     if "set" in (answer.kind, gold.kind):
         left, right = _distinct(left, judge), _distinct(right, judge)
@@ -45,6 +49,8 @@ def same_lists(answer: Node, gold: Node, judge: Judge) -> str | None:
 
 
 def _same_item(item: Node, wanted: Node, judge: Judge) -> bool:
+    if (item.kind == "set") != (wanted.kind == "set"):
+        return False  # inside of a list or set, {1} is not 1
     first, second = definition(item), definition(wanted)
     if first is not None and second is None and wanted.kind != "relation":
         item = first[1]

@@ -69,6 +69,11 @@ _COMBINING_DOT_OR_BAR = re.compile("(\\d)([\u0304\u0305\u0307])")
 _ASCII_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
+def _fraction_of_digits(match: re.Match[str]) -> str:
+    top, bottom = "".join(_SUPERSCRIPTS[c] for c in match[1]), "".join(_SUBSCRIPTS[c] for c in match[2])
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
+
 def fold(text: str) -> str:
     """The text with Unicode mathematics written in LaTeX; text that is plain ASCII comes back unchanged.
 
@@ -77,6 +82,8 @@ def fold(text: str) -> str:
     """
     if text.isascii():
         return _ASCII_CONTROL.sub("", text) if _ASCII_CONTROL.search(text) else text
+    text = _RAISED_FRACTION.sub(_fraction_of_digits, text)
+    text = _RAISED_DEGREE.sub(lambda m: r"\sqrt[" + "".join(_SUPERSCRIPTS[c] for c in m[1]) + "]", text)
     text = _SUPER_RUN.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text)
     text = _SUB_RUN.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m.group()) + "}", text)
     text = _COMBINING_DOT_OR_BAR.sub(lambda m: (r"\dot{" if m[2] == "\u0307" else r"\overline{") + m[1] + "}", text)
@@ -87,6 +94,8 @@ def fold(text: str) -> str:
     return _ASCII_CONTROL.sub("", unicodedata.normalize("NFKC", text).translate(_TABLE))
 
 
+_RAISED_FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[⁄/∕]([₀₁₂₃₄₅₆₇₈₉]+)")
+_RAISED_DEGREE = re.compile("(?<![\\w)}\\]])([²³⁴⁵⁶⁷⁸⁹ⁿ])√")
 _ROOT_OF_DIGITS = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?)")
 _DISPLAY = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("__", "__"), ("`", "`"))
 

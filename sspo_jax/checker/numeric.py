@@ -39,7 +39,11 @@ class Numeric:
         self.largest = self.smallest = 0  # binary exponents of the values met
 
     def value(self, node: Node, env: Environment) -> Any:
-        """The mpf or mpc of a node."""
+        """The mpf of a node, or its mpc where it is not real."""
+        value = self._value(node, env)
+        return value.real if hasattr(value, "_mpc_") and value.imag == 0 else value
+
+    def _value(self, node: Node, env: Environment) -> Any:
         kind, args, mp = node.kind, node.args, self.mp
         if kind == "number":
             return self._fraction(node.value)  # type: ignore[arg-type]
@@ -174,6 +178,8 @@ class Numeric:
             return mp.log(first) if base is None else mp.log(first) / mp.log(base)
         if name == "exp":
             return self._exponential(first)
+        if name == "cis":
+            return mp.cos(first) + mp.j * mp.sin(first)
         if name == "abs":
             return abs(first)
         if name in ("floor", "ceil"):
@@ -207,4 +213,4 @@ _MP_FUNCTIONS = {
 
 
 def _is_real(value: Any) -> bool:
-    return not hasattr(value, "_mpc_") or value.imag == 0
+    return not hasattr(value, "_mpc_")

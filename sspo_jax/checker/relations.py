@@ -1,7 +1,7 @@
 """When equations, inequalities, definitions and residues are the same, and when one stands for a bare value."""
 
-from .definitions import definition, is_name
-from .expression import Node
+from .definitions import definition, is_consistent, is_name, rounded
+from .expression import Node, number
 from .judge import Judge
 from .limits import Limits
 from .lists import same_real_sets
@@ -21,9 +21,13 @@ def same_relations(answer: Node, gold: Node, judge: Judge) -> str | None:
         defined = definition(node)
         if defined is not None and other.kind != "relation":
             name, value = defined
+            if not is_consistent(node, judge):
+                return None
             if name.kind != "group" and other.kind == "group" and value.kind != "group":
                 return None
             rule = judge.same(*((other, value) if is_gold else (value, other)))
+            if rule is None and (about := rounded(node)) is not None and about is not value:
+                rule = judge.same(*((other, about) if is_gold else (about, other)))
             return rule and f"{rule}, the name before = left out"
     named = [free_symbols(node) - {"_"} for node in (answer, gold)]
     if named[0] and named[1] and named[0] != named[1]:
@@ -38,7 +42,9 @@ def same_residue(answer: Node, gold: Node, judge: Judge) -> str | None:
     if answer.kind != gold.kind:
         bare = [node.args[0] if node.kind == "modulo" else node for node in (answer, gold)]
         rule = judge.same(bare[0], bare[1])
-        return rule and f"{rule}, the modulus missing on one side"
+        if rule is None:
+            return _same_remainder(*((answer, gold) if answer.kind == "modulo" else (gold, answer)), judge)
+        return f"{rule}, the modulus missing on one side"
     if judge.same(answer.args[1], gold.args[1]) is None:
         return None
     rule = judge.same(answer.args[0], gold.args[0])
@@ -54,6 +60,16 @@ def same_residue(answer: Node, gold: Node, judge: Judge) -> str | None:
         return None
     steps = (values[0] - values[1]) / values[2]  # type: ignore[operator]
     return "the same residue" if steps.denominator == 1 else None
+
+
+def _same_remainder(modulo: Node, other: Node, judge: Judge) -> str | None:
+    """`17 \\bmod 5` against `2`."""
+    if any(node.kind == "relation" or free_symbols(node) for node in (*modulo.args, other)):
+        return None
+    value, modulus = (exact_value(arg, judge.limits) for arg in modulo.args)
+    if value is None or not modulus or modulus < 0:
+        return None
+    return "the remainder" if judge.equal(number(value % modulus), other) else None
 
 
 def _same_two_relations(answer: Node, gold: Node, judge: Judge) -> str | None:

@@ -7,14 +7,14 @@ its backslash, plain `sqrt`, `pi` and the like included), `join` (`,` `;` `and` 
 import re
 
 from .expression import ParseError, names
-from .units import is_unit_word
+from .units import SINGLE_LETTERS, is_unit_word
 
 Token = tuple[str, str]
 
 FUNCTIONS = frozenset(
     names(
         "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh coth sech csch "
-        "arcsinh arccosh arctanh log ln lg exp max min gcd lcm abs floor ceil det sgn Re Im arg"
+        "arcsinh arccosh arctanh log ln lg exp max min gcd lcm abs floor ceil det sgn Re Im arg cis"
     )
 )
 _PLAIN_COMMANDS = (
@@ -28,6 +28,7 @@ _PLAIN_COMMANDS = (
 ) - {"Re", "Im", "det", "arg"}
 _ALIASES = {
     "infinity": "infty", "inf": "infty", "oo": "infty", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac",
+    "nicefrac": "frac", "sfrac": "frac", "xfrac": "frac", "flatfrac": "frac",
     "dbinom": "binom", "tbinom": "binom", "leq": "le", "leqslant": "le", "leqq": "le", "geq": "ge", "geqslant": "ge",
     "geqq": "ge", "lt": "<", "gt": ">", "neq": "ne", "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]",
     "arcsec": "arcsec", "tg": "tan", "ctg": "cot", "arctg": "arctan", "cosec": "csc", "asin": "arcsin",
@@ -43,6 +44,7 @@ _IGNORED = frozenset(
     names(
         "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle displaystyle "
         "textstyle scriptstyle limits nolimits quad qquad phantom hphantom vphantom thinspace enspace space "
+        "checkmark therefore blacksquare qed qedsymbol "
         "hspace hfill nonumber null boldsymbol mathstrut strut displaylimits rm bf it cal large Large small "
         "tiny scriptscriptstyle normalsize"
     )
@@ -71,6 +73,9 @@ _TIGHT_GROUPS = re.compile(r"(?<=\d)(?:, ?\\[!,] ?|\{,\}|\\,|\\!|\\ |\\;)(?=\d{3
 _SPACED_GROUPS = re.compile(r"(?<![\d.,^_{])(\d{1,3}(?: \d{3})+)(?![\d])")
 COMMA_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _CJK_OR_WORD = re.compile(r"[^\x00-\x7f]+")
+_ANSWER_BEGINS = re.compile(r"\s*(?:[-+]?(?:\d|\\[dt]?frac\b|\\sqrt\b)|\\pm\b|[A-Za-z](?:_\{?\w\}?)?\s*=)")
+_ARGUMENT_FOLLOWS = re.compile(r"\s*(?:\\left\s*)?\(")
+_NEVER_WORDS = frozenset(names("cis gcd lcm sin cos tan cot csc ln arcsin arccos arctan"))
 _MAX_TOKENS = 60_000
 _MAX_DEPTH = 12  # of \text, \mathbf and the like inside of one another
 
@@ -80,7 +85,7 @@ def join_thousands(text: str, *, plain_commas: bool) -> str:
 
     A plain comma inside brackets separates coordinates, so only those outside of any bracket are taken out.
     """
-    text = _TIGHT_GROUPS.sub("", text)
+    text = _TIGHT_GROUPS.sub("", text).replace("{.}", ".")
     text = _SPACED_GROUPS.sub(lambda m: m.group().replace(" ", ""), text)
     if plain_commas and COMMA_GROUPS.search(text) and not re.search(r"[(\[]|\\\{|\\langle", text):
         text = COMMA_GROUPS.sub(lambda m: m.group().replace(",", ""), text)
@@ -126,6 +131,8 @@ def tokenize(text: str, *, in_text: bool = False, depth: int = 0) -> list[Token]
         elif piece == "*" and text.startswith("*", position):
             tokens.append(("mark", "^"))
             position += 1
+        elif piece == "!" and not spaced and tokens and (tokens[-1][0] == "number" or tokens[-1] == ("mark", ")")):
+            tokens.append(("mark", piece))  # a factorial also where `=` follows
         elif piece in "<>!=" and text.startswith("=", position):
             tokens.append(("command", {"<": "le", ">": "ge", "!": "ne", "=": "="}[piece]))
             position += 1
@@ -154,12 +161,14 @@ def _command(name: str, text: str, position: int, tokens: list[Token], in_text: 
     if name in _IGNORED:
         if name == "hspace":
             return _group(text, position)[1]
+        if name in ("quad", "qquad") and _separates(tokens, text[position : position + 40]):
+            tokens.append(("join", ","))
         if name in ("left", "right") and text.startswith(".", position):
             return position + 1
         return position
     if name in _TEXT_WRAPPERS:
         content, position = _group(text, position)
-        _text(content, name, tokens, depth)
+        _text(content, name, tokens, depth, text[position : position + 8])
         return position
     if name in _MATH_WRAPPERS:
         content, position = _group(text, position)
@@ -171,7 +180,7 @@ def _command(name: str, text: str, position: int, tokens: list[Token], in_text: 
         tokens.extend(tokenize(content, in_text=in_text, depth=depth + 1))
         tokens.append(("mark", "}"))
         return position
-    if name in ("color", "textcolor"):
+    if name in ("color", "textcolor", "tag", "label"):
         return _group(text, position)[1]
     if name in ("begin", "end"):
         content, position = _group(text, position)
@@ -182,6 +191,8 @@ def _command(name: str, text: str, position: int, tokens: list[Token], in_text: 
     name = _ALIASES.get(name, name)
     if name in ("and", "or"):
         tokens.append(("join", name))
+    elif name == "Omega" and tokens and tokens[-1][0] == "number" and text[position : position + 1] != "_":
+        tokens.append(("word", "ohm"))
     elif len(name) == 1 and not name.isalpha():
         tokens.append(("command" if name in "{}$" else "mark", name))
     else:
@@ -209,10 +220,22 @@ def _group(text: str, position: int) -> tuple[str, int]:
     raise ParseError("a { does not close")
 
 
-def _text(content: str, command: str, tokens: list[Token], depth: int) -> None:
+def _separates(tokens: list[Token], following: str) -> bool:
+    """Whether a `\\quad` stands between two answers: `x = 2 \\quad x = 3`, but not in `5 \\quad \\text{cm}`."""
+    after_value = bool(tokens) and (tokens[-1][0] in ("number", "letter") or tokens[-1][1] in ("}", ")", "]"))
+    return after_value and _ANSWER_BEGINS.match(following) is not None
+
+
+def _text(content: str, command: str, tokens: list[Token], depth: int, following: str) -> None:
     """The tokens of `\\text{...}` and its kin."""
     stripped = content.strip(" ~\n")
     if stripped in (".", "!"):
+        return
+    if stripped in _NEVER_WORDS or (stripped in FUNCTIONS and _ARGUMENT_FOLLOWS.match(following)):
+        tokens.append(("command", stripped))
+        return
+    if stripped in SINGLE_LETTERS and tokens and tokens[-1][0] == "number":
+        tokens.append(("word", stripped))
         return
     if command in ("mathrm", "operatorname", "mathit", "mathnormal"):
         if stripped in FUNCTIONS or stripped in _PLAIN_COMMANDS or _ALIASES.get(stripped) in FUNCTIONS:
@@ -272,6 +295,8 @@ def _function_prefix(piece: str) -> tuple[str, str] | None:
 
 def _is_word(piece: str) -> bool:
     """Whether a bare run of letters is a word and not a product of variables such as `abc`, `xy`, `ABCD`."""
+    if piece.lower() == "no":
+        return True
     if len(piece) < 3:
         return is_unit_word(piece) and piece.lower() not in (
             "a",

@@ -3,7 +3,7 @@
 import dataclasses
 
 STATUSES = ("correct", "wrong", "unparsed", "timeout", "error")
-VERSION = 1  # part of every cache key; raise it when a verdict may change
+VERSION = 2  # part of every cache key; raise it when a verdict may change
 
 
 @dataclasses.dataclass(frozen=True)

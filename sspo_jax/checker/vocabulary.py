@@ -5,6 +5,8 @@ from .tokens import FUNCTIONS
 
 MATRICES = {"pmatrix": 1, "bmatrix": 1, "matrix": 1, "array": 1, "smallmatrix": 1, "Bmatrix": 1, "vmatrix": 0}
 """Environments of rows; 0 where its value is the determinant."""
+SYSTEMS = frozenset(names("cases aligned align alignat gather gathered split equation dcases rcases"))
+"""Environments of lines, each a relation or an answer."""
 GREEK_OR_NAMED = frozenset(
     names(
         "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
@@ -23,6 +25,6 @@ STARTERS = (
     | frozenset(
         names("frac sqrt cbrt pi infty binom { lfloor lceil langle sum prod int lim e i emptyset mathbb angle triangle")
     )
-    | frozenset("begin " + name for name in MATRICES)
+    | frozenset("begin " + name for name in (*MATRICES, *SYSTEMS))
 )
 """Commands that a value may begin with."""

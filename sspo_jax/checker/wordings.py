@@ -16,6 +16,7 @@ _NOTHING = frozenset(
         "empty",
     ]
 )
+_ABBREVIATIONS = {"dne": "doesnotexist"}
 
 
 def same_choice(answer: Node, gold: Node, judge: Judge) -> str | None:
@@ -51,8 +52,10 @@ def same_words(answer: Node, gold: Node) -> str | None:
     texts = [node.value if node.kind == "text" else None for node in (answer, gold)]
     if "emptyset" in (answer.kind, gold.kind) and (texts[0] in _NOTHING or texts[1] in _NOTHING):
         return "both say that there is nothing"
-    names = [_as_name(node) for node in (answer, gold)]
-    return "the same words" if names[0] is not None and names[0] == names[1] else None
+    names = [_ABBREVIATIONS.get(name, name) for name in map(_as_name, (answer, gold)) if name is not None]
+    if len(names) < 2:
+        return None
+    return "the same words" if names[0] == names[1] else None
 
 
 def _plural(text: object) -> str:

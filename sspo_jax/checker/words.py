@@ -109,6 +109,10 @@ def words(text: str, *, whole: bool = True) -> Node:
         return number(value)
     if plain in _ALL_REALS:
         return Node("reals")
+    if plain in ("infinity", "positive infinity", "negative infinity", "minus infinity"):
+        infinity = Node("constant", (), "inf")
+        return Node("neg", (infinity,)) if plain[0] in "nm" else infinity
+    plain = "does not exist" if plain == "dne" else plain
     plain = plain.removeprefix("on ")
     plain = next((day for day in _DAYS if plain == day[:3] or plain == day[:4]), plain)
     return Node("text", (), plain)
