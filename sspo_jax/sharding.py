@@ -11,11 +11,13 @@ Axes are of type Auto: the compiler propagates shardings from the annotations gi
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -88,11 +90,51 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def put(x: Any, sharding: NamedSharding) -> jax.Array:
+    """A host array that every process holds, as one array over the mesh; a process sends its own parts only."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def fetch(tree: Any) -> Any:
+    """NumPy arrays of whole arrays, on every process; all processes call it together."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return jax.device_get(jax.tree.map(_whole, tree))
+
+
+def _whole(x: Any) -> Any:
+    if not isinstance(x, jax.Array) or x.is_fully_replicated:
+        return x
+    assert isinstance(x.sharding, NamedSharding)
+    return _gatherer(x.sharding.mesh)(x)
+
+
+@functools.cache
+def _gatherer(mesh: Mesh) -> Any:
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))
+
+
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     """Tells the compiler how an intermediate lies on the mesh of `jax.set_mesh`; without one, nothing."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(logical_axes))
+
+
+def after(flags: jax.Array, *others: Any) -> jax.Array:
+    """The bools `flags`, known to the compiler only when all arrays of `others` are.
+
+    Several processes on CPU need it between control flow and collectives that do not depend on it: there the runtime
+    orders collectives by when they may start, and one inside a loop or branch may still be under way on one process
+    when it is over on another, which mixes up their messages. Elsewhere the flags are returned as they are.
+    """
+    if jax.process_count() == 1 or platform() != "cpu":
+        return flags
+    counts = [jnp.sum(jnp.isnan(leaf), dtype=jnp.int32) for leaf in jax.tree.leaves(others)]
+    return flags & (sum(counts, jnp.int32(0)) >= 0)
 
 
 def platform() -> str:

@@ -30,10 +30,13 @@ def main(arguments: Sequence[str]) -> int:
     enable_compilation_cache()
     default = load_experiment(experiment)
     from sspo_jax.cli import parse
+    from sspo_jax.processes import initialize
     from sspo_jax.trainer.config import TrainConfig
-    from sspo_jax.trainer.loop import train
 
     config = parse(TrainConfig, rest, prog=f"sspo train {experiment}", default=default)
+    initialize(config.distributed)
+    from sspo_jax.trainer.loop import train
+
     train(config, experiment=pathlib.Path(experiment).stem)
     return 0
 

@@ -243,4 +243,5 @@ def decode_block(
 
     state = (jnp.zeros((), jnp.int32), cache, tokens, jnp.zeros_like(generated), active, buffers)
     steps, cache, _, counts, active, buffers = jax.lax.while_loop(go_on, one_step, state)
-    return shard_cache(cache), {**buffers, "counts": counts, "active": active, "steps": steps}
+    out = {**buffers, "counts": counts, "active": active, "steps": steps}
+    return shard_cache(cache), jax.tree.map(constrain, out)  # whole on every device: each host reads all of it

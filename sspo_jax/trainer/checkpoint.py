@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt
 
+from sspo_jax.processes import any_process, gather, is_main
+
 logger = logging.getLogger(__name__)
 
 
@@ -107,12 +109,17 @@ class Checkpoints:
           only: read this step or none.
         """
         for step in reversed(self.steps if only is None else [only]):
+            checkpoint, problem = None, None
             try:
-                return self._read(step, like)
+                checkpoint = self._read(step, like)
             except Exception as error:
                 # Whatever orbax or tensorstore make of a damaged file, the run goes on from the step before.
-                logger.warning("checkpoint of step %d cannot be used, trying the one before: %s", step, _brief(error))
-                self._set_aside(step)
+                problem = _brief(error)
+            problems = [other for other in gather(problem) if other is not None]
+            if not problems:
+                return checkpoint
+            logger.warning("checkpoint of step %d cannot be used, trying the one before: %s", step, problems[0])
+            self._set_aside(step)
         return None
 
     def _read(self, step: int, like: dict[str, Any]) -> Checkpoint:
@@ -137,8 +144,9 @@ class Checkpoints:
         while target.exists():
             number += 1
             target = self._directory / f"damaged-{step}-{number}"
-        if source.exists():
+        if is_main() and source.exists():
             source.rename(target)
+        any_process(False)  # until the step is out of the way, no process looks again
         self._manager = self._open()
 
     def close(self) -> None:

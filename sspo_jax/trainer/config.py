@@ -9,6 +9,7 @@ from typing import Literal
 from sspo_jax.data.sources import Data
 from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.processes import DistributedConfig
 from sspo_jax.rewards import RewardConfig
 from sspo_jax.sharding import MeshConfig
 
@@ -197,6 +198,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
     seed: int = 0
     """Of weights, order of problems, and sampling."""
     run_dir: str | None = None

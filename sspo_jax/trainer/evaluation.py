@@ -9,10 +9,11 @@ from sspo_jax.data.problems import ProblemSource
 from sspo_jax.evaluation.policy import evaluate_policy
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
 from sspo_jax.models.qwen import Params
+from sspo_jax.processes import is_main
 from sspo_jax.sampler import Sampler, SamplingParams
 from sspo_jax.trainer.config import TrainConfig
 from sspo_jax.trainer.metrics import Display
-from sspo_jax.trainer.rollouts import Judge
+from sspo_jax.trainer.rollouts import Judge, SharedVerifier
 from sspo_jax.trainer.run_directory import RunDirectory, replace_text
 from sspo_jax.trainer.setup import Parts
 
@@ -28,7 +29,7 @@ class Evaluator:
         settings = config.evaluation
         self._config = config
         self._parts = parts
-        self._judge = judge
+        self._verifier = SharedVerifier(judge.verifier)
         self._directory = directory
         limit = settings.max_new_tokens or config.rollout.max_new_tokens
         sampled = dataclasses.replace(sampler.sampling, max_new_tokens=limit)
@@ -69,12 +70,16 @@ class Evaluator:
                     f"pass@{samples}": dataclasses.asdict(sampled.metrics[f"pass@{samples}"]),
                     "sampled_length_mean": sampled.metrics["length_mean"].value,
                 }
+        if is_main():
+            self._write(step, scores, rows)
+        return scores
+
+    def _write(self, step: int, scores: dict[str, dict[str, Any]], rows: list[SampleRow]) -> None:
         path = self._directory.evaluation(step)
         path.parent.mkdir(exist_ok=True)
         lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
         replace_text(path.with_suffix(".jsonl"), "".join(lines))
         replace_text(path, json.dumps(scores, indent=2) + "\n")
-        return scores
 
     def _score(
         self, params: Params, source: ProblemSource, sampler: Sampler, group_size: int, display: Display
@@ -91,7 +96,7 @@ class Evaluator:
             source,
             prompts=self._parts.prompts,
             tokenizer=self._parts.tokenizer,
-            verifier=self._judge.verifier,
+            verifier=self._verifier,
             sampling=sampler.sampling,
             group_size=group_size,
             seed=self._config.seed,

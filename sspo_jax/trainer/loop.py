@@ -19,7 +19,9 @@ from sspo_jax.advantages import group_relative, leave_one_out
 from sspo_jax.data.pipeline import ProblemStream
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.models.weights import load_qwen
+from sspo_jax.processes import any_process, is_main, together
 from sspo_jax.sampler import Sampler, SamplingParams
+from sspo_jax.sharding import fetch
 from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
 from sspo_jax.trainer.checkpoint import Checkpoint, Checkpoints
 from sspo_jax.trainer.compilation import CompileLog
@@ -33,6 +35,7 @@ from sspo_jax.trainer.setup import Parts, check
 from sspo_jax.trainer.step import TrainPrograms, abstract_state
 from sspo_jax.trainer.summary import Summary, peak_memory_bytes, show_plan, show_summary
 from sspo_jax.trainer.warm_start import warm_start
+from sspo_jax.trainer.watch import Watch
 from sspo_jax.types import TrainBatch
 
 
@@ -53,19 +56,21 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
     """
     started = time.monotonic()
     compiles = CompileLog()
-    display = Display(quiet=config.log.quiet)
-    parts = check(config)
+    display = Display(quiet=config.log.quiet, silent=not is_main())
+    parts = together(lambda: check(config))
     directory = RunDirectory(config, experiment=experiment, model=parts.model, provenance=parts.provenance)
     try:
         show_plan(display, config, parts, directory.path, experiment)
-        with StopRequest(display.say) as stop, Judge(config.reward, parts.tokenizer) as judge:
+        advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
+        with Watch(advice), StopRequest(display.say) as stop, Judge(config.reward, parts.tokenizer) as judge:
             trainer = Trainer(config, parts, directory, display, judge, experiment=experiment)
             completed = trainer.run(stop)
             summary = trainer.summary(time.monotonic() - started, compiles)
     finally:
         directory.close()
     if completed:
-        summary.write(directory.path / "summary.json")
+        if is_main():
+            summary.write(directory.path / "summary.json")
         show_summary(display, summary, directory.path)
     else:
         display.say(
@@ -135,7 +140,7 @@ class Trainer:
         tokens = float(sampled.rollout.response_mask.sum())
         times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
         speed = {"throughput/rollout_tokens_per_second": tokens / watch.seconds["rollout"]}
-        if self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
+        if is_main() and self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
             sampled.write(self.directory.rollouts(step))
         return {**sampled.metrics(), **gaps, **learning, **times, **speed, "rollout/tokens": tokens}
 
@@ -206,10 +211,10 @@ class Trainer:
         for done, (_, batch) in enumerate(flat):
             self.display.phase("score", total=len(flat), done=done)
             scored.append(self._score(batch))
-        host = jax.device_get([(batch.old_logprobs, batch.entropies, batch.subsentence_ids) for batch in scored])
+        host = fetch([(batch.old_logprobs, batch.entropies, batch.subsentence_ids) for batch in scored])
         masks = [rows.mask for rows, _ in flat]
         mean, std = entropy_statistics([(entropies, ids) for _, entropies, ids in host], masks)
-        shared = {"mean_entropy": jnp.float32(mean), "entropy_std": jnp.float32(std)}
+        shared = {"mean_entropy": np.float32(mean), "entropy_std": np.float32(std)}
         gap = np.concatenate(
             [
                 np.abs(rows.sampler_logprobs[rows.mask] - logprobs[rows.mask])
@@ -272,12 +277,12 @@ class Trainer:
         checkpoints = Checkpoints(self.directory.checkpoints, keep=self.config.checkpoint.keep)
         try:
             self.start(checkpoints)
-            tensorboard = self.directory.path / "tensorboard" if self.config.log.tensorboard else None
-            writer = MetricsWriter(self.directory.metrics, tensorboard, start=self.state.step + 1)
+            self.writer = self.open_writer()
             try:
-                return self._steps(stop, checkpoints, writer)
+                return self._steps(stop, checkpoints)
             finally:
-                writer.close()
+                if self.writer is not None:
+                    self.writer.close()
         finally:
             checkpoints.close()
 
@@ -308,22 +313,36 @@ class Trainer:
             return params
         return init_qwen(self.parts.model, jax.random.key(self.config.seed), mesh=self.parts.mesh)
 
-    def _steps(self, stop: StopRequest, checkpoints: Checkpoints, writer: MetricsWriter) -> bool:
+    def open_writer(self) -> MetricsWriter | None:
+        """Of metrics.jsonl and TensorBoard, on the process that writes."""
+        if not is_main():
+            return None
+        tensorboard = self.directory.path / "tensorboard" if self.config.log.tensorboard else None
+        return MetricsWriter(self.directory.metrics, tensorboard, start=self.state.step + 1)
+
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        """To the files of the run."""
+        if self.writer is not None:
+            self.writer.write(step, metrics)
+
+    def _steps(self, stop: StopRequest, checkpoints: Checkpoints) -> bool:
         config, total = self.config, self.config.steps
         with jax.set_mesh(self.parts.mesh), self.display.bars("steps", total, completed=self.state.step):
             if self.state.step == 0 and self.evaluator.is_due(0):
-                writer.write(0, self.evaluate(0))
+                self.record(0, self.evaluate(0))
+            stopping = any_process(bool(stop))
             for step in range(self.state.step + 1, total + 1):
-                if stop:
+                if stopping:
                     break
                 with self.stage_seconds("training"):
                     metrics = self.step(step)
                 if self.evaluator.is_due(step):
                     metrics |= self.evaluate(step)
-                writer.write(step, metrics)
+                self.record(step, metrics)
                 self.history.append(metrics)
                 self.show(step, metrics)
-                if step % config.checkpoint.every == 0 or step == total or stop:
+                stopping = any_process(bool(stop))  # once a step: what is not saved must not be left
+                if step % config.checkpoint.every == 0 or step == total or stopping:
                     checkpoints.save(
                         Checkpoint(
                             params=self.state.params,

@@ -70,11 +70,12 @@ class Display:
 
     Args:
       quiet: one line a step even on a terminal.
+      silent: print nothing: another process speaks for the run.
     """
 
-    def __init__(self, *, quiet: bool):
-        self.console = Console(highlight=False, soft_wrap=False)
-        self.is_live = self.console.is_terminal and not quiet
+    def __init__(self, *, quiet: bool, silent: bool = False):
+        self.console = Console(highlight=False, soft_wrap=False, quiet=silent)
+        self.is_live = self.console.is_terminal and not quiet and not silent
         self._quiet = quiet
         self._progress: Progress | None = None
         self._steps: TaskID | None = None

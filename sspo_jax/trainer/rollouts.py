@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sspo_jax.checker import Verdict
+from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.data.problems import Problem
+from sspo_jax.processes import exchange, share
 from sspo_jax.rewards import RewardConfig, score
 from sspo_jax.trainer.batch import concatenate, select
 from sspo_jax.types import FinishReason, Rollout
@@ -138,6 +139,22 @@ class _Lap:
         self._watch.seconds[self._name] = self._watch.seconds.get(self._name, 0.0) + elapsed
 
 
+class SharedVerifier:
+    """A verifier of whose batches each process does its share; all processes call it together."""
+
+    def __init__(self, verifier: Verifier):
+        self._verifier = verifier
+
+    def verify_batch(self, responses: Sequence[str], golds: Sequence[str], **options: Any) -> list[Verdict]:
+        """As `Verifier.verify_batch`, the same on every process."""
+        mine = share(len(responses))
+        verdicts = self._verifier.verify_batch(
+            [responses[row] for row in mine], [golds[row] for row in mine], **options
+        )
+        done = dict(zip(mine, map(dataclasses.asdict, verdicts), strict=True))
+        return [Verdict(**verdict) for verdict in exchange(len(responses), done)]
+
+
 class Judge:
     """Decodes responses, has them verified and turns verdicts into rewards. A context: it owns the checker's workers.
 
@@ -167,34 +184,45 @@ class Judge:
 
 
 class Judging:
-    """The verification of one rollout, which goes on in other processes while the rest is sampled."""
+    """The verification of one rollout, which goes on in other processes while the rest is sampled.
+
+    Where several processes train together, each has its own share of the responses verified, and `result` brings the
+    verdicts of all to each.
+    """
 
     def __init__(self, judge: Judge, problems: list[Problem]):
         self._judge = judge
         self._problems = problems
         self._texts = [""] * len(problems)
+        self._mine = share(len(problems))
         self._verdicts: dict[int, concurrent.futures.Future[Verdict]] = {}
 
     def finished(self, row: int, tokens: list[int]) -> None:
         """Response `row` has ended: have it verified."""
         self._texts[row] = self._judge.decode(tokens)
-        self._verdicts[row] = self._judge.verifier.submit(self._texts[row], self._problems[row].answer)
+        if row in self._mine:
+            self._verdicts[row] = self._judge.verifier.submit(self._texts[row], self._problems[row].answer)
 
     def result(self, rollout: Rollout) -> Groups:
         """All responses, judged; waits for the verdicts that are not there yet."""
+        lengths = rollout.response_mask.sum(1).tolist()
         scored = score(
             self._judge.config.terms,
-            self._texts,
-            [problem.answer for problem in self._problems],
-            rollout.response_mask.sum(1).tolist(),
+            [self._texts[row] for row in self._mine],
+            [self._problems[row].answer for row in self._mine],
+            [lengths[row] for row in self._mine],
             verifier=self._judge.verifier,
-            verdicts=[self._verdicts[row].result() for row in range(len(self._problems))],
+            verdicts=[self._verdicts[row].result() for row in self._mine],
+        )
+        judged = zip(map(dataclasses.asdict, scored.verdicts), scored.rewards, scored.is_excluded, strict=True)
+        verdicts, rewards, excluded = zip(
+            *exchange(len(self._problems), dict(zip(self._mine, judged, strict=True))), strict=True
         )
         return Groups(
             rollout=rollout,
             problems=tuple(self._problems),
             texts=tuple(self._texts),
-            verdicts=tuple(scored.verdicts),
-            rewards=np.array(scored.rewards),
-            is_judged=~np.array(scored.is_excluded),
+            verdicts=tuple(Verdict(**verdict) for verdict in verdicts),
+            rewards=np.array(rewards),
+            is_judged=~np.array(excluded),
         )

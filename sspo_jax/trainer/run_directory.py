@@ -26,13 +26,15 @@ import jax
 
 from sspo_jax import __version__
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.processes import gather, is_main, on_main
 from sspo_jax.trainer.config import TrainConfig
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"),
     *("transformers", "tokenizers", "sympy", "numpy"),
 )
-_MAY_DIFFER = ("run_dir", "log", "mesh", "checkpoint")  # of one run: where it is, what is shown, what it runs on
+# Of one run: where it is, what is shown, what it runs on.
+_MAY_DIFFER = ("run_dir", "log", "mesh", "checkpoint", "distributed")
 _MIN_FREE_BYTES = 64 * 1024 * 1024
 
 
@@ -52,6 +54,20 @@ class RunDirectory:
     """
 
     def __init__(self, config: TrainConfig, *, experiment: str, model: QwenConfig, provenance: dict[str, Any]):
+        self._lock: IO[str] | None = None
+        resolved = resolved_config(config)
+        _same_everywhere(resolved, provenance)
+        self.path = pathlib.Path(on_main(lambda: self._claim(config, resolved, experiment, model, provenance)))
+
+    def _claim(
+        self,
+        config: TrainConfig,
+        resolved: dict[str, Any],
+        experiment: str,
+        model: QwenConfig,
+        provenance: dict[str, Any],
+    ) -> str:
+        """Creates, locks and checks the directory, and records the run in it; on process 0."""
         self.path = pathlib.Path(config.run_dir) if config.run_dir else _new_path(experiment)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -60,20 +76,20 @@ class RunDirectory:
         _check_space(self.path)
         self._lock = _lock(self.path)
         try:
-            self._adopt(config, experiment, model, provenance)
+            self._adopt(resolved, experiment, model, provenance)
         except BaseException:
             self._lock.close()
             raise
+        return str(self.path)
 
-    def _adopt(self, config: TrainConfig, experiment: str, model: QwenConfig, provenance: dict[str, Any]) -> None:
-        resolved = json.loads(json.dumps(dataclasses.asdict(config)))
-        resolved["loss"] = {"objective": type(config.loss).__name__, **resolved["loss"]}
+    def _adopt(self, resolved: dict[str, Any], experiment: str, model: QwenConfig, provenance: dict[str, Any]) -> None:
         record = {
             "experiment": experiment,
             "config": resolved,
             "model": dataclasses.asdict(model),
             "provenance": provenance,
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "processes": jax.process_count(),
             "commit": _commit(),
             "sspo_jax": __version__,
             "python": platform.python_version(),
@@ -123,6 +139,8 @@ class RunDirectory:
 
     def forget_after(self, step: int) -> None:
         """Removes what an interrupted run wrote about steps later than the checkpoint it resumes from."""
+        if not is_main():
+            return
         if self.metrics.exists():
             kept = []
             for line in self.metrics.read_text(encoding="utf-8").splitlines():
@@ -139,8 +157,29 @@ class RunDirectory:
                 file.unlink()
 
     def close(self) -> None:
-        """Lets other processes in."""
-        self._lock.close()
+        """Lets other runs in."""
+        if self._lock is not None:
+            self._lock.close()
+
+
+def resolved_config(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON holds it; the class of the objective is a field."""
+    resolved = json.loads(json.dumps(dataclasses.asdict(config)))
+    resolved["loss"] = {"objective": type(config.loss).__name__, **resolved["loss"]}
+    return resolved
+
+
+def _same_everywhere(resolved: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Raises ValueError on all processes, naming the fields, where one was started with another configuration."""
+    mine = {"config": {**resolved, "distributed": None}, "provenance": provenance}
+    first, *others = gather(json.loads(json.dumps(mine)))
+    for process, other in enumerate(others, 1):
+        differing = [f"{name}: {old!r} and {new!r}" for name, old, new in _differences(first, other)]
+        if differing:
+            raise ValueError(
+                f"processes 0 and {process} were started differently:\n  " + "\n  ".join(differing) + "\n"
+                "Start all with the same command, from the same version of the code and data"
+            )
 
 
 def write_json(file: pathlib.Path, record: Any) -> None:

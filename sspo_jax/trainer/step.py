@@ -20,7 +20,7 @@ from sspo_jax.logprobs import logprobs_and_entropies
 from sspo_jax.losses import diagnostics
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import Params, abstract_qwen, hidden_states, qwen_shardings
-from sspo_jax.sharding import named_sharding, replicated, shards
+from sspo_jax.sharding import after, named_sharding, put, replicated, shards
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import Rows
 from sspo_jax.trainer.config import Objective, OptimizerConfig
@@ -52,7 +52,7 @@ def sequence_logprobs(
         params["embedding" if tied else "unembedding"].astype(hidden.dtype),
         following(batch.tokens),
         temperature=temperature,
-        mask=following(batch.mask),
+        mask=after(following(batch.mask), hidden),
         vocab_axis=0 if tied else 1,
         vocab_shards=shards("vocab"),
         token_shards=shards("batch"),
@@ -177,18 +177,18 @@ class TrainPrograms:
 
     def place(self, rows: Rows, **fields: Array) -> TrainBatch:
         """Puts a micro-batch on the mesh. What only scoring can fill in is zero unless given."""
-        put = functools.partial(jax.device_put, device=self._rows_sharding)
-        zeros = put(np.zeros(rows.tokens.shape, np.float32))
-        nothing = put(np.full(rows.tokens.shape, -1, np.int32))
+        on_mesh = functools.partial(put, sharding=self._rows_sharding)
+        zeros = on_mesh(np.zeros(rows.tokens.shape, np.float32))
+        nothing = on_mesh(np.full(rows.tokens.shape, -1, np.int32))
         batch = TrainBatch(
-            **{field.name: put(getattr(rows, field.name)) for field in dataclasses.fields(rows)},
+            **{field.name: on_mesh(getattr(rows, field.name)) for field in dataclasses.fields(rows)},
             old_logprobs=zeros,
             entropies=zeros,
             subsentence_ids=nothing,
             ref_logprobs=zeros if self.objective.kl_coefficient else None,
-            mean_entropy=jnp.float32(1.0),
-            entropy_std=jnp.float32(1.0),
-            denominator=jnp.float32(1.0),
+            mean_entropy=np.float32(1.0),
+            entropy_std=np.float32(1.0),
+            denominator=np.float32(1.0),
         )
         return dataclasses.replace(batch, **fields)
 
@@ -212,6 +212,7 @@ class TrainPrograms:
         def add(gradients: Params) -> Params:
             return jax.tree.map(jnp.add, gradients, pullback(cotangents)[0])
 
+        is_update = after(jnp.asarray(is_update), metrics)
         gradients = jax.lax.cond(is_update, add, lambda gradients: gradients, gradients)
         return gradients, logprobs, entropies, metrics
 
@@ -224,9 +225,9 @@ class TrainPrograms:
         params = jax.tree.map(jnp.add, params, updates)
         return params, state, jax.tree.map(jnp.zeros_like, gradients), figures
 
-    def denominator(self, batches: list[TrainBatch]) -> Array:
+    def denominator(self, batches: list[TrainBatch]) -> np.float32:
         """The objective's count over all micro-batches of an update."""
-        return jnp.asarray(sum(float(self.count(batch)) for batch in batches), jnp.float32)
+        return np.float32(sum(float(self.count(batch)) for batch in batches))
 
     def _zero_gradients(self) -> Params:
         shapes, _ = abstract_qwen(self.config)

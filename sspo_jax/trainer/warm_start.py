@@ -24,7 +24,8 @@ from sspo_jax.cache import cache_directory
 from sspo_jax.data.problems import ProblemSource
 from sspo_jax.models.qwen import Params, init_qwen, qwen_shardings
 from sspo_jax.models.weights import load_qwen, save_qwen
-from sspo_jax.sharding import named_sharding, replicated
+from sspo_jax.processes import gather
+from sspo_jax.sharding import named_sharding, put, replicated
 from sspo_jax.trainer.batch import Rows
 from sspo_jax.trainer.config import OptimizerConfig, TrainConfig, WarmStartConfig
 from sspo_jax.trainer.metrics import Display
@@ -43,7 +44,7 @@ def warm_start(config: TrainConfig, parts: Parts, display: Display) -> tuple[Par
     """
     assert config.warm_start is not None
     directory = cache_directory("warm_start") / _key(config, parts)
-    if (directory / "config.json").is_file():
+    if all(gather((directory / "config.json").is_file())):
         params, _ = load_qwen(directory, mesh=parts.mesh)
         display.say(f"warm start: reusing {directory}")
         return params, {"reused": 1.0, "seconds": 0.0}
@@ -107,18 +108,18 @@ def _train(config: TrainConfig, settings: WarmStartConfig, parts: Parts, display
     update = jax.jit(update, donate_argnums=(0, 1), out_shardings=(shardings, state_shardings, replicated(mesh)))
     params = init_qwen(parts.model, jax.random.key(config.seed), mesh=mesh)
     state = jax.jit(optimizer.init, out_shardings=state_shardings)(params)
-    put = functools.partial(jax.device_put, device=rows_sharding)
+    on_mesh = functools.partial(put, sharding=rows_sharding)
     stream = demonstration_rows(parts, settings, seed=config.seed)
     value = jnp.float32(0.0)
     with display.bars("warm start", settings.updates):
         for number in range(1, settings.updates + 1):
             rows = next(stream)
-            zeros = put(np.zeros(rows.tokens.shape, np.float32))
+            zeros = on_mesh(np.zeros(rows.tokens.shape, np.float32))
             batch = TrainBatch(
-                **{field.name: put(getattr(rows, field.name)) for field in dataclasses.fields(rows)},
+                **{field.name: on_mesh(getattr(rows, field.name)) for field in dataclasses.fields(rows)},
                 old_logprobs=zeros,
                 entropies=zeros,
-                subsentence_ids=put(np.full(rows.tokens.shape, -1, np.int32)),
+                subsentence_ids=on_mesh(np.full(rows.tokens.shape, -1, np.int32)),
             )
             params, state, value = update(params, state, batch)
             if number % 10 == 0 or number == settings.updates:
