@@ -1,4 +1,4 @@
-"""The records that travel through the system: `Mean`, `Max`, `Rollout`, `TrainBatch`.
+"""The records that travel through the system: `Mean`, `SampleSize`, `Max`, `Rollout`, `TrainBatch`.
 
 All are plain containers of arrays, registered as JAX pytrees without Flax, so the losses can be used on their own.
 Axes: `batch` is rows (responses, or rows of packed responses), `time` is positions. Position `t` of every per-token
@@ -53,6 +53,31 @@ class Mean:
     def value(self) -> Any:
         """total / count, 0 where nothing was counted."""
         return jnp.where(self.count == 0, 0.0, self.total / jnp.where(self.count == 0, 1, self.count))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SampleSize(Mean):
+    """The effective share of `count` weighted samples: (sum w)^2 / (count * sum w^2), 1 when all weights are equal.
+
+    Both sums travel, so that parts of a batch add up to the whole exactly; the quotient of a part would not.
+
+    >>> a, b = SampleSize(2.0, 2.0, 2.0), SampleSize(6.0, 2.0, 18.0)  # weights 1, 1 and 3, 3
+    >>> float(a.value), float(b.value), round(float((a + b).value), 4)
+    (1.0, 1.0, 0.8)
+    """
+
+    squares: Float[Array, ""] | Float[np.ndarray, ""] | float  # sum of w^2; `total` is the sum of w
+
+    def __add__(self, other: Mean) -> "SampleSize":
+        assert isinstance(other, SampleSize)
+        return SampleSize(self.total + other.total, self.count + other.count, self.squares + other.squares)
+
+    @property
+    def value(self) -> Any:
+        """(sum w)^2 / (count * sum w^2), 0 where nothing was counted."""
+        weight = self.count * self.squares
+        return jnp.where(weight == 0, 0.0, self.total * (self.total / jnp.where(weight == 0, 1, weight)))
 
 
 @jax.tree_util.register_dataclass

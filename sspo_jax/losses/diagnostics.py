@@ -14,7 +14,7 @@ from sspo_jax.losses.gspo import Gspo
 from sspo_jax.losses.ratios import Units, float_type, level_units, token_log_ratio, unit_mean
 from sspo_jax.losses.sspo import Sspo, entropy_scale, length_scale
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate
-from sspo_jax.types import Max, Mean, TrainBatch
+from sspo_jax.types import Max, Mean, SampleSize, TrainBatch
 
 # Upper edges, in nats, of the histogram of log-ratios; the last bin is open. The published clip ranges lie among them.
 LOG_RATIO_EDGES = (-0.5, -0.2, -0.05, -0.02, -0.005, -3e-4, 3e-4, 0.005, 0.02, 0.05, 0.2, 0.5)
@@ -30,7 +30,10 @@ def diagnostics(
     gspo: Gspo = _GSPO,
     sspo: Sspo = _SSPO,
 ) -> dict[str, Mean | Max]:
-    """Metrics of `batch` at all three ratio levels; parts of a batch add up, the sample size aside.
+    """Metrics of `batch` at all three ratio levels; those of its parts add up to those of the whole.
+
+    What depends on the mean entropy adds up where `batch.mean_entropy` (and for the rule "tanh" `batch.entropy_std`)
+    is the whole batch's: with None each part measures by its own.
 
     | key | meaning |
     |---|---|
@@ -106,12 +109,10 @@ def _histogram(level: str, values: Float[Array, "batch time"], mask: Bool[Array,
     }
 
 
-def _effective_sample_size(log_ratio: Float[Array, "batch time"], mask: Bool[Array, "batch time"]) -> Mean:
-    """(sum w)^2 / (N sum w^2): 1 when all weights are equal. Of these rows; a sum of parts is their weighted mean."""
+def _effective_sample_size(log_ratio: Float[Array, "batch time"], mask: Bool[Array, "batch time"]) -> SampleSize:
+    """(sum w)^2 / (N sum w^2) of the ratios: 1 when all are equal."""
     ratio = jnp.where(mask, jnp.exp(jnp.clip(log_ratio, -TOKEN_LOG_RATIO_LIMIT, TOKEN_LOG_RATIO_LIMIT)), 0)
-    squares = jnp.sum(ratio**2)
-    count = jnp.sum(mask, dtype=ratio.dtype)
-    return Mean(jnp.sum(ratio) ** 2 / jnp.where(squares == 0, 1, squares), count)
+    return SampleSize(jnp.sum(ratio), jnp.sum(mask, dtype=ratio.dtype), jnp.sum(ratio**2))
 
 
 def _subsentence_metrics(batch: TrainBatch, units: dict[str, Units]) -> dict[str, Mean | Max]:

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.objective import Objective
+from sspo_jax.losses.objective import Loss, Objective
 from sspo_jax.losses.ratios import check_shapes, clamp_log_ratio, level_units, token_log_ratio, unit_mean
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
 from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
@@ -101,16 +101,5 @@ class Gmpo(Objective):
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of each log-ratio, nats; None means none."""
 
-    def policy_loss(
-        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
-    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
-        return gmpo_loss(
-            logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            batch.mask,
-            segment_ids=batch.segment_ids,
-            denominator=batch.denominator,
-            weights=weights,
-            **self.options(),
-        )
+    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
+        return self.call(gmpo_loss, logprobs, batch, weights)

@@ -9,7 +9,7 @@ import dataclasses
 from jaxtyping import Array, Bool, Float, Int
 
 from sspo_jax.losses.aggregation import Aggregation
-from sspo_jax.losses.objective import Objective
+from sspo_jax.losses.objective import Loss, Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate, finish
 from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
@@ -208,19 +208,8 @@ class Grpo(Objective):
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
 
-    def policy_loss(
-        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
-    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
-        return grpo_loss(
-            logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            batch.mask,
-            segment_ids=batch.segment_ids,
-            denominator=batch.denominator,
-            weights=weights,
-            **self.options(),
-        )
+    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
+        return self.call(grpo_loss, logprobs, batch, weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,19 +229,8 @@ class DrGrpo(Objective):
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
 
-    def policy_loss(
-        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
-    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
-        return dr_grpo_loss(
-            logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            batch.mask,
-            segment_ids=batch.segment_ids,
-            denominator=batch.denominator,
-            weights=weights,
-            **self.options(),
-        )
+    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
+        return self.call(dr_grpo_loss, logprobs, batch, weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,16 +248,5 @@ class Dapo(Objective):
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
 
-    def policy_loss(
-        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
-    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
-        return dapo_loss(
-            logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            batch.mask,
-            segment_ids=batch.segment_ids,
-            denominator=batch.denominator,
-            weights=weights,
-            **self.options(),
-        )
+    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
+        return self.call(dapo_loss, logprobs, batch, weights)

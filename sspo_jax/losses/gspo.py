@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.objective import Objective
+from sspo_jax.losses.objective import Loss, Objective
 from sspo_jax.losses.ratios import Gradient, check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import RESPONSE_LOG_RATIO_LIMIT, clipped_surrogate, finish
 from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
@@ -106,16 +106,5 @@ class Gspo(Objective):
     log_ratio_limit: Number | None = RESPONSE_LOG_RATIO_LIMIT
     """Clamp of log s from above, nats; None means none."""
 
-    def policy_loss(
-        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
-    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
-        return gspo_loss(
-            logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            batch.mask,
-            segment_ids=batch.segment_ids,
-            denominator=batch.denominator,
-            weights=weights,
-            **self.options(),
-        )
+    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
+        return self.call(gspo_loss, logprobs, batch, weights)

@@ -7,6 +7,7 @@ All three terms use the same aggregation and the same denominator.
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ from sspo_jax.losses.aggregation import Aggregation, aggregate, loss_denominator
 from sspo_jax.losses.correction import RolloutCorrection
 from sspo_jax.losses.kl import KlEstimator, kl_penalty
 from sspo_jax.types import Max, Mean, Number, TrainBatch
+
+Loss = tuple[Float[Array, ""], dict[str, Mean | Max]]  # a scalar, and metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,15 +39,48 @@ class Objective(abc.ABC):
     """Correction of the gap between the sampler and the training program."""
 
     @abc.abstractmethod
-    def policy_loss(
-        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
-    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
-        """The objective's own loss function on the arrays of `batch`; `weights` are detached factors per token."""
+    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
+        """This objective's loss function on the arrays of `batch`, by `self.call`.
 
-    def options(self, *, but: tuple[str, ...] = ()) -> dict[str, Any]:
-        """The keyword arguments of the loss function: every field except the terms added here and those in `but`."""
+        Args:
+          logprobs: [batch, time], nats, under the parameters being trained.
+          batch: everything else.
+          weights: [batch, time], detached factors per token; None means none.
+        """
+
+    def call(
+        self,
+        function: Callable[..., Loss],
+        logprobs: Array,
+        batch: TrainBatch,
+        weights: Array | None,
+        *more_arrays: Array | None,
+        but: tuple[str, ...] = (),
+        **more: Any,
+    ) -> Loss:
+        """`function` of the arrays that every loss takes, its options set from the fields of this objective.
+
+        Args:
+          function: such as `grpo_loss`.
+          logprobs, batch, weights: as `policy_loss` got them.
+          more_arrays: what `function` wants after the mask.
+          but: names of fields that are no option of `function`.
+          more: further keyword arguments, beside the fields.
+        """
         skip = {"kl_coefficient", "kl_estimator", "entropy_coefficient", "correction", *but}
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in skip}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in skip]
+        return function(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.mask,
+            *more_arrays,
+            segment_ids=batch.segment_ids,
+            denominator=batch.denominator,
+            weights=weights,
+            **{name: getattr(self, name) for name in names},
+            **more,
+        )
 
     def denominator(self, batch: TrainBatch) -> Float[Array, ""]:
         """This objective's count for these rows: sum it over all parts of an update, then set `batch.denominator`."""
@@ -56,7 +92,7 @@ class Objective(abc.ABC):
         batch: TrainBatch,
         *,
         entropies: Float[Array, "batch time"] | None = None,
-    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
+    ) -> Loss:
         """The loss of `batch` and its metrics.
 
         Args:

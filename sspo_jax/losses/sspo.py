@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sspo_jax.losses.aggregation import masked_mean
-from sspo_jax.losses.objective import Objective
+from sspo_jax.losses.objective import Loss, Objective
 from sspo_jax.losses.ratios import (
     Gradient,
     Level,
@@ -277,20 +277,15 @@ class Sspo(Objective):
         """0.02 / 0.028 at 10 tokens, between the ranges published for one token and for whole responses."""
         return dataclasses.replace(cls(clip_low=0.02, clip_high=0.028, length_reference=10.0), **changes)
 
-    def policy_loss(
-        self, logprobs: Float[Array, "batch time"], batch: TrainBatch, weights: Float[Array, "batch time"] | None
-    ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
-        return sspo_loss(
+    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
+        return self.call(
+            sspo_loss,
             logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            batch.mask,
+            batch,
+            weights,
             batch.subsentence_ids,
             batch.entropies if self.adapt_entropy else None,
+            but=("adapt_entropy",),
             mean_entropy=batch.mean_entropy,
             entropy_std=batch.entropy_std,
-            segment_ids=batch.segment_ids,
-            denominator=batch.denominator,
-            weights=weights,
-            **self.options(but=("adapt_entropy",)),
         )

@@ -1,6 +1,7 @@
 """The counterfactual metrics against the losses themselves and plain loops."""
 
 import dataclasses
+import functools
 
 import batches
 import jax
@@ -8,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from test_loss_properties import train_batch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_loss_properties import assert_equal_metrics, train_batch
 
 from sspo_jax import losses
 from sspo_jax.losses.diagnostics import LOG_RATIO_EDGES
+from sspo_jax.types import SampleSize
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +56,39 @@ def test_diagnostics(seed):
         bins = [f"below_{edge:g}" for edge in LOG_RATIO_EDGES] + ["above"]
         got = [float(metrics[f"ratio_histogram/{level}_{name}"].total) for name in bins]
         np.testing.assert_array_equal(got, counts)
+
+
+@functools.partial(jax.jit, static_argnames="rule")
+def diagnose(logprobs, batch, rule):
+    return losses.diagnostics(logprobs, batch, sspo=losses.Sspo.calibrated(entropy_rule=rule, vocab_size=50))
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(
+    arrays=batches.batches,
+    cut=st.lists(st.booleans(), min_size=batches.SHAPE[0], max_size=batches.SHAPE[0]),
+    rule=st.sampled_from(["power", "tanh", "vocabulary"]),
+)
+def test_parts_of_a_batch_add_up(arrays, cut, rule):
+    """Rows cut in two in any way, each part padded with empty rows to one shape: the sums of the whole."""
+    batch, logprobs = train_batch(arrays), jnp.asarray(arrays["logprobs"])
+    mean, std = losses.entropy_statistics(batch)
+    batch = dataclasses.replace(batch, mean_entropy=mean, entropy_std=std)
+    first, second = (
+        diagnose(logprobs, dataclasses.replace(batch, mask=batch.mask & jnp.asarray(side)[:, None]), rule)
+        for side in (np.array(cut), ~np.array(cut))
+    )
+    whole = diagnose(logprobs, batch, rule)
+    assert_equal_metrics({key: first[key] + second[key] for key in whole}, whole)
+    # Of the whole batch, within its bounds.
+    assert 0 <= float(whole["ratio/token_effective_sample_size"].value) <= 1 + 1e-12
+
+
+def test_sample_size_of_unequal_parts():
+    parts = [SampleSize(2.0, 2.0, 2.0), SampleSize(6.0, 2.0, 18.0)]
+    assert [float(part.value) for part in parts] == [1.0, 1.0]
+    np.testing.assert_allclose((parts[0] + parts[1]).value, 8.0**2 / (4 * 20.0), rtol=1e-12)
+    assert SampleSize(0.0, 0.0, 0.0).value == 0
 
 
 def test_entropy_statistics():
