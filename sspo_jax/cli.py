@@ -20,7 +20,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code (2: the command line is wrong, 1: it could not be done)."""
+    """Runs a command; returns the exit code (2: the command line is wrong, 1: it could not be done, 75: not now)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("SSPO_TRACEBACK"):
             raise
         print(f"sspo {name}: {error}", file=sys.stderr)
-        return 1
+        return 75 if isinstance(error, ConnectionError) else 1  # 75: temporary, may be tried again
     except KeyboardInterrupt:
         print(f"sspo {name}: interrupted", file=sys.stderr)
         return 130

@@ -16,6 +16,11 @@ import numpy as np
 
 T = TypeVar("T")
 
+
+class ProcessesNotFoundError(ConnectionError):
+    """Not all processes came in time; they may, when all are started again."""
+
+
 _ERRORS: dict[str, type[Exception]] = {
     error.__name__: error for error in (ValueError, OSError, FileNotFoundError, FileExistsError)
 }
@@ -89,7 +94,8 @@ def initialize(config: DistributedConfig) -> None:
     """Joins the other processes, where there are any; before anything else touches a device.
 
     Raises:
-      ValueError: see `settings`, or not all processes came in time.
+      ValueError: see `settings`.
+      ProcessesNotFoundError: not all processes came in time.
     """
     arguments = settings(config)
     if arguments is None or jax.distributed.is_initialized():
@@ -105,7 +111,7 @@ def initialize(config: DistributedConfig) -> None:
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise ProcessesNotFoundError(
             f"the processes did not find each other within {config.start_seconds} s ({reason}): start all of them "
             "with the same coordinator and number of processes, and check that its port is open"
         ) from None

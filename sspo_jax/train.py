@@ -1,4 +1,4 @@
-"""`sspo train EXPERIMENT [--section.field value ...]`."""
+"""`sspo train EXPERIMENT [--supervise] [--section.field value ...]`."""
 
 import importlib.util
 import os
@@ -12,9 +12,10 @@ from sspo_jax.cache import cache_directory
 if TYPE_CHECKING:
     from sspo_jax.trainer.config import TrainConfig
 
-_USAGE = """usage: sspo train EXPERIMENT [--section.field value ...]
+_USAGE = """usage: sspo train EXPERIMENT [--supervise[=RESTARTS]] [--section.field value ...]
 
 EXPERIMENT is the name of a file in experiments/ or the path of one. Its options: sspo train EXPERIMENT --help
+--supervise starts the run again when its process dies (preemption, a lost host), at its last checkpoint.
 
 experiments:
 """
@@ -33,12 +34,46 @@ def main(arguments: Sequence[str]) -> int:
     from sspo_jax.processes import initialize
     from sspo_jax.trainer.config import TrainConfig
 
+    restarts, rest = _supervision(rest)
     config = parse(TrainConfig, rest, prog=f"sspo train {experiment}", default=default)
+    if restarts is not None:
+        return _supervised(experiment, rest, config, restarts)
     initialize(config.distributed)
     from sspo_jax.trainer.loop import train
 
     train(config, experiment=pathlib.Path(experiment).stem)
     return 0
+
+
+def _supervision(arguments: Sequence[str]) -> tuple[int | None, list[str]]:
+    """(restarts, or None where no supervision is asked for; the other arguments)."""
+    from sspo_jax.supervise import RESTARTS
+
+    restarts, others = None, []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name != "--supervise":
+            others.append(argument)
+        elif value and not value.isdigit():
+            raise ValueError(f"{argument}: want a number of restarts, as in --supervise=20")
+        else:
+            restarts = int(value) if value else RESTARTS
+    return restarts, others
+
+
+def _supervised(experiment: str, rest: Sequence[str], config: "TrainConfig", restarts: int) -> int:
+    from sspo_jax.processes import settings
+    from sspo_jax.supervise import supervise
+    from sspo_jax.trainer.run_directory import new_path
+
+    command = [sys.executable, "-m", "sspo_jax", "train", experiment, *rest]
+    run_dir = config.run_dir
+    if run_dir is None:
+        if settings(config.distributed) is not None:
+            raise ValueError("--supervise on several processes needs --run-dir: all of them must name the same one")
+        run_dir = str(new_path(pathlib.Path(experiment).stem))  # chosen here, so that a restart finds it
+        command += ["--run-dir", run_dir]
+    return supervise(command, pathlib.Path(run_dir), restarts=restarts)
 
 
 def experiments() -> dict[str, pathlib.Path]:

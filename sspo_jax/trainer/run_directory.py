@@ -26,7 +26,7 @@ import jax
 
 from sspo_jax import __version__
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.processes import gather, is_main, on_main
+from sspo_jax.processes import gather, is_main, on_main, together
 from sspo_jax.trainer.config import TrainConfig
 
 PACKAGES = (
@@ -58,6 +58,14 @@ class RunDirectory:
         resolved = resolved_config(config)
         _same_everywhere(resolved, provenance)
         self.path = pathlib.Path(on_main(lambda: self._claim(config, resolved, experiment, model, provenance)))
+        together(self._check_shared)
+
+    def _check_shared(self) -> None:
+        if not (self.path / "config.json").exists():
+            raise OSError(
+                f"cannot see {self.path}, which process 0 has created: --run-dir must be on a file system that all "
+                "hosts mount (NFS, Filestore, a bucket with gcsfuse)"
+            )
 
     def _claim(
         self,
@@ -68,7 +76,7 @@ class RunDirectory:
         provenance: dict[str, Any],
     ) -> str:
         """Creates, locks and checks the directory, and records the run in it; on process 0."""
-        self.path = pathlib.Path(config.run_dir) if config.run_dir else _new_path(experiment)
+        self.path = pathlib.Path(config.run_dir) if config.run_dir else new_path(experiment)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -197,7 +205,8 @@ def replace_text(file: pathlib.Path, text: str) -> None:
     part.replace(file)
 
 
-def _new_path(experiment: str) -> pathlib.Path:
+def new_path(experiment: str) -> pathlib.Path:
+    """runs/<experiment>-<time>, with a number where that exists."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = pathlib.Path("runs") / f"{experiment}-{stamp}"
     number = 1

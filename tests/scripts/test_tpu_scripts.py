@@ -4,8 +4,8 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -98,10 +98,17 @@ def test_help_and_dry_run_call_nothing(gcloud, script):
     assert gcloud.calls == []
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
 def test_shellcheck():
+    beside_python = os.path.dirname(sys.executable)
     result = subprocess.run(
-        ["shellcheck", "-x", *map(str, SCRIPTS.glob("*.sh"))], capture_output=True, text=True, cwd=SCRIPTS
+        [
+            shutil.which("shellcheck", path=f"{beside_python}:{os.environ['PATH']}") or "shellcheck",
+            "-x",
+            *map(str, SCRIPTS.glob("*.sh")),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=SCRIPTS,
     )
     assert result.returncode == 0, result.stdout
 
@@ -158,21 +165,20 @@ def test_launch_keeps_the_words_of_the_command_line(gcloud):
     for host in ("0", "1"):
         folder = gcloud.folder / f"host-{host}" / "sspo_jax"
         (folder / ".venv" / "bin").mkdir(parents=True)
-        (folder / "scripts" / "tpu").mkdir(parents=True)
-        shutil.copy(SCRIPTS / "supervise.sh", folder / "scripts" / "tpu")
         python = folder / ".venv" / "bin" / "python"
         python.write_text('#!/bin/bash\nprintf "<%s>" "$@" > words\n')
         python.chmod(0o755)
-    words = ["exp", "--data.path", "a b;$HOME/'x'.jsonl", "--prompt", "*"]
+    words = ["exp", "--data.path", "a b;$HOME/'x'.jsonl", "--run-dir", "/mnt/*"]
+    added = ["--supervise=20", "--distributed.launcher", "auto"]
     result = gcloud("launch", *words, FAKE_HOSTS="10.0.0.1;10.0.0.2", FAKE_RUN="1")
     assert result.returncode == 0, result.stderr
     for host in ("0", "1"):
         file = gcloud.folder / f"host-{host}" / "sspo_jax" / "words"
         for _ in range(100):
-            if file.exists() and file.read_text().endswith("<*>"):
+            if file.exists() and file.read_text().endswith("<auto>"):
                 break
             time.sleep(0.1)
-        assert file.read_text() == "".join(f"<{word}>" for word in ["-m", "sspo_jax", "train", *words])
+        assert file.read_text() == "".join(f"<{word}>" for word in ["-m", "sspo_jax", "train", *words, *added])
         assert (gcloud.folder / f"host-{host}" / "sspo.pid").read_text().strip().isdigit()
 
 
@@ -217,48 +223,3 @@ def test_delete_asks_and_checks_that_it_is_gone(gcloud):
     (gcloud.folder / "states").write_text("ABSENT")
     assert gcloud("delete", "--yes", settings="TPU_QUEUED=0\n").returncode == 0
     assert gcloud.calls[-2][:5] == ["compute", "tpus", "tpu-vm", "delete", "my tpu"]
-
-
-def supervise(limit: str, script: str, tmp_path: pathlib.Path, **options):
-    return subprocess.Popen(
-        [str(SCRIPTS / "supervise.sh"), limit, "bash", "-c", script],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "SUPERVISE_WAIT_SECONDS": "0"}, **options,
-    )  # fmt: skip
-
-
-def test_supervision_restarts_until_success(tmp_path):
-    process = supervise("5", "echo x >> runs; test $(wc -l < runs) -ge 3", tmp_path)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert (tmp_path / "runs").read_text().count("x") == 3
-    assert "restart 2 of 5" in said
-
-
-def test_supervision_gives_up_and_keeps_the_code(tmp_path):
-    process = supervise("2", "echo x >> runs; exit 134", tmp_path)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 134
-    assert (tmp_path / "runs").read_text().count("x") == 3
-    assert "2 restarts are used up" in said
-
-
-def test_supervision_does_not_repeat_a_wrong_command(tmp_path):
-    process = supervise("5", "echo x >> runs; exit 2", tmp_path)
-    process.communicate(timeout=30)
-    assert (process.returncode, (tmp_path / "runs").read_text()) == (2, "x\n")
-
-
-def test_supervision_passes_a_stop_on_and_waits(tmp_path):
-    process = supervise(
-        "5",
-        "trap 'sleep 0.5; echo saved > state; exit 0' TERM; echo x > runs; sleep 60 > /dev/null 2>&1 & wait",
-        tmp_path,
-    )
-    for _ in range(100):
-        if (tmp_path / "runs").exists():
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
-    assert process.returncode == 0
-    assert (tmp_path / "state").read_text() == "saved\n"
