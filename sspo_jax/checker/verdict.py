@@ -1,9 +1,21 @@
-"""What the checker returns (`Verdict`) and what a data set may ask of it (`Options`)."""
+"""What the checker finds (`Extraction`), what it returns (`Verdict`) and what a data set may ask of it (`Options`)."""
 
 import dataclasses
+from typing import NamedTuple
 
 STATUSES = ("correct", "wrong", "unparsed", "timeout", "error")
-VERSION = 2  # part of every cache key; raise it when a verdict may change
+VERSION = 3  # part of every cache key; raise it when a verdict may change
+
+
+class Extraction(NamedTuple):
+    """An answer as written, and the rule that found it; `answer` is None where there is none.
+
+    `parts` are the boxes that were joined to the answer: the same answer may be given in two forms side by side.
+    """
+
+    answer: str | None
+    rule: str
+    parts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

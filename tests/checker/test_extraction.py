@@ -86,6 +86,51 @@ def test_nothing_is_guessed(response: str):
     assert verify(response, "12").status == "unparsed"
 
 
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("Therefore the values are 2, 3 and 4.", "2, 3 and 4"),
+        ("Hence $a=3$ and $b=4$.", "a=3, b=4"),
+        ("Thus $r=47/48$, and $p+q=95$.", "p+q=95"),
+        ("so $3 x=58$ or $x=19$.", "x=19"),
+        ("We see that $n=35$ is the smallest such value.", "n=35"),
+        ("The triple $(2,3,5)$ is the only solution.", "(2,3,5)"),
+        ("Thus, there are 222 positive integers $n$ like this.", "222"),
+        (r"It follows that $K=x+y=\mathbf{2 1 0}$.", r"\mathbf{2 1 0}"),
+        ("In the end there are **12** of them.", "12"),
+        ("So the maximum value is 13 (which occurs when $x=5$).", "13"),
+        ("The answer is 800 (independent of the start).", "800"),
+        ("The answer is therefore 30.", "30"),
+        ("Therefore\n$$\n\\begin{aligned} x &= 2+3 \\\\ &= 5 \\end{aligned}\n$$", "5"),
+        ("The answer is the remainder of $a$ by 7. Hence the remainder is 3.", "3"),
+    ],
+)
+def test_closing_sentences(response: str, answer: str):
+    assert extract(response).answer == answer
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "Let $x = 5$.",
+        "Suppose that the number of apples is 12.",
+        "This contradicts the minimality of $n$.",
+        "The number is a multiple of 12.",
+        "The number is less than or equal to 12.",
+        "We know that s = 2t and s + t + 4 = 19.",
+        "Therefore, the only number whose digits multiply to $8$",
+        "The value of $T$ is irrelevant.",
+        "Hence this number is not the smallest: $12$ is not the answer.",
+        "She left the house at 5:51",
+        "**Step 2.** We add the numbers.",
+        "Therefore, it cannot be 12.",
+        "<answer>12",
+    ],
+)
+def test_no_answer_in_closing_sentences(response: str):
+    assert extract(response).answer is None
+
+
 def test_lenient_takes_the_last_number_or_formula():
     assert extract("There are 12 apples and 3 pears left", LENIENT).answer == "3"
     assert extract("we get $a = 7$ and go on", LENIENT).answer == "7"
@@ -115,7 +160,27 @@ def test_an_empty_gold_is_an_error_and_an_empty_answer_is_unparsed():
 
 @pytest.mark.parametrize(
     "piece",
-    ["\\boxed{", "{", "}", "$", "\\", "####", "the answer is ", "\\boxed{1} and ", "is ", "\n", "<think>", "= "],
+    [
+        "\\boxed{",
+        "{",
+        "}",
+        "$",
+        "\\",
+        "####",
+        "the answer is ",
+        "\\boxed{1} and ",
+        "is ",
+        "\n",
+        "<think>",
+        "= ",
+        " ",
+        " (ab",
+        "there are 1 ",
+        "**1",
+        "$a$ or ",
+        "$a$ is the only ",
+        "1, ",
+    ],
 )
 def test_extraction_is_linear(piece: str):
     """Ten times the text takes less than forty times as long (and some milliseconds)."""

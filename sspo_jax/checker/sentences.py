@@ -1,0 +1,250 @@
+"""The answer that a closing sentence states without calling it the answer: "Therefore, there are 12 ways."
+
+A response that is cut off ends somewhere else, so a sentence counts only when it has ended. In order: a last line that
+is nothing but an answer; "X is the only solution"; the last value in bold; formulas at the end, one or a list, after
+"is" or, with an equality, after "therefore"; a bare number at the end after "is", "gives", "a total of".
+"""
+
+import re
+
+from .verdict import Extraction
+
+_BARE = re.compile(
+    r"[-+]?(?:\\?\$)?\s*(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+)?\s*(?:\\?%|°)?(?:\s+[A-Za-z]+){0,2}"
+    r"|\$[^$]{1,300}\$(?:\s*(?!(?:is|are|was|were|has|have|can|does|divides)\b)[A-Za-z]+){0,2}|\\\([^\n]{1,300}?\\\)|\\\[[^\n]{1,300}?\\\]|\(?[A-J]\)?"
+    r"|\\[a-z]+frac\{[^\n]{1,80}\}|[-+\d./^*x√π()\s]{1,40}"
+    r"|[-+]?\d+(?:[./]\d+)?(?:\s*,\s*[-+]?\d+(?:[./]\d+)?){0,30}\s*,?\s+(?:and|or)\s+[-+]?\d+(?:[./]\d+)?"
+)
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_DISPLAY_ENDS = (("$$", "$$"), (r"\]", r"\["))
+_ENVIRONMENT = re.compile(
+    r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|gather\*?|split|array|equation\*?)\}(?:\{\w+\})?"
+)
+_SENTENCE_END = re.compile(r"(?<=[.。!?])\s+(?=[A-Z\u4e00-\u9fff$\\*])")
+_IMAGE = re.compile(r"(?:\s*(?:Figure \d+\s*)?<img_\d+>){1,9}(?:\s*Figure \d+)?\s*$")
+
+_STATES = re.compile(
+    r"(?:\b(?:is|are|equals|be|namely)|\b(?:is|are)\s+(?:just|then|therefore|thus|exactly|simply)|equal to"
+    r"|\b(?:unique|only)\s+(?:solution|value|possibility|answer)|为|是|:)"
+    r"[\s*_$({\[\\]*$",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(
+    r"\b(?:therefore|thus|hence|so|finally|consequently|conclude|answer|whence|follows|altogether|in total|in all"
+    r"|(?:which|this)\s+(?:means|gives|implies)|from which)\b"
+    r"|所以|因此|故",
+    re.IGNORECASE,
+)
+_ASSUMES = re.compile(
+    r"(?:let|suppose|assume|say|consider|denote|define|for example|note|recall|remark)\b", re.IGNORECASE
+)
+_DENIED = re.compile(r"(?:\bnot|\bcannot|n't|\bnever|\bneither|\bnor|\bimpossible)\W+(?:\w+\W+){0,2}$", re.IGNORECASE)
+_BOUND = re.compile(
+    r"(?:\b(?:or|at\s+(?:least|most)|multiple|divisor|factor|power|less|more|greater|smaller|fewer|than|up|minimality"
+    r"|coefficient|root|function|side|vertex|point|case|that|instead|out|one|each|some|any|all|none|half)\s+)$",
+    re.IGNORECASE,
+)
+_QUANTITY = re.compile(
+    r"(?:\b(?:answer|result|value|quantity|number|sum|product|area|volume|probability|length|perimeter|ratio|total"
+    r"|remainder|maximum|minimum|expression|required|desired)\b[^.]{0,60}\b(?:is|are|be|equals)|equal to|\bequals)"
+    r"\s*[$\s]*$",
+    re.IGNORECASE,
+)
+_CONCLUSION = re.compile(
+    r"(?:\b(?:(?:is|are)(?:\s+(?:therefore|thus|then|hence|just|exactly|simply))?|equals|equal to|be|gives|have|get"
+    r"|obtain)|\b(?:total|sum|area|volume|probability|value|answer|profit|cost|maximum|minimum|average|difference|product|number"
+    r"|remainder|length|perimeter|distance)\s+of|为|是|:(?!\d)|(?P<equals>=))\s*[*_]*\s*",
+    re.IGNORECASE,
+)
+_SUPERLATIVE = (
+    r"(?:only|unique|smallest|least|lowest|largest|greatest|biggest|highest|minimum|minimal|maximum|maximal|best|desired"
+    r"|required|requested|final|correct|wanted|sought)"
+)
+_IS_THE_ANSWER = re.compile(
+    rf"\s*(?:is|are)\s+(?:indeed\s+|therefore\s+|thus\s+|then\s+|clearly\s+|hence\s+)?(?:the|our|my)\s+"
+    rf"(?:(?:{_SUPERLATIVE}\s+)+(?:possible\s+|such\s+|positive\s+)*(?:\w+\b)?|(?:answers?|solutions?)\b)",
+    re.IGNORECASE,
+)
+_BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*|\\(?:mathbf|boldsymbol|textbf)\s*\{([^{}]{1,80})\}")
+_COUNTED = re.compile(
+    r"\bthere\s+(?:are|is|were|will\s+be|must\s+be)\s+"
+    r"(?:(?:exactly|only|altogether|therefore|thus|a\s+total\s+of)\s+)*"
+    r"(?:\$(?P<formula>[^$]{1,200})\$|\**(?P<number>\d[\d,]*)\**)\s+(?!or\b|to\b|and\b|times\b|of\b)[a-z]",
+    re.IGNORECASE,
+)
+_ASIDE = re.compile(r"\s+\((?!mod\b)(?:[a-z]{2,})[^()]*(?:\([^()]*\)[^()]*)*\)\s*$")
+_BOLD_AT_END = re.compile(r"(?:\\mathbf\s*\{[^{}]*\}[}\s]*\$|\w\*\*)$")
+_JOINED = re.compile(
+    r"\s*(?:,|;|(?:,\s*)?\b(?:and|or)\b|、|和|或)?\s*(?:\\q?quad)?\s*(?:(?:and|or)\s+)?(?:also\s+)?", re.IGNORECASE
+)
+_MOST_JOINED = 40
+_NO_EQUALITY = re.compile(r"[<>]|\\(?:neq?|leq?|geq?|leqslant|geqslant|equiv|mid|nmid|in|notin)\b")
+_BEFORE_BOLD = re.compile(r".*(?:=|\\equiv|\\approx)", re.DOTALL)
+
+
+def from_last_sentence(tail: str) -> Extraction | None:
+    """The answer that the end of a response states, None where it states none; `tail` has no space at its end."""
+    tail = _IMAGE.sub("", tail).rstrip()
+    if not tail:
+        return None
+    last = tail[tail.rfind("\n") + 1 :].strip().strip("*").strip()
+    if is_bare_answer(last):
+        return Extraction(last, "last line")
+    sentence, has_display = _last_sentence(tail)
+    if sentence is None:
+        return None
+    if _ASSUMES.match(sentence.lstrip("$* ")):
+        return None
+    for rule in (_named_as_answer, _in_bold, _formulas_at_end, _counted):
+        answer = rule(sentence)
+        if answer is not None:
+            return Extraction(answer, _RULES[rule])
+    if has_display:
+        return None
+    for piece in reversed(list(_CONCLUSION.finditer(sentence))):
+        answer, before = sentence[piece.end() :].strip(), sentence[: piece.start()]
+        if piece["equals"] and not _CONCLUDES.search(before):
+            continue
+        if is_bare_answer(answer) and not _DENIED.search(before) and not _BOUND.search(before + " "):
+            return Extraction(answer, "end of the last sentence")
+    return None
+
+
+def _last_sentence(tail: str) -> tuple[str | None, bool]:
+    """The last sentence without its full stop, a display formula at its end included; None where it has not ended."""
+    for closing, opening in _DISPLAY_ENDS:
+        if tail.endswith(closing):
+            start = tail.rfind(opening, 0, len(tail) - len(closing))
+            if start < 0:
+                return None, False
+            formula = _ENVIRONMENT.sub(" ", tail[start + len(opening) : len(tail) - len(closing)])
+            before = _SENTENCE_END.split(tail[:start].rstrip().split("\n\n")[-1])[-1]
+            return f"{before} ${_last_row(formula)}$", True
+    line = tail[tail.rfind("\n\n") + 1 :].replace("\n", " ").strip()
+    if not line.endswith((".", "。", "!", ".$", ".**", r".\)")) and not _BOLD_AT_END.search(line[-200:]):
+        return None, False
+    sentence = _ASIDE.sub("", _SENTENCE_END.split(line)[-1].rstrip(".。! "))
+    return sentence.replace(".$", "$").replace("=$ $", "=").replace("= $ $", "="), False
+
+
+def _last_row(formula: str) -> str:
+    rows = [row.strip(" &\n.,") for row in formula.split(r"\\")]
+    row = next((row for row in reversed(rows) if row), "")
+    return row.replace("&", " ").replace("$", " ")
+
+
+def _named_as_answer(sentence: str) -> str | None:
+    """`X` of "X is the only solution", "X is indeed the answer"."""
+    for match in reversed(list(_IS_THE_ANSWER.finditer(sentence))):
+        before = sentence[: match.start()].rstrip(" ,")
+        if _DENIED.search(before + " "):
+            return None
+        formulas = _run_of_formulas(before)
+        if formulas:
+            only_a_letter = len(formulas) == 1 and len(formulas[0].strip()) == 1
+            return None if only_a_letter else _listed(formulas, before)
+        number = re.search(r"(?:^|\s)\**([-+]?\\?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)\**$", before)
+        if number is not None:
+            return number[1]
+    return None
+
+
+def _in_bold(sentence: str) -> str | None:
+    """A value in bold, where all that is bold in the sentence is one formula or one number."""
+    found = [match for match in _BOLD.finditer(sentence) if any(c.isdigit() for c in match.group())]
+    if not found:
+        return None
+    for formula in _FORMULA.finditer(sentence):
+        if formula.start() < found[0].start() and found[-1].end() < formula.end():
+            inner = next(group for group in formula.groups() if group)
+            side = _BEFORE_BOLD.sub("", inner)
+            return side if r"\mathbf" in side or r"\boldsymbol" in side or r"\textbf" in side else None
+    text = (found[0][1] or found[0][2] or "").strip()
+    before = sentence[: found[0].start()]
+    if len(found) > 1 or text.endswith((".", ":")) or not is_bare_answer(text) or _DENIED.search(before):
+        return None
+    return text
+
+
+def _formulas_at_end(sentence: str) -> str | None:
+    """One formula or a list of them at the end of the sentence, after a word that states or concludes."""
+    formulas = _run_of_formulas(sentence)
+    if not formulas:
+        return None
+    start = sentence.rfind(formulas[0]) if len(formulas) == 1 else sentence.find(formulas[0])
+    before = sentence[:start]
+    states = _STATES.search(before)
+    if _DENIED.search(before.rstrip("$( \\")) or not (states or ("=" in formulas[-1] and _CONCLUDES.search(before))):
+        return None
+    if len(formulas) > 1:
+        return _listed(formulas, sentence)
+    if not states or _QUANTITY.search(before):
+        side = right_hand_side(formulas[0])
+        return None if side != formulas[0] and _NO_EQUALITY.search(side) else side
+    return formulas[0]
+
+
+def _counted(sentence: str) -> str | None:
+    """`12` of "Thus, there are 12 ways to do this"."""
+    match = next(iter(reversed(list(_COUNTED.finditer(sentence)))), None)
+    if match is None or not _CONCLUDES.search(sentence[: match.start()]):
+        return None
+    return match["number"] or right_hand_side(match["formula"])
+
+
+_RULES = {
+    _named_as_answer: "called the answer",
+    _in_bold: "bold in the last sentence",
+    _formulas_at_end: "formula at the end",
+    _counted: "counted in the last sentence",
+}
+
+
+def _run_of_formulas(text: str) -> list[str]:
+    """The formulas that stand at the end of a text with nothing between them but commas, "and" and "or"."""
+    formulas: list[str] = []
+    start = len(text.rstrip())
+    for match in reversed(list(_FORMULA.finditer(text))[-_MOST_JOINED:]):
+        between = text[match.end() : start]
+        if formulas and not between.strip():
+            return formulas  # two formulas side by side are no list
+        if not _JOINED.fullmatch(between) or (not formulas and between.strip()):
+            break
+        formulas.insert(0, next(group for group in match.groups() if group))
+        start = match.start()
+    return formulas
+
+
+def _listed(formulas: list[str], text: str) -> str:
+    """Formulas as one answer: a list, or the last where two equations say different things (`, and`, `or`)."""
+    if len(formulas) == 1:
+        return formulas[0]
+    joiner = text[text.rfind(formulas[-2]) + len(formulas[-2]) : text.rfind(formulas[-1])]
+    is_or = re.search(r"\bor\b", joiner) is not None
+    names = {formula.partition("=")[0].strip() for formula in formulas} if all("=" in f for f in formulas) else set()
+    if len(names) == len(formulas) and (is_or or (len(formulas) == 2 and re.search(r",\s*and\b", joiner))):
+        return formulas[-1]
+    return (r" \text{ or } " if is_or else ", ").join(formula.strip() for formula in formulas)
+
+
+def is_bare_answer(line: str) -> bool:
+    """Whether a line is nothing but a number with at most two words of unit, one formula, or a choice letter."""
+    line = line.strip().rstrip(".。").strip("* ")
+    return bool(line) and len(line) < 400 and any(c.isalnum() for c in line) and bool(_BARE.fullmatch(line))
+
+
+def last_formula(text: str) -> str | None:
+    """The last formula of a text, without its dollars; None where there is none."""
+    formulas = _FORMULA.findall(text)
+    return next(group for group in formulas[-1] if group) if formulas else None
+
+
+def right_hand_side(formula: str) -> str:
+    """What a chain of equalities arrives at: the text after its last top-level `=`, else the formula."""
+    depth, start = 0, 0
+    for token in re.finditer(r"\\[{}]|[{}()=]", formula):
+        kind = token.group()
+        depth += (kind in "{(") - (kind in "})") if len(kind) == 1 else 0
+        if kind == "=" and depth == 0:
+            start = token.end()
+    return formula[start:].strip(" &\n") or formula
