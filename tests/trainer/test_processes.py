@@ -15,6 +15,7 @@ from trainer.conftest import SMALL
 from sspo_jax.processes import DistributedConfig, settings
 from sspo_jax.trainer.watch import LOST
 
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # most of the time is compiling
 _EXPERIMENT = """
 import dataclasses
 from sspo_jax.train import load_experiment
@@ -94,7 +95,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dic
     experiment = folder / "small_pair.py"
     experiment.write_text(_EXPERIMENT.format(small=str(SMALL)), encoding="utf-8")
     root = str(SMALL.parents[2])
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "SSPO_CACHE_DIR": str(folder / "cache")}
+    environment = {**os.environ, "XLA_FLAGS": _QUICK, "JAX_PLATFORMS": "cpu", "SSPO_CACHE_DIR": str(folder / "cache")}
     return experiment, {**environment, "PYTHONPATH": root}
 
 
@@ -114,7 +115,7 @@ def test_two_processes_train_like_one_with_two_devices(
     run_dir = experiment.parent / "one"
     alone = subprocess.run(
         [sys.executable, "-m", "sspo_jax", "train", str(experiment), "--run-dir", str(run_dir)],
-        env={**environment, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        env={**environment, "XLA_FLAGS": f"{_QUICK} --xla_force_host_platform_device_count=2"},
         capture_output=True,
         text=True,
         cwd=experiment.parent,
