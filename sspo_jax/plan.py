@@ -1,7 +1,7 @@
 """`sspo plan EXPERIMENT --topology v5e:2x4`: does a run fit on TPUs that this machine does not have?
 
-The programs of a run (update, optimizer step, decoding) are compiled ahead of time for the named topology, on a CPU
-host, by the compiler that TPUs use: bytes per chip and "does not fit" are its verdict, not an estimate. Needs
+The programs of a run (update, optimizer step, prefill, decoding) are compiled ahead of time for the named topology, on
+a CPU host, by the compiler that TPUs use: bytes per chip and "does not fit" are its verdict, not an estimate. Needs
 `pip install jax[tpu]`, which brings the compiler (libtpu); no TPU, no network, no weights.
 """
 
@@ -218,10 +218,11 @@ def _lowerings(
 
     from sspo_jax.data.tokenizer import load_tokenizer
     from sspo_jax.models.qwen import abstract_qwen, qwen_shardings
-    from sspo_jax.sampler.decode import decode_block
+    from sspo_jax.sampler.decode import decode_block, prefill
     from sspo_jax.sampler.engine import UNROLL_LAYERS
     from sspo_jax.sampler.sampling import SamplingParams
-    from sspo_jax.sharding import named_sharding
+    from sspo_jax.sampler.schedule import prefill_chunk, prefill_shape
+    from sspo_jax.sharding import batch_shards, named_sharding
     from sspo_jax.subsentences import Segmenter
     from sspo_jax.trainer.step import TrainPrograms, abstract_state
     from sspo_jax.types import TrainBatch
@@ -288,6 +289,15 @@ def _lowerings(
         functools.partial(decode_block, config=model, sampling=sampling, max_steps=max_steps, unrolled=unrolled),
         donate_argnums=(1,),
     )
+    rollout = config.rollout
+    prompts, width = prefill_shape(
+        rollout.max_prompt_tokens, rollout.prompts, slots, rollout.group_size, batch_shards(mesh)
+    )
+    fill = jax.jit(
+        lambda weights, tokens, lengths: prefill(
+            weights, model, tokens, lengths, chunk=prefill_chunk(width), dtype=jnp.dtype(model.dtype), unrolled=unrolled
+        )
+    )
     slot = [array((slots,), dtype) for dtype in (jnp.int32,) * 4 + (jnp.bool_,)]
     scalar = array((), jnp.int32)
     optimizer_bytes, gradient_bytes = _bytes_per_device(optimizer), _bytes_per_device(params)
@@ -297,6 +307,11 @@ def _lowerings(
             "decode",
             lambda: decode.lower(weights, cache, *slot, array((slots, 2), jnp.uint32), scalar, scalar, scalar),
             _bytes_per_device(params) + optimizer_bytes + gradient_bytes,
+        ),
+        (
+            "prefill",
+            lambda: fill.lower(weights, array((prompts, width), jnp.int32), array((prompts,), jnp.int32)),
+            _bytes_per_device((params, cache)) + optimizer_bytes + gradient_bytes,
         ),
         (
             "update",
@@ -422,7 +437,7 @@ def verdict(programs: list[Program], config: "TrainConfig", chip: Chip, *, shard
         advice.append(f"--update.micro-rows {max(shards, config.update.micro_rows // 2)}")
     if worst.name == "update" and config.model.remat != "full":
         advice.append("--model.remat full")
-    if worst.name == "decode":
+    if worst.name in ("decode", "prefill"):
         advice.append(f"--rollout.slots {max(shards, num_slots(config, shards) // 2)}")
     advice.append("more shards of the parameters (--mesh.fsdp, --mesh.tensor) or more chips")
     return [f"DOES NOT FIT: {worst.name} is over{by}; try {', or '.join(advice)}"]

@@ -251,13 +251,10 @@ class Run:
 
     def _prefill(self, first: int) -> None:
         """Prefills this prompt and those that come next in the queue, as many as one call takes."""
-        width = _length_bucket(len(self.prompts[first]) - 1)
-        wanted = max(1, min(len(self.prompts), -(-self.slots // int(self.group_sizes.max()))))
-        count = 1 << max(0, min(wanted, PREFILL_TOKENS // width) - 1).bit_length()
-        if count * width > PREFILL_TOKENS and count > 1:
-            count //= 2
         shards = 1 if self.sampler.mesh is None else batch_shards(self.sampler.mesh)
-        count = -(-count // shards) * shards
+        count, width = prefill_shape(
+            len(self.prompts[first]), len(self.prompts), self.slots, int(self.group_sizes.max()), shards
+        )
         chosen = [first]
         for index in range(first + 1, len(self.prompts)):
             if len(chosen) == count:
@@ -273,7 +270,7 @@ class Run:
         function = functools.partial(
             prefill,
             config=self.config,
-            chunk=width // -(-width // PREFILL_CHUNK),
+            chunk=prefill_chunk(width),
             dtype=self.sampler.cache_dtype,
             unrolled=self.sampler.unrolled,
         )
@@ -365,6 +362,25 @@ class Run:
             self.occupants[slot] = None
             if self.on_finished is not None:
                 self.on_finished(sample.row, list(sample.tokens))
+
+
+def prefill_shape(prompt_tokens: int, prompts: int, slots: int, group_size: int, shards: int) -> tuple[int, int]:
+    """(prompts, tokens) of one prefill call: what the slots can take, up to `PREFILL_TOKENS` tokens.
+
+    >>> prefill_shape(prompt_tokens=100, prompts=128, slots=256, group_size=8, shards=1)
+    (32, 128)
+    """
+    width = _length_bucket(prompt_tokens - 1)
+    wanted = max(1, min(prompts, -(-slots // group_size)))
+    count = 1 << max(0, min(wanted, PREFILL_TOKENS // width) - 1).bit_length()
+    if count * width > PREFILL_TOKENS and count > 1:
+        count //= 2
+    return -(-count // shards) * shards, width
+
+
+def prefill_chunk(width: int) -> int:
+    """Tokens of each prompt that are taken at a time."""
+    return width // -(-width // PREFILL_CHUNK)
 
 
 def _length_bucket(length: int) -> int:
