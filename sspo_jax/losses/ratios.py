@@ -1,8 +1,8 @@
 """Log and importance ratios at three levels: token, subsentence, response.
 
 All levels share one path: tokens get the label of the unit they belong to (`level_ids`), labels become dense row-local
-numbers (`unit_ids`), and a sum over units is one `segment_sum` (`unit_mean`). A unit never crosses a row or a packed
-response, whatever the labels say.
+numbers (`unit_ids`; a cumulative sum where they rise along the row, else a sort), and a sum over units is one
+`segment_sum` (`unit_mean`). A unit never crosses a row or a packed response, whatever the labels say.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -61,22 +61,57 @@ def unit_ids(
 ) -> Units:
     """Numbers the units of each row: tokens with equal label and equal segment are one unit.
 
-    Labels may be any integers and need not be contiguous, so the numbers come from a stable sort of each row by
-    (masked, segment, label), on the device; nothing depends on their values but which are equal.
+    Labels may be any integers and need not be contiguous; nothing depends on their values but which are equal. Where
+    labels and segments rise along every row, as those of the segmenter do, a unit is a run of tokens and one pass
+    numbers them all; otherwise a sort does, which a CPU takes several times as long for. Which of the two is decided
+    on the device, so that a program is compiled once.
     """
-    time = mask.shape[1]
     segments = jnp.zeros_like(labels) if segment_ids is None else segment_ids
+    before = [_largest_before(values, mask) for values in (segments, labels)]
+    rises = [jnp.all(~mask | (values >= most)) for values, most in zip((segments, labels), before, strict=True)]
+    is_new = mask & ((segments != before[0]) | (labels != before[1]))
+    ids = jax.lax.cond(rises[0] & rises[1], _run_ids, _sorted_ids, labels, segments, mask, is_new)
+    ones = mask.astype(jnp.float32)
+    return Units(ids, jnp.where(mask, _unit_sum(ones, ids), 1.0))
+
+
+def _largest_before(values: Int[Array, "batch time"], mask: Bool[Array, "batch time"]) -> Int[Array, "batch time"]:
+    """The largest valid value to the left of each token: that of the last valid token, where the values rise."""
+    least = jnp.iinfo(values.dtype).min
+    most = jax.lax.cummax(jnp.where(mask, values, least), axis=1)
+    return jnp.pad(most[:, :-1], ((0, 0), (1, 0)), constant_values=least)
+
+
+def _run_ids(
+    labels: Int[Array, "batch time"],
+    segments: Int[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    is_new: Bool[Array, "batch time"],
+) -> Int[Array, "batch time"]:
+    """Unit numbers where a unit is a run of tokens, gaps of the mask aside, and `is_new` is true where one starts."""
+    valid_before = jnp.cumsum(mask, axis=1, dtype=jnp.int32) > 1
+    ids = jnp.cumsum(is_new & valid_before, axis=1, dtype=jnp.int32)
+    return jnp.where(mask, ids, mask.shape[1])
+
+
+def _sorted_ids(
+    labels: Int[Array, "batch time"],
+    segments: Int[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    is_new: Bool[Array, "batch time"],
+) -> Int[Array, "batch time"]:
+    """Unit numbers of any labels, by a stable sort of each row by (masked, segment, label)."""
+    time = mask.shape[1]
     positions = jnp.broadcast_to(jnp.arange(time, dtype=jnp.int32)[None, :], mask.shape)
     excluded, segments, labels, order = jax.lax.sort(
         ((~mask).astype(jnp.int32), segments, labels, positions), dimension=1, num_keys=3, is_stable=True
     )
-    is_new = (segments[:, 1:] != segments[:, :-1]) | (labels[:, 1:] != labels[:, :-1])
-    sorted_ids = jnp.pad(jnp.cumsum(is_new.astype(jnp.int32), axis=1), ((0, 0), (1, 0)))
+    differs = (segments[:, 1:] != segments[:, :-1]) | (labels[:, 1:] != labels[:, :-1])
+    sorted_ids = jnp.pad(jnp.cumsum(differs, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
     sorted_ids = jnp.where(excluded == 1, time, sorted_ids)
     # Sorting by the original position undoes the first sort; a scatter would be slower on every backend.
     _, ids = jax.lax.sort((order, sorted_ids), dimension=1, num_keys=1)
-    ones = mask.astype(jnp.float32)
-    return Units(ids, jnp.where(mask, _unit_sum(ones, ids), 1.0))
+    return ids
 
 
 def level_units(

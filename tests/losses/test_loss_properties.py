@@ -144,6 +144,36 @@ def test_order_padding_and_labels_change_nothing(name, seed, padding, factor):
     np.testing.assert_allclose(other[:-1, :-padding], gradient[order], rtol=1e-12, atol=1e-14)
 
 
+NUMBER_UNITS = jax.jit(losses.ratios.unit_ids)
+LABELS = st.sampled_from([-(2**31), -7, 0, 1, 5, 2**31 - 1])
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    labels=st.lists(LABELS, min_size=8, max_size=8),
+    segments=st.lists(st.integers(-1, 2), min_size=8, max_size=8),
+    mask=st.lists(st.booleans(), min_size=8, max_size=8),
+    is_rising=st.booleans(),
+)
+def test_units_of_any_labels(labels, segments, mask, is_rising):
+    """Rising labels are numbered by a cumulative sum, others by a sort: the same units, numbered from 0."""
+    mask = np.array(mask)
+    if is_rising:
+        labels, segments = sorted(labels), sorted(segments)
+    # What is masked must not decide which of the two is taken: it holds the largest label first.
+    labels, segments = np.where(mask, labels, 2**31 - 1), np.where(mask, segments, 9)
+    arrays = [jnp.asarray(values, jnp.int32)[None] for values in (labels, segments)]
+    units = NUMBER_UNITS(arrays[0], jnp.asarray(mask)[None], arrays[1])
+    ids = np.asarray(units.ids)[0]
+    assert np.all(ids[~mask] == 8)
+    assert sorted(set(ids[mask].tolist())) == list(range(len(set(ids[mask].tolist()))))
+    pairs = list(zip(segments.tolist(), labels.tolist(), strict=True))
+    for i in np.flatnonzero(mask):
+        alike = [j for j in np.flatnonzero(mask) if pairs[j] == pairs[i]]
+        assert [j for j in np.flatnonzero(mask) if ids[j] == ids[i]] == alike
+        assert units.lengths[0, i] == len(alike)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_masked_positions_get_gradient_zero_and_empty_batches_are_zero(name):
     objective = OBJECTIVES[name]
