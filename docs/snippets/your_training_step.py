@@ -1,19 +1,15 @@
 import jax
+import optax
 
 from sspo_jax.losses import sspo_loss
-from sspo_jax.subsentences import Segmenter
 
 
-def make_step(apply, optimizer, segmenter: Segmenter):  # apply(params, tokens) -> log-probs [batch, time], yours
-    def step(params, state, batch):
-        ids = segmenter(batch["tokens"], batch["mask"])  # on the device, inside jit
-        arrays = batch["old_logprobs"], batch["advantages"], batch["mask"], ids, batch["entropies"]
+def loss(params, tokens, batch):  # batch: old_logprobs, advantages, mask, entropies, each [batch, time]
+    return sspo_loss(log_probs(params, tokens), subsentence_ids=segmenter(tokens, batch["mask"]), **batch)
 
-        def loss(params):
-            return sspo_loss(apply(params, batch["tokens"]), *arrays, clip_low=0.02, clip_high=0.028)
 
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-        updates, state = optimizer.update(gradients, state, params)
-        return jax.tree.map(lambda p, u: p + u, params, updates), state, value, metrics
-
-    return jax.jit(step)
+@jax.jit
+def step(params, state, tokens, batch):  # log_probs and optimizer are yours; segmenter = Segmenter.from_tokenizer(...)
+    gradients, metrics = jax.grad(loss, has_aux=True)(params, tokens, batch)
+    updates, state = optimizer.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state, metrics
