@@ -7,10 +7,10 @@ from .values import equal_values, free_symbols
 from .verdict import Options
 
 _MINUS_ONE = Node("neg", (number(1),))
+_DIFFERENTIAL = Node("symbol", (), "d")
 _FUNCTION_NAMES = frozenset("fghpqrsuvyFGHPQRSTNVA")
 _NOT_NUMBERS = ("set", "list", "matrix", "ratio", "choice", "time", "date")
 _COORDINATES = frozenset("xyz")
-_ROUGHLY = Options(relative_tolerance=0.01)
 
 
 def is_name(node: Node) -> bool:
@@ -21,6 +21,8 @@ def is_name(node: Node) -> bool:
         return all(_is_argument(arg) for arg in node.args)
     if node.kind == "call" and node.value == "abs":  # a length, |AB|
         return node.args[0].kind == "mul" and is_name(node.args[0])
+    if node.kind in ("div", "frac"):  # dy/dx
+        return all(arg.kind == "mul" and arg.args[0] == _DIFFERENTIAL and len(arg.args) == 2 for arg in node.args)
     if node.kind == "group":
         return all(is_name(arg) for arg in node.args)
     if node.kind == "mul":
@@ -33,7 +35,9 @@ def is_name(node: Node) -> bool:
         if str(last.value).startswith("figure"):  # m\\angle ABC
             return True
         names = [str(arg.value) for arg in node.args]
-        function = len(names) == 2 and (names[0] in _FUNCTION_NAMES or (names[0].isupper() and names[1].islower()))
+        function = len(names) == 2 and (
+            names[0].rstrip("'") in _FUNCTION_NAMES or (names[0].isupper() and names[1].islower())
+        )
         return function or all(name.isupper() for name in names)
     return False
 
@@ -91,9 +95,14 @@ def _last_exact(relation: Node) -> int:
 
 
 def is_consistent(node: Node, judge: Judge) -> bool:
-    """Whether the sides of a chain of equalities that have a value have about the same one; `5 = 6` has not."""
+    """Whether the sides of a chain of equalities that have a value have about the same one; `5 = 6` has not.
+
+    About: within a percent, or, where fewer digits are written, within the rounding to them, and a tenth at most.
+    """
     sides = [side for side in node.args if not (free_symbols(side) or is_name(side) or side.kind in _NOT_NUMBERS)]
+    digits = min((side.digits for side in sides if side.kind == "number" and side.digits), default=3)
+    roughly = Options(relative_tolerance=min(0.1, max(0.01, 5 * 10.0**-digits)))
     try:
-        return all(equal_values(side, sides[-1], _ROUGHLY, judge.limits) for side in sides[:-1])
+        return all(equal_values(side, sides[-1], roughly, judge.limits) for side in sides[:-1])
     except (Undecided, NotRational, OutsideDomain):
         return True  # nothing can be said against it

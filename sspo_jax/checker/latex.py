@@ -61,6 +61,7 @@ def has_two_readings(answer: str) -> bool:
 
 _LONGEST_CHOICE = 400  # characters of what a choice letter stands for
 _OPTION = re.compile(r"(?:\\text\w*\s*\{)?\s*(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*\(?([A-J])\)?\s*\}?\.?")
+_SMALL_OPTION = re.compile(r"(?:\\text\w*\s*\{)?\s*\(([a-dfgh])\)\s*\}?")
 _ABOUT = r"(?:approximately|approx\.?|about|around|roughly|nearly|almost|(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*:?)"
 _REMARKS = re.compile(
     rf"^\s*(?:\\text\s*\{{\s*{_ABOUT}\s*\}}|{_ABOUT}(?=\s+\S))\s*"
@@ -68,9 +69,9 @@ _REMARKS = re.compile(
     r"|\s*,?\s*(?:\\text\s*\{\s*,?\s*)?\bfor\s+(?:all|any|every|each)\b[^=<>]{0,80}$",
     re.IGNORECASE,
 )
-_DIGITS_IN_BASE = r"(?:\\(?:text|mathrm)\s*\{)?\(?((?=[A-F]*[0-9])[0-9A-F]+)\)?\}?"
+_DIGITS_IN_BASE = r"(?:\\(?:text|mathrm)\s*\{)?\(?((?=[A-F]*[0-9])[0-9A-F]+)\)?\}?\s*"
 _REWRITES = (
-    (re.compile(rf"^{_DIGITS_IN_BASE}_\{{?\(?(\d+)\)?\}}?$", re.ASCII), r"{\\digits{\1}{\2}}"),
+    (re.compile(rf"^{_DIGITS_IN_BASE}_\s*\{{?\s*\(?(\d+)\)?\s*\}}?$", re.ASCII), r"{\\digits{\1}{\2}}"),
     (
         re.compile(rf"^{_DIGITS_IN_BASE}\s*(?:\\text\s*\{{)?\s*\(?(?:in\s+)?base[ ~-]+(\d+)\)?\s*\}}?$", re.ASCII),
         r"{\\digits{\1}{\2}}",
@@ -81,6 +82,9 @@ _REWRITES = (
         re.compile(rf"^{_DIGITS_IN_BASE}_\{{?\\text\s*\{{\s*base[ ~-]*\}}?\s*(\d+)\s*\}}?\}}?$", re.ASCII),
         r"{\\digits{\1}{\2}}",
     ),
+    (re.compile(r"^(\d+)\s*(?:\\text\s*\{)?\s*out of\s*\}?\s*(\d+)$", re.ASCII), r"\\frac{\1}{\2}"),
+    (re.compile(r"^\\text\s*\{\s*(?:the\s+)?(?:final\s+)?answer\s+is:?\s+", re.IGNORECASE), r"\\text{"),
+    (re.compile(r"^\\text(?:bf)?\s*\{\s*(?![A-J]\s*:)[A-Za-z][A-Za-z ]{0,40}:\s*\}\s*(?=\S)"), ""),
     (re.compile(r"^(?:USD|US\s?\\?\$)\s*(-?[\d.,]+)$", re.ASCII), r"\1 USD"),
     (re.compile(r"^(\d+)\s*'\s*([\d.]+)\s*(?:\"|'')$", re.ASCII), r"\1 feet \2 inches"),
     (re.compile(r"^([\d./]+)\s*(?:\"|'')$", re.ASCII), r"\1 inches"),
@@ -110,6 +114,9 @@ def _choice_with_text(text: str, max_depth: int) -> Node | None:
     option = _OPTION.fullmatch(text)
     if option is not None:
         return Node("choice", (), option[1])
+    small = _SMALL_OPTION.fullmatch(text)
+    if small is not None:
+        return Node("choice", (), small[1].upper())
     match = _CHOICE.fullmatch(text)
     if match is None:
         return None

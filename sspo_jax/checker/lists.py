@@ -9,6 +9,12 @@ from .realsets import equal_real_sets, is_real_set, real_set
 _MOST_ITEMS = 200
 
 
+def _letters(nodes: tuple[Node, ...]) -> set[str] | None:
+    """The choice letters that all nodes are, None where one is something else: `ACD` and `A, C, D`."""
+    found = {str(node.value) for node in nodes if node.kind in ("symbol", "choice") and not node.args}
+    return found if len(found) == len(nodes) and found <= set("ABCDEFGHIJ") else None
+
+
 def _items(node: Node) -> tuple[Node, ...]:
     return node.args if node.kind in ("list", "set") else (node,)
 
@@ -28,6 +34,8 @@ def same_lists(answer: Node, gold: Node, judge: Judge) -> str | None:
         if node.kind == "list" and node.value == "or" and other.kind not in ("list", "set"):
             is_same = all(judge.same(*((item, gold) if node is answer else (answer, item))) for item in node.args)
             return "the same answer in every form" if is_same else None
+        if node.kind == "list" and other.kind == "mul" and _letters(node.args) == _letters(other.args) is not None:
+            return "the same choice letters"
     left, right = _items(answer), _items(gold)
     if "set" in (answer.kind, gold.kind):
         left, right = _distinct(left, judge), _distinct(right, judge)

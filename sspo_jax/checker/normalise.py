@@ -100,13 +100,38 @@ _ROOT_OF_DIGITS = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?)")
 _DISPLAY = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("__", "__"), ("`", "`"))
 
 
+_STYLE = re.compile(
+    r"\\(?:displaystyle|textstyle|scriptstyle|large|Large|LARGE|huge|Huge|small|normalsize|bf|rm|it|boldmath)(?![A-Za-z])\s*"
+)
+_WRAPPER = re.compile(r"(?:\\(?:boldsymbol|mathbf|bm|pmb|ensuremath|mathord|underline|boxed|fbox)\s*)?\{")
+_MOST_WRAPPERS = 8  # each takes a pass over the answer
+_INFIX = re.compile(r"\\(?:choose|over|atop|brace|brack)(?![A-Za-z])")
+_ANY_BRACE = re.compile(r"\\?[{}]|\\\\")
+
+
+def _without_wrapper(answer: str) -> str:
+    """The answer without a style command before it, or a group or a bold face around all of it."""
+    style = _STYLE.match(answer)
+    if style is not None:
+        answer = answer[style.end() :]
+    wrapper = _WRAPPER.match(answer) if answer.endswith("}") else None
+    if wrapper is None or _INFIX.search(answer):
+        return answer
+    depth = 1
+    for brace in _ANY_BRACE.finditer(answer, wrapper.end()):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            return answer[wrapper.end() : -1] if brace.end() == len(answer) else answer
+    return answer
+
+
 def tidy(answer: str) -> str:
     """The answer without what surrounds it: white space, dollars, display brackets, emphasis, a closing full stop.
 
     >>> tidy(" $x = 5.$ ")
     'x = 5'
     """
-    previous = None
+    previous, unwraps = None, 0
     while previous != answer:
         previous = answer
         answer = answer.strip(" \n\t\r\v\f")
@@ -114,6 +139,9 @@ def tidy(answer: str) -> str:
             wraps = len(answer) >= len(left) + len(right) and answer.startswith(left) and answer.endswith(right)
             if wraps and not answer.endswith("\\$") and left not in answer[len(left) : -len(right)]:
                 answer = answer[len(left) : len(answer) - len(right)]
+        if unwraps < _MOST_WRAPPERS:
+            unwraps += 1
+            answer = _without_wrapper(answer)
         if answer.endswith((",", ";", ":")) and not answer.endswith(("\\,", "\\;", "\\:")):
             answer = answer.rstrip(",;:")
         elif answer.endswith(".") and not answer.endswith("..."):

@@ -29,12 +29,26 @@ def same_relations(answer: Node, gold: Node, judge: Judge) -> str | None:
             if rule is None and (about := rounded(node)) is not None and about is not value:
                 rule = judge.same(*((other, about) if is_gold else (about, other)))
             return rule and f"{rule}, the name before = left out"
+        if defined is None and other.kind != "relation" and _is_identity(node, judge):
+            value = node.args[-1]
+            rule = judge.same(*((other, value) if is_gold else (value, other)))
+            return rule and f"{rule}, as both sides of an identity"
     named = [free_symbols(node) - {"_"} for node in (answer, gold)]
     if named[0] and named[1] and named[0] != named[1]:
         return None
     if is_real_set(answer) and is_real_set(gold):
         return same_real_sets(answer, gold, judge.limits)
     return None
+
+
+def _is_identity(node: Node, judge: Judge) -> bool:
+    """Whether a relation equates two forms of one expression, `(x + 1)^2 = x^2 + 2x + 1`."""
+    if node.kind != "relation" or node.value != ("=",) or any(part.kind in _NO_VALUE for part in node.walk()):
+        return False
+    return judge.equal(*node.args)
+
+
+_NO_VALUE = ("text", "group", "set", "list", "matrix", "union", "ratio", "choice", "builder")
 
 
 def same_residue(answer: Node, gold: Node, judge: Judge) -> str | None:

@@ -28,7 +28,7 @@ _PLAIN_COMMANDS = (
 ) - {"Re", "Im", "det", "arg"}
 _ALIASES = {
     "infinity": "infty", "inf": "infty", "oo": "infty", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac",
-    "nicefrac": "frac", "sfrac": "frac", "xfrac": "frac", "flatfrac": "frac",
+    "bigcup": "cup", "bigcap": "cap", "nicefrac": "frac", "sfrac": "frac", "xfrac": "frac", "flatfrac": "frac",
     "dbinom": "binom", "tbinom": "binom", "leq": "le", "leqslant": "le", "leqq": "le", "geq": "ge", "geqslant": "ge",
     "geqq": "ge", "lt": "<", "gt": ">", "neq": "ne", "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]",
     "arcsec": "arcsec", "tg": "tan", "ctg": "cot", "arctg": "arctan", "cosec": "csc", "asin": "arcsin",
@@ -63,7 +63,7 @@ _SHORT_WORDS = frozenset(names("not for but any how two six all are the has was 
 _TOKEN = re.compile(
     r"(?P<space>[\s~]+|\\[,;:!> ]|&nbsp;)"
     r"|(?P<number>(?:\d+(?:\.(?!\.)\d*)?|\.\d+|\.(?=\\(?:overline|bar|dot)\b))(?:[eE][-+]?\d+(?![\w^.({]))?)"
-    r"|\\(?P<command>[A-Za-z]+)\*?|\\(?P<escaped>.)"
+    r"|\\(?P<command>[A-Za-z]+)|\\(?P<escaped>.)"
     r"|(?P<dots>\.\.\.+)"
     r"|(?P<letters>[A-Za-z]+(?:\.(?=[A-Za-z]\b)[A-Za-z]\.?)?|[^\x00-\x7f]+)"
     r"|(?P<mark>.)",
@@ -74,6 +74,7 @@ _SPACED_GROUPS = re.compile(r"(?<![\d.,^_{])(\d{1,3}(?: \d{3})+)(?![\d])")
 COMMA_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _CJK_OR_WORD = re.compile(r"[^\x00-\x7f]+")
 _ANSWER_BEGINS = re.compile(r"\s*(?:[-+]?(?:\d|\\[dt]?frac\b|\\sqrt\b)|\\pm\b|[A-Za-z](?:_\{?\w\}?)?\s*=)")
+_GLUED = re.compile(r"([A-Za-z]|pi)(sqrt|pi|sin|cos|tan|log|ln)")
 _ARGUMENT_FOLLOWS = re.compile(r"\s*(?:\\left\s*)?\(")
 _NEVER_WORDS = frozenset(names("cis gcd lcm sin cos tan cot csc ln arcsin arccos arctan"))
 _MAX_TOKENS = 60_000
@@ -158,6 +159,8 @@ def _escaped(piece: str, tokens: list[Token]) -> None:
 
 
 def _command(name: str, text: str, position: int, tokens: list[Token], in_text: bool, depth: int) -> int:
+    if name in ("operatorname", "hspace", "tag") and text.startswith("*", position):
+        position += 1
     if name in _IGNORED:
         if name == "hspace":
             return _group(text, position)[1]
@@ -237,6 +240,9 @@ def _text(content: str, command: str, tokens: list[Token], depth: int, following
     if stripped in SINGLE_LETTERS and tokens and tokens[-1][0] == "number":
         tokens.append(("word", stripped))
         return
+    if stripped in ("min", "max", "det", "arg") and tokens and tokens[-1][0] == "number":
+        tokens.append(("word", stripped))
+        return
     if command in ("mathrm", "operatorname", "mathit", "mathnormal"):
         if stripped in FUNCTIONS or stripped in _PLAIN_COMMANDS or _ALIASES.get(stripped) in FUNCTIONS:
             tokens.append(("command", _ALIASES.get(stripped, stripped)))
@@ -278,6 +284,9 @@ def _letters(piece: str, text: str, position: int, tokens: list[Token], in_text:
         name, rest = split
         tokens.append(("command", _ALIASES.get(name, name)))
         tokens.extend(("letter", letter) for letter in rest)
+    elif (glued := _GLUED.fullmatch(piece)) is not None:
+        tokens.append(("command", "pi") if glued[1] == "pi" else ("letter", glued[1]))
+        tokens.append(("command", glued[2]))
     elif _is_word(piece):
         tokens.append(("word", piece))
     else:

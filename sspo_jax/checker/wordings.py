@@ -20,7 +20,7 @@ _ABBREVIATIONS = {"dne": "doesnotexist"}
 
 
 def same_choice(answer: Node, gold: Node, judge: Judge) -> str | None:
-    letters = [node.value if node.kind in ("choice", "symbol") else None for node in (answer, gold)]
+    letters = [str(node.value).upper() if node.kind in ("choice", "symbol") else None for node in (answer, gold)]
     if answer.kind == gold.kind == "choice" and letters[0] != letters[1]:
         return None
     if letters[0] == letters[1]:
