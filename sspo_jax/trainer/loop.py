@@ -214,7 +214,7 @@ class Trainer:
         host = fetch([(batch.old_logprobs, batch.entropies, batch.subsentence_ids) for batch in scored])
         masks = [rows.mask for rows, _ in flat]
         mean, std = entropy_statistics([(entropies, ids) for _, entropies, ids in host], masks)
-        shared = {"mean_entropy": np.float32(mean), "entropy_std": np.float32(std)}
+        shared = {"mean_entropy": self.programs.scalar(mean), "entropy_std": self.programs.scalar(std)}
         gap = np.concatenate(
             [
                 np.abs(rows.sampler_logprobs[rows.mask] - logprobs[rows.mask])

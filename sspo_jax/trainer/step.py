@@ -186,9 +186,9 @@ class TrainPrograms:
             entropies=zeros,
             subsentence_ids=nothing,
             ref_logprobs=zeros if self.objective.kl_coefficient else None,
-            mean_entropy=np.float32(1.0),
-            entropy_std=np.float32(1.0),
-            denominator=np.float32(1.0),
+            mean_entropy=self.scalar(1.0),
+            entropy_std=self.scalar(1.0),
+            denominator=self.scalar(1.0),
         )
         return dataclasses.replace(batch, **fields)
 
@@ -225,9 +225,13 @@ class TrainPrograms:
         params = jax.tree.map(jnp.add, params, updates)
         return params, state, jax.tree.map(jnp.zeros_like, gradients), figures
 
-    def denominator(self, batches: list[TrainBatch]) -> np.float32:
+    def scalar(self, value: float) -> Array:
+        """A float32 that every device holds."""
+        return put(np.float32(value), replicated(self.mesh))
+
+    def denominator(self, batches: list[TrainBatch]) -> Array:
         """The objective's count over all micro-batches of an update."""
-        return np.float32(sum(float(self.count(batch)) for batch in batches))
+        return self.scalar(sum(float(self.count(batch)) for batch in batches))
 
     def _zero_gradients(self) -> Params:
         shapes, _ = abstract_qwen(self.config)
