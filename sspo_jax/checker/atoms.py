@@ -59,6 +59,8 @@ class Atoms(Groups):
             start = self.position
             self.take()
             group = self.group("(")
+            if group == number(0):  # no product, I(0) is a value of I
+                return Node("call", (group,), "opaque " + text)
             if group.kind == "group" and group.value == "()":
                 is_binomial = text == "C" and len(group.args) == 2
                 return Node("call", group.args, "binom" if is_binomial else "opaque " + text)

@@ -27,6 +27,9 @@ def same(answer: Node, gold: Node, options: Options, limits: Limits) -> str | No
 def _same_trees(answer: Node, gold: Node, judge: Judge) -> str | None:
     if answer == gold:
         return "the same expression"
+    names = _solved_for(answer), _solved_for(gold)
+    if names[0] and names[1] and names[0] != names[1]:
+        return None
     answer, gold = _spread(_both_signs(answer, gold)), _spread(_both_signs(gold, answer))
     if answer == gold:
         return "the same expression"
@@ -81,6 +84,16 @@ def _spread(node: Node) -> Node:
     if node.kind in ("mul", "neg", "div") and any(arg.kind == "matrix" for arg in node.args):
         return _scaled_matrix(node)
     return node
+
+
+def _solved_for(node: Node) -> str | None:
+    """The unknown of `x = 1, 2`, `x = \\pm 1`, `x \\in (1, 2)`; their names are left out below."""
+    relation = node.args[0] if node.kind == "list" else node
+    is_one = node.kind == "relation" or not any(arg.kind == "relation" for arg in node.args[1:])
+    if relation.kind != "relation" or not is_one or relation.args[0].kind != "symbol":
+        return None
+    several = node.kind == "list" or any(part.kind in ("pm", "mp") for part in relation.args[1].walk())
+    return str(relation.args[0].value) if relation.value == ("in",) or (relation.value == ("=",) and several) else None
 
 
 def _both_signs(node: Node, other: Node) -> Node:

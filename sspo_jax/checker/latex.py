@@ -56,7 +56,7 @@ def read(answer: str, *, plain_commas: bool = True, max_depth: int = MAX_DEPTH) 
 
 def has_two_readings(answer: str) -> bool:
     """Whether commas in the answer may be thousands marks or separators (`1,234`)."""
-    return "," in answer and COMMA_GROUPS.search(answer) is not None
+    return "," in answer and any(",0" not in match.group() for match in COMMA_GROUPS.finditer(answer))
 
 
 _LONGEST_CHOICE = 400  # characters of what a choice letter stands for

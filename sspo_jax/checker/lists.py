@@ -9,6 +9,12 @@ from .realsets import equal_real_sets, is_real_set, real_set
 _MOST_ITEMS = 200
 
 
+def _unknowns(node: Node) -> set[str]:
+    """The variables that the conditions in a set of reals are on."""
+    parts = [part for part in node.walk() if part.kind == "relation"]
+    return {str(arg.value) for part in parts for arg in part.args if arg.kind == "symbol"}
+
+
 def _letters(nodes: tuple[Node, ...]) -> set[str] | None:
     """The choice letters that all nodes are, None where one is something else: `ACD` and `A, C, D`."""
     found = {str(node.value) for node in nodes if node.kind in ("symbol", "choice") and not node.args}
@@ -135,6 +141,8 @@ def _has_condition(node: Node) -> bool:
 
 
 def same_real_sets(answer: Node, gold: Node, limits: Limits) -> str | None:
+    if any(len(_unknowns(node)) > 1 for node in (answer, gold)):
+        return None
     first, second = real_set(answer, limits), real_set(gold, limits)
     if first is None or second is None:
         return None

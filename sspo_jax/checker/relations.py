@@ -94,6 +94,8 @@ def _same_two_relations(answer: Node, gold: Node, judge: Judge) -> str | None:
             return judge.same(first[1], second[1])
         if names[0][0] == names[1][0] and len(names[0][1]) == len(names[1][1]) > 0:
             renaming = dict(zip(names[0][1], names[1][1], strict=True))
+            if (free_symbols(first[1]) - set(renaming)) & set(renaming.values()):
+                return None  # f(y) = 2x is not f(x) = 2x
             return judge.same(_substitute(first[1], renaming), second[1])
         if first[0].kind == "text" or second[0].kind == "text":
             return None

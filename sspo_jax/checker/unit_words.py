@@ -47,6 +47,8 @@ class UnitWords(Numerals):
                     self.take()
                     script = self.script()
                     exponent = _small_integer(script)
+                    if exponent == 0:
+                        raise ParseError("a unit to the power of zero")
                 unit = unit.times(last, sign * exponent)
                 power_of_next, any_word = 1, True
                 if last == UNITS["percent"]:

@@ -139,9 +139,46 @@ def _points(names: Sequence[str]) -> list[dict[str, Fraction]]:
     return points
 
 
+def _wide_points(names: Sequence[str]) -> list[dict[str, Fraction]]:
+    """Points further out, integers among them, where functions in pieces such as |x - 5| show their other pieces."""
+    generator = random.Random(4256)
+    points = []
+    for index in range(9):
+        most, bottom = (9, 70, 2000)[index % 3], 1 if index >= 6 else 7
+        sign = 1 if index % 2 else -1
+        points.append({name: Fraction(sign * generator.randint(2 * bottom, most * bottom), bottom) for name in names})
+    return points
+
+
+def _is_in_pieces(node: Node) -> bool:
+    return any(
+        (part.kind == "call" and part.value in _PIECEWISE)
+        or part.kind == "root"
+        or (part.kind == "pow" and part.args[1].kind != "number")
+        or (part.kind == "pow" and part.args[1].value.denominator != 1)
+        for part in node.walk()
+    )
+
+
+_PIECEWISE = frozenset(["abs", "floor", "ceil", "max", "min", "sgn", "gcd", "lcm", "arcsin", "arccos", "arctan"])
+
+
+def _agree_widely(answer: Node, gold: Node, names: Sequence[str], limits: Limits, real: bool, log_base: str) -> bool:
+    """Whether they agree at the wide points where both can be evaluated."""
+    for point in _wide_points(names):
+        try:
+            if not _equal_numerically(answer, gold, point, limits, real, log_base):
+                return False
+        except (Undecided, OutsideDomain):
+            continue
+    return True
+
+
 def _equal_functions(answer: Node, gold: Node, names: Sequence[str], limits: Limits) -> bool:
+    in_pieces = _is_in_pieces(answer) or _is_in_pieces(gold)
     try:
-        return _equal_rational_functions(answer, gold, names, limits)
+        is_equal = _equal_rational_functions(answer, gold, names, limits)
+        return is_equal and (not in_pieces or _agree_widely(answer, gold, names, limits, True, "e"))
     except NotRational:
         pass
     real = not any(n.kind == "constant" and n.value == "i" for n in _both(answer, gold))
@@ -150,7 +187,11 @@ def _equal_functions(answer: Node, gold: Node, names: Sequence[str], limits: Lim
         if any(n.kind == "call" and n.value == "log" and len(n.args) == 1 for n in _both(answer, gold))
         else ("e",)
     )
-    return any(_agree_at_points(answer, gold, names, limits, real, base) for base in log_bases)
+    return any(
+        _agree_at_points(answer, gold, names, limits, real, base)
+        and (not in_pieces or _agree_widely(answer, gold, names, limits, real, base))
+        for base in log_bases
+    )
 
 
 def _agree_at_points(answer: Node, gold: Node, names: Sequence[str], limits: Limits, real: bool, log_base: str) -> bool:
@@ -200,7 +241,9 @@ def constant_ratio(first: Node, second: Node, limits: Limits) -> int:
     """
     names = sorted(free_symbols(first) | free_symbols(second))
     ratios: list[Any] = []
-    for point in _points(names)[:_POINTS] if names else [{}]:
+    in_pieces = _is_in_pieces(first) or _is_in_pieces(second)
+    points = [*_points(names)[:_POINTS], *(_wide_points(names) if in_pieces else ())]
+    for point in points if names else [{}]:
         numeric = Numeric(_BASE_DIGITS, limits, real=False)
         try:
             bottom = numeric.value(second, point)
