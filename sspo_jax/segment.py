@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from sspo_jax.subsentences import Segmenter, parse_rule
 from sspo_jax.subsentences.rules import segment_tokens
+from sspo_jax.types import Number
 
 _COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
 
@@ -24,7 +26,7 @@ class SegmentConfig:
     file: pathlib.Path
     """A text, or JSON lines (`.jsonl`); `-` is the standard input."""
     tokenizer: str
-    """A directory with a tokenizer, or a tokenizer.json."""
+    """`tiny`, a directory with a tokenizer, or a tokenizer.json."""
     field: str = "solution"
     """The field of a JSON line that holds the text."""
     rule: str = "punctuation"
@@ -37,31 +39,61 @@ class SegmentConfig:
     """How many texts to print in colours."""
 
 
-def load_tokenizer(path: str) -> Any:
-    """A tokenizer.json, or a directory that transformers understands; nothing is downloaded."""
+def main(arguments: Sequence[str]) -> int:
+    """The command line of `sspo segment`: FILE first, then options."""
+    from sspo_jax.cli import parse
+
+    arguments = list(arguments)
+    if arguments and (arguments[0] == "-" or not arguments[0].startswith("-")):
+        arguments = ["--file", *arguments]
+    return segment(parse(SegmentConfig, arguments, prog="sspo segment"))
+
+
+def read_tokenizer(path: str) -> Any:
+    """A tokenizer.json, or what `sspo_jax.data.tokenizer.load_tokenizer` knows; nothing is downloaded.
+
+    Raises:
+      ValueError: there is no tokenizer at `path`.
+    """
     if pathlib.Path(path).is_file():
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(path)
-    if not pathlib.Path(path).is_dir():
-        raise ValueError(f"tokenizer is {path!r}, want a tokenizer.json or a directory with one")
-    # transformers takes most of a second to import.
-    from transformers import AutoTokenizer
+        try:
+            return Tokenizer.from_file(path)
+        except Exception as error:  # the library raises nothing more particular
+            raise ValueError(f"{path} is no tokenizer.json: {error}") from None
+    from sspo_jax.data.tokenizer import TINY, load_tokenizer
 
-    return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    if path != TINY and not pathlib.Path(path).is_dir():
+        raise ValueError(f"tokenizer is {path!r}, want {TINY!r}, a tokenizer.json or a directory with one")
+    return load_tokenizer(path)
 
 
 def read_texts(config: SegmentConfig) -> list[str]:
-    """The texts of the file: one, or one a JSON line."""
+    """The texts of the file: one, or one a JSON line.
+
+    Raises:
+      ValueError: a line is no JSON object, or its field is missing or no text.
+    """
     content = sys.stdin.read() if str(config.file) == "-" else config.file.read_text(encoding="utf-8")
     if config.file.suffix != ".jsonl":
         return [content]
     texts = []
     # Not splitlines: it also breaks at characters that JSON strings may hold, such as U+2028.
-    for number, line in enumerate(content.strip().split("\n"), 1):
-        row = json.loads(line)
-        if config.field not in row:
-            raise ValueError(f"line {number} of {config.file} has fields {', '.join(row)}, want --field to name one")
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} of {config.file} is no JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} of {config.file} is a {type(row).__name__}, want a JSON object")
+        if not isinstance(row.get(config.field), str):
+            raise ValueError(
+                f"line {number} of {config.file} has no text in {config.field!r} but the fields {', '.join(row)}: "
+                "name one with --field"
+            )
         texts.append(row[config.field])
     return texts
 
@@ -84,7 +116,7 @@ def lengths_of(segmenter: Segmenter, texts: list[str]) -> list[np.ndarray]:
     return result
 
 
-def statistics(lengths: list[np.ndarray]) -> dict[str, float]:
+def statistics(lengths: list[np.ndarray]) -> dict[str, Number]:
     """Counts, and the distribution of tokens per subsentence, over all texts."""
     every = np.concatenate([np.zeros(0, int), *lengths])
     if not len(every):
@@ -96,7 +128,7 @@ def statistics(lengths: list[np.ndarray]) -> dict[str, float]:
         "subsentences_per_text": round(len(every) / len(lengths), 2),
         "tokens_mean": round(float(every.mean()), 2),
         "tokens_median": float(np.median(every)),
-        "tokens_p95": float(np.percentile(every, 95)),
+        "tokens_p95": round(float(np.percentile(every, 95)), 2),
         "tokens_max": int(every.max()),
     }
 
@@ -104,13 +136,15 @@ def statistics(lengths: list[np.ndarray]) -> dict[str, float]:
 def segment(config: SegmentConfig) -> int:
     """Prints the first texts in colours, then counts and the length histogram of all; returns the exit status."""
     console = Console(highlight=False)
+    if config.rule == "entropy":
+        raise ValueError("rule 'entropy' needs the entropies of a model: it cannot split a text")
+    texts = read_texts(config)
     segmenter = Segmenter.from_tokenizer(
-        load_tokenizer(config.tokenizer),
+        read_tokenizer(config.tokenizer),
         rule=config.rule,
         min_tokens=config.min_tokens,
         math_aware=config.math_aware,
     )
-    texts = read_texts(config)
     for text in texts[: config.show]:
         console.print(coloured(segmenter.split(text)))
         console.print()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from sspo_jax.data.tokenizer import load_tokenizer
 from sspo_jax.subsentences import Segmenter, parse_rule, table
 from sspo_jax.subsentences.rules import is_boundary, merge, segment_tokens
 
@@ -222,6 +223,60 @@ def test_entropy_rule(segmenters):
     assert ids.tolist() == [[0, 0, 0, 1, 1, 1, 1]]
     with pytest.raises(ValueError, match="needs entropies"):
         segmenter(jnp.zeros((1, 7), jnp.int32), mask)
+
+
+def test_entropy_threshold_of_a_rollout(segmenters):
+    """With the rollout's threshold its parts are cut as the whole is; with their own they are not."""
+    segmenter = segmenters(rule="entropy", min_tokens=1, entropy_quantile=0.5)
+    random = np.random.default_rng(0)
+    entropies = random.exponential(size=(4, 30)).astype(np.float32) * np.array([[0.1], [0.1], [3], [3]], np.float32)
+    mask, tokens = random.random((4, 30)) < 0.9, jnp.zeros((4, 30), jnp.int32)
+    halves = (slice(0, 2), slice(2, 4))
+    threshold = segmenter.threshold([entropies[part] for part in halves], [mask[part] for part in halves])
+    np.testing.assert_allclose(threshold, np.quantile(entropies[mask], 0.5), rtol=1e-6)
+
+    def cut(part, threshold):
+        rows = (jnp.asarray(mask[part]), None)
+        return segmenter(tokens[part], *rows, entropies=jnp.asarray(entropies[part]), entropy_threshold=threshold)
+
+    whole = cut(slice(0, 4), threshold)
+    np.testing.assert_array_equal(jnp.concatenate([cut(part, threshold) for part in halves]), whole)
+    assert not np.array_equal(jnp.concatenate([cut(part, None) for part in halves]), whole)
+    assert segmenters().threshold([entropies], [mask]) is None
+    assert segmenter.threshold([], []) == 0
+
+
+TINY_TEXTS = [
+    "First add: 12 + 7 = 19, then subtract 4. So we get \\boxed{15}.\n\nThe answer, then, is 15.",
+    "x = 1,000; y = 3.14, and f(a, b) = $a, b$. 你好，世界。 😀!",
+    "",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_segmenter(tmp_path_factory):
+    return Segmenter.from_tokenizer(load_tokenizer("tiny"), cache_dir=tmp_path_factory.mktemp("tiny"))
+
+
+@settings(deadline=None, max_examples=15, derandomize=True)
+@given(random_texts=st.lists(texts, min_size=6, max_size=6))
+def test_shipped_tokenizer(tiny_segmenter, random_texts):
+    """The tokenizer of the default experiment: the device, the reference and the text agree."""
+    batch = [*TINY_TEXTS, *random_texts][:8]
+    encoded = [tiny_segmenter.host.tokenizer.encode(text, add_special_tokens=False).ids[:200] for text in batch]
+    encoded += [[]] * (8 - len(batch))
+    rule = parse_rule("punctuation")
+    for tokens, ids in zip(encoded, on_device(tiny_segmenter, encoded, 200), strict=True):
+        assert ids == segment_tokens([tiny_segmenter.host.pieces[token] for token in tokens], rule, min_tokens=5)
+    for text in batch:
+        assert "".join(tiny_segmenter.split(text)) == text
+    assert tiny_segmenter.split(TINY_TEXTS[0]) == [
+        "First add:",
+        " 12 + 7 = 19,",
+        " then subtract 4. ",
+        "So we get \\boxed{15}.\n\n",
+        "The answer, then, is 15.",
+    ]
 
 
 def test_table_is_cached_and_survives_damage(tokenizer, tmp_path):

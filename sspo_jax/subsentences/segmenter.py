@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sspo_jax.subsentences import table as t
@@ -46,7 +48,7 @@ class Segmenter:
     math_aware: bool = True
     """Whether a mark inside brackets or dollar signs ends nothing."""
     entropy_quantile: Number = 0.8
-    """Rule "entropy": a subsentence starts at a token whose entropy is above this quantile of the batch."""
+    """Rule "entropy": a subsentence starts at a token whose entropy is above this quantile of the rollout."""
     host: Any = None
     """The tokenizer, for `split`."""
 
@@ -110,7 +112,8 @@ class Segmenter:
           mask: [batch, time], true where a token enters the loss.
           segment_ids: [batch, time], packed responses; without it a row is one response.
           entropies: [batch, time], nats; read by the rule "entropy" alone.
-          entropy_threshold: nats, for the rule "entropy"; None means the quantile of these rows' valid tokens.
+          entropy_threshold: nats, for the rule "entropy": `threshold` of the whole rollout, so that cutting it into
+            parts changes nothing. None means the quantile of these rows' valid tokens.
         """
         for name, array in (("mask", mask), ("segment_ids", segment_ids), ("entropies", entropies)):
             if array is not None and array.shape != tokens.shape:
@@ -137,6 +140,19 @@ class Segmenter:
                 entropy_threshold = jnp.nanquantile(entropies, self.entropy_quantile)
             may_start = entropies > entropy_threshold
         return _merge(may_start, mask, starts_run, ends_run, minimum=minimum, tail=tail).T
+
+    def threshold(self, entropies: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> float | None:
+        """The `entropy_threshold` of a rollout: the quantile over its valid tokens. None for the other rules.
+
+        Args:
+          entropies: nats, [rows, time], of each part of the rollout, on the host.
+          masks: bools of the same shapes.
+        """
+        if self.rule != "entropy":
+            return None
+        valid = [np.asarray(part)[np.asarray(mask)] for part, mask in zip(entropies, masks, strict=True)]
+        together = np.concatenate([np.zeros(0, np.float32), *valid])
+        return float(np.quantile(together, self.entropy_quantile)) if together.size else 0.0
 
     def _boundaries(
         self,
