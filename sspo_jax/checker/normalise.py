@@ -106,6 +106,7 @@ _STYLE = re.compile(
 _WRAPPER = re.compile(r"(?:\\(?:boldsymbol|mathbf|bm|pmb|ensuremath|mathord|underline|boxed|fbox)\s*)?\{")
 _MOST_WRAPPERS = 8  # each takes a pass over the answer
 _INFIX = re.compile(r"\\(?:choose|over|atop|brace|brack)(?![A-Za-z])")
+_APART = re.compile(r"\d [\d.,]|\{ ?- \d")  # bold digits set apart, which the tokenizer joins
 _ANY_BRACE = re.compile(r"\\?[{}]|\\\\")
 
 
@@ -115,7 +116,7 @@ def _without_wrapper(answer: str) -> str:
     if style is not None:
         answer = answer[style.end() :]
     wrapper = _WRAPPER.match(answer) if answer.endswith("}") else None
-    if wrapper is None or _INFIX.search(answer):
+    if wrapper is None or _INFIX.search(answer) or (answer[0] == "\\" and _APART.search(answer)):
         return answer
     depth = 1
     for brace in _ANY_BRACE.finditer(answer, wrapper.end()):
