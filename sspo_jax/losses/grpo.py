@@ -108,7 +108,8 @@ def dr_grpo_loss(
         loss = - mean over responses ( sum over their valid tokens ( J_t ) / norm_length )
 
     `norm_length` is the generation budget in tokens; None means the width of the rows, as in verl (TRL divides by the
-    budget). The paper's advantages are `group_relative(..., scale="none")`.
+    budget). Earlier versions of verl sum over the responses instead of taking their mean. The paper's advantages are
+    `group_relative(..., scale="none")`.
 
     Args:
       logprobs, old_logprobs: [batch, time], nats, new policy (differentiable) and policy at the start of the update.

@@ -34,7 +34,8 @@ def sapo_loss(
         loss = - mean over responses ( mean over their valid tokens ( J_t ) )
 
     At r = 1 the gradient is the policy gradient: f'(1) = 1. The value there is 2 A / tau, not A. Nothing is clipped,
-    so the clip fractions are 0. Peers: TRL has the paper's 1.0 / 1.05, as here; verl's code falls back to 1.0 for both.
+    so the clip fractions are 0. Peers: TRL has the paper's 1.0 / 1.05, as here; verl reads both from its configuration,
+    and aggregates by seq-mean-token-mean whatever is asked.
 
     Args:
       logprobs, old_logprobs: [batch, time], nats, new policy (differentiable) and policy at the start of the update.

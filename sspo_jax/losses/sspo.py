@@ -68,7 +68,7 @@ def sspo_loss(
         log s_k = (1 / L_k) * sum_{t in S_k} d_t
         r_t     = stop_gradient(s_k) * exp(logprob_t - stop_gradient(logprob_t))     gradient "token"
                   s_k                                                                gradient "plain"
-        low_k   = clip_low * g_k * l_k,   high_k = clip_high * g_k * l_k             see `clip_scale`
+        low_k   = clip_low * g_k * l_k,   high_k = clip_high * g_k * l_k             see `entropy_scale`, `length_scale`
         J_t     = min(r_t A_t, clip(r_t, 1 - low_k, 1 + high_k) A_t)
         loss    = - mean over responses ( mean over their valid tokens ( J_t ) )
 
@@ -88,7 +88,7 @@ def sspo_loss(
       aggregation, norm_length, denominator: see `aggregation`.
       segment_ids: [batch, time], packed responses (0 = padding); without it a row is one response.
       ratio_level: the unit S_k: "token" is GRPO's ratio, "response" is GSPO's.
-      entropy_rule, entropy_bounds, entropy_level, entropy_std, vocab_size: see `clip_scale`.
+      entropy_rule, entropy_bounds, entropy_level, entropy_std, vocab_size: see `entropy_scale`.
       dual_clip: c of arXiv:1912.09729; None means none.
       log_ratio_limit: clamp of log s_k, nats, with no gradient beyond it; None means none.
       weights: [batch, time], detached factors of J_t, such as `correction.correction_weights`.
