@@ -76,8 +76,8 @@ def verify_command(config: VerifyConfig) -> int:
 
 def _explain(config: VerifyConfig, response: str, gold: str) -> int:
     from .checker.decide import decide, gold_answer
-    from .checker.limits import NeedsWorker
     from .checker.extraction import extract
+    from .checker.limits import NeedsWorker
     from .checker.normalise import fold, tidy
 
     say = _printer()
@@ -135,18 +135,18 @@ def _score_file(config: VerifyConfig) -> int:
 
 def _rows(config: VerifyConfig) -> Iterator[tuple[str, str]]:
     assert config.file is not None
-    with open(config.file, encoding="utf-8") as file:
+    with open(config.file, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise ValueError(f"{config.file}:{number}: no JSON: {error}") from error
             gold = row.get(config.gold_field, row.get("answer")) if isinstance(row, dict) else None
             response = row.get(config.response_field) if isinstance(row, dict) else None
             if not isinstance(response, str) or not isinstance(gold, str):
-                fields = sorted(row) if isinstance(row, dict) else type(row).__name__
+                fields = {k: type(row[k]).__name__ for k in row} if isinstance(row, dict) else type(row).__name__
                 raise ValueError(
                     f"{config.file}:{number}: fields {config.response_field!r} and {config.gold_field!r} (or 'answer') "
                     f"with texts are wanted, the line has {fields}; name others with --response-field and --gold-field"

@@ -43,6 +43,12 @@ def test_a_bad_line_is_named(tmp_path: pathlib.Path):
     file.write_text("{\n")
     with pytest.raises(ValueError, match="no JSON"):
         verify_command(VerifyConfig(file=str(file)))
+    file.write_bytes(b'{"response": "1", "gold": "1"}\n\xff\xfe\n')
+    with pytest.raises(ValueError, match=r"responses\.jsonl:2: no JSON"):
+        verify_command(VerifyConfig(file=str(file)))
+    file.write_text('{"response": 3, "gold": "1"}\n')
+    with pytest.raises(ValueError, match="'response': 'int'"):
+        verify_command(VerifyConfig(file=str(file)))
     with pytest.raises(ValueError, match="--response TEXT and --gold TEXT"):
         verify_command(VerifyConfig(response="1"))
     with pytest.raises(ValueError, match="one of the two"):
