@@ -81,7 +81,8 @@ def definition(node: Node) -> tuple[Node, Node] | None:
         return last, first
     if len(node.args) > 2 or not free_symbols(first):  # a computation, `3 * 4 = 12`, arrives at its last side
         return first, last
-    return (first, last) if not free_symbols(last) and _is_asked_for(first) else None
+    is_value = not free_symbols(last) and last != number(0)  # a + b - c = 0 is an equation
+    return (first, last) if is_value and _is_asked_for(first) else None
 
 
 def rounded(node: Node) -> Node | None:
