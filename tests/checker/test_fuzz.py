@@ -81,9 +81,14 @@ def verifier():
 
 
 def check(verifier: Verifier, response: str, gold: str) -> None:
-    started = time.monotonic()
-    verdict = verifier.verify(response, gold)
-    assert time.monotonic() - started < LIMIT_SECONDS + 1, (response, gold)
+    for _ in range(3):  # late once may be the other jobs of the machine, late each time is the checker
+        started = time.monotonic()
+        verdict = verifier.verify(response, gold)
+        seconds = time.monotonic() - started
+        if seconds < LIMIT_SECONDS + 1:
+            break
+    else:
+        pytest.fail(f"late three times: {response!r} against {gold!r}")
     assert verdict.status in STATUSES
     # A defect of the checker shows as an error that names an exception; a gold that cannot be read is an error too.
     assert verdict.status != "error" or "gold" in verdict.reason, (response, gold, verdict.reason)
