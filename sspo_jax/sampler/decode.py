@@ -27,10 +27,9 @@ def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) ->
     A slice of a stacked array would be copied at every step; copied once here, a step reads each weight once.
     """
     cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
-    blocks = cast["blocks"]
-    if unrolled:
-        blocks = tuple(jax.tree.map(lambda x, i=i: x[i], blocks) for i in range(config.num_layers))
-    return {**cast, "blocks": blocks}
+    if unrolled and "blocks" in cast:
+        cast["blocks"] = tuple(jax.tree.map(lambda x, i=i: x[i], cast["blocks"]) for i in range(config.num_layers))
+    return cast
 
 
 def _attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:

@@ -131,9 +131,7 @@ class Sampler:
         self.stats = RolloutStats()
         with jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext():
             self._check_signature(params)
-            weights = self.programs(
-                "weights", functools.partial(ready_weights, config=self.config, unrolled=self.unrolled), params
-            )
+            weights = self._ready(params)
             if keys is None:
                 ids = np.array([[sample.prompt_id, sample.sample_id] for sample in samples], np.uint32)
                 keys = row_keys(seed, step, *ids.T)
@@ -142,6 +140,20 @@ class Sampler:
         self.stats.compile_seconds = self.programs.seconds - compiled_before
         self.stats.programs = len(self.programs)
         return self._rollout(samples, prompts, group_size)
+
+    def _ready(self, params: Any) -> Any:
+        """Weights for the programs; what a program would return as it came is passed around it, not copied."""
+        dtype = jnp.dtype(self.config.dtype)
+        as_they_are = {
+            name: leaf for name, leaf in params.items() if name != "blocks" and getattr(leaf, "dtype", None) == dtype
+        }
+        if not self.unrolled and all(leaf.dtype == dtype for leaf in jax.tree.leaves(params["blocks"])):
+            as_they_are["blocks"] = params["blocks"]
+        others = {name: leaf for name, leaf in params.items() if name not in as_they_are}
+        if not others:
+            return params
+        ready = functools.partial(ready_weights, config=self.config, unrolled=self.unrolled)
+        return {**as_they_are, **self.programs("weights", ready, others)}
 
     def num_slots(self, num_samples: int) -> int:
         """Slots that a call with so many samples uses."""
