@@ -6,8 +6,7 @@ from .cursor import END
 from .expression import Node, ParseError, constant, number, symbol
 from .groups import Groups
 from .numerals import based
-from .tokens import FUNCTIONS
-from .vocabulary import ACCENTS, GREEK_OR_NAMED
+from .vocabulary import ACCENTS, FUNCTIONS, GREEK_OR_NAMED
 from .words import words
 
 

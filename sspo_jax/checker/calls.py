@@ -1,8 +1,8 @@
 """The part of the parser that reads functions, sums, products, integrals and limits."""
 
 from .expression import Node, number, symbol
-from .tokens import FUNCTIONS
 from .unit_words import UnitWords
+from .vocabulary import FUNCTIONS
 
 _INVERSES = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"])
 

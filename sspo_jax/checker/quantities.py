@@ -70,8 +70,9 @@ def same_quantity(answer: Node, gold: Node, judge: Judge) -> str | None:
             gold_value = Node("mul", (gold_value, number(gold_unit.scale)))
         return "the same quantity" if judge.equal(value, gold_value) else None
     if value.kind == "percent" or gold_value.kind == "percent":
-        if unit is not None or gold_unit is not None:
-            return None
+        for side, side_unit in ((value, unit), (gold_value, gold_unit)):
+            if side_unit is not None and side.kind != "percent":  # 6 cm is not 6 %, but 6 % a year is 6 %
+                return None
         return _same_percent(value, gold_value, judge)
     if judge.equal(value, gold_value):
         return "equal in value" if unit is gold_unit is None else "equal in value, a unit missing on one side"

@@ -8,57 +8,9 @@ import re
 
 from .expression import ParseError, names
 from .units import SINGLE_LETTERS, is_unit_word
+from .vocabulary import ALIASES, FUNCTIONS, IGNORED, MATH_WRAPPERS, PLAIN_COMMANDS, SHORT_WORDS, TEXT_WRAPPERS
 
 Token = tuple[str, str]
-
-FUNCTIONS = frozenset(
-    names(
-        "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh coth sech csch "
-        "arcsinh arccosh arctanh log ln lg exp max min gcd lcm abs floor ceil det sgn Re Im arg cis"
-    )
-)
-_PLAIN_COMMANDS = (
-    FUNCTIONS
-    | frozenset(
-        names(
-            "sqrt cbrt pi infty alpha beta gamma delta theta lambda mu phi omega sigma rho tau epsilon frac "
-            "binom cdot times circ pm degree"
-        )
-    )
-) - {"Re", "Im", "det", "arg"}
-_ALIASES = {
-    "infinity": "infty", "inf": "infty", "oo": "infty", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac",
-    "bigcup": "cup", "bigcap": "cap", "nicefrac": "frac", "sfrac": "frac", "xfrac": "frac", "flatfrac": "frac",
-    "dbinom": "binom", "tbinom": "binom", "leq": "le", "leqslant": "le", "leqq": "le", "geq": "ge", "geqslant": "ge",
-    "geqq": "ge", "lt": "<", "gt": ">", "neq": "ne", "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]",
-    "arcsec": "arcsec", "tg": "tan", "ctg": "cot", "arctg": "arctan", "cosec": "csc", "asin": "arcsin",
-    "acos": "arccos", "atan": "arctan", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon",
-    "vartheta": "theta", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "ast": "*", "times": "*", "cdot": "*",
-    "bullet": "*", "div": "/", "colon": ":", "degrees": "degree", "backslash": "setminus", "smallsetminus": "setminus",
-    "land": "and", "lor": "or", "wedge": "and", "vee": "or", "lim": "lim", "Leftrightarrow": "iff",
-    "ldots": "dots", "cdots": "dots", "dotsc": "dots", "dotsb": "dots", "implies": "Rightarrow", "to": "to",
-    "rightarrow": "to", "longrightarrow": "to", "star": "*", "euro": "euro", "EUR": "euro", "mathdollar": "$",
-    "exponentialE": "e", "imaginaryI": "i", "Pi": "Pi", "lcm": "lcm", "floor": "floor", "ceil": "ceil",
-}  # fmt: skip
-_IGNORED = frozenset(
-    names(
-        "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle displaystyle "
-        "textstyle scriptstyle limits nolimits quad qquad phantom hphantom vphantom thinspace enspace space "
-        "checkmark therefore blacksquare qed qedsymbol "
-        "hspace hfill nonumber null boldsymbol mathstrut strut displaylimits rm bf it cal large Large small "
-        "tiny scriptscriptstyle normalsize"
-    )
-)
-_TEXT_WRAPPERS = frozenset(
-    names(
-        "text mbox textbf textit textrm textsf texttt textnormal textup mathrm operatorname mathsf mathtt "
-        "emph hbox mathit mathnormal textsc"
-    )
-)
-_MATH_WRAPPERS = frozenset(names("mathbf boxed fbox bm pmb underline ensuremath mathop mathord cancel"))
-
-_SHORT_WORDS = frozenset(names("not for but any how two six all are the has was most best first almost"))
-"""Words that could be taken for products of variables in alphabetical order."""
 
 _TOKEN = re.compile(
     r"(?P<space>[\s~]+|\\[,;:!> ]|&nbsp;)"
@@ -75,6 +27,9 @@ COMMA_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _CJK_OR_WORD = re.compile(r"[^\x00-\x7f]+")
 _ANSWER_BEGINS = re.compile(r"\s*(?:[-+]?(?:\d|\\[dt]?frac\b|\\sqrt\b)|\\pm\b|[A-Za-z](?:_\{?\w\}?)?\s*=)")
 _GLUED = re.compile(r"([A-Za-z]|pi)(sqrt|pi|sin|cos|tan|log|ln)")
+_SPOKEN_MODULUS = re.compile(
+    r"\\text\s*\{\s*\(?\s*mod\s*\}\s*(\d+)\s*\)|\(\s*(?:\\text\s*\{\s*)?mod\s*\}?\s*(\d+)\s*\)"
+)
 _ARGUMENT_FOLLOWS = re.compile(r"\s*(?:\\left\s*)?\(")
 _NEVER_WORDS = frozenset(names("cis gcd lcm sin cos tan cot csc ln arcsin arccos arctan"))
 _MAX_TOKENS = 60_000
@@ -86,7 +41,9 @@ def join_thousands(text: str, *, plain_commas: bool) -> str:
 
     A plain comma inside brackets separates coordinates, so only those outside of any bracket are taken out.
     """
-    text = _TIGHT_GROUPS.sub("", text).replace("{.}", ".")
+    text = _TIGHT_GROUPS.sub("", text).replace("{.}", ".").replace("{:}", ":")
+    if "mod" in text:
+        text = _SPOKEN_MODULUS.sub(lambda m: rf"\pmod{{{m[1] or m[2]}}}", text)
     text = _SPACED_GROUPS.sub(lambda m: m.group().replace(" ", ""), text)
     if plain_commas and COMMA_GROUPS.search(text) and not re.search(r"[(\[]|\\\{|\\langle", text):
         text = COMMA_GROUPS.sub(lambda m: m.group().replace(",", ""), text)
@@ -161,7 +118,7 @@ def _escaped(piece: str, tokens: list[Token]) -> None:
 def _command(name: str, text: str, position: int, tokens: list[Token], in_text: bool, depth: int) -> int:
     if name in ("operatorname", "hspace", "tag") and text.startswith("*", position):
         position += 1
-    if name in _IGNORED:
+    if name in IGNORED:
         if name == "hspace":
             return _group(text, position)[1]
         if name in ("quad", "qquad") and _separates(tokens, text[position : position + 40]):
@@ -169,11 +126,11 @@ def _command(name: str, text: str, position: int, tokens: list[Token], in_text: 
         if name in ("left", "right") and text.startswith(".", position):
             return position + 1
         return position
-    if name in _TEXT_WRAPPERS:
+    if name in TEXT_WRAPPERS:
         content, position = _group(text, position)
         _text(content, name, tokens, depth, text[position : position + 8])
         return position
-    if name in _MATH_WRAPPERS:
+    if name in MATH_WRAPPERS:
         content, position = _group(text, position)
         content = re.sub(r"(?<=[\d.,]) (?=[\d.,])|(?<=^-) (?=\d)", "", content).rstrip(
             ". "
@@ -191,7 +148,7 @@ def _command(name: str, text: str, position: int, tokens: list[Token], in_text: 
         if content.strip() == "array" and name == "begin" and text[position:].lstrip().startswith("{"):
             position = _group(text, position)[1]
         return position
-    name = _ALIASES.get(name, name)
+    name = ALIASES.get(name, name)
     if name in ("and", "or"):
         tokens.append(("join", name))
     elif name == "Omega" and tokens and tokens[-1][0] == "number" and text[position : position + 1] != "_":
@@ -244,8 +201,8 @@ def _text(content: str, command: str, tokens: list[Token], depth: int, following
         tokens.append(("word", stripped))
         return
     if command in ("mathrm", "operatorname", "mathit", "mathnormal"):
-        if stripped in FUNCTIONS or stripped in _PLAIN_COMMANDS or _ALIASES.get(stripped) in FUNCTIONS:
-            tokens.append(("command", _ALIASES.get(stripped, stripped)))
+        if stripped in FUNCTIONS or stripped in PLAIN_COMMANDS or ALIASES.get(stripped) in FUNCTIONS:
+            tokens.append(("command", ALIASES.get(stripped, stripped)))
             return
         if len(stripped) == 1 and stripped.isalpha():
             after_number = bool(tokens) and tokens[-1][0] == "number" and stripped not in "ied"
@@ -274,15 +231,13 @@ def _letters(piece: str, text: str, position: int, tokens: list[Token], in_text:
         return position + 1  # a Python module before a function
     elif after_value and spaced and is_unit_word(piece):
         tokens.append(("word", piece))
-    elif piece in _PLAIN_COMMANDS or (
-        piece in _ALIASES and piece not in ("to", "star", "gt", "lt", "tg", "div", "mid")
-    ):
-        tokens.append(("command", _ALIASES.get(piece, piece)))
+    elif piece in PLAIN_COMMANDS or (piece in ALIASES and piece not in ("to", "star", "gt", "lt", "tg", "div", "mid")):
+        tokens.append(("command", ALIASES.get(piece, piece)))
     elif after_value and is_unit_word(piece) and lowered not in ("a", "an", "in"):
         tokens.append(("word", piece))
     elif (split := _function_prefix(piece)) is not None:
         name, rest = split
-        tokens.append(("command", _ALIASES.get(name, name)))
+        tokens.append(("command", ALIASES.get(name, name)))
         tokens.extend(("letter", letter) for letter in rest)
     elif (glued := _GLUED.fullmatch(piece)) is not None:
         tokens.append(("command", "pi") if glued[1] == "pi" else ("letter", glued[1]))
@@ -321,7 +276,7 @@ def _is_word(piece: str) -> bool:
             "ms",
             "pm",
         )
-    if piece.lower() in _SHORT_WORDS:
+    if piece.lower() in SHORT_WORDS:
         return True
     if piece.isupper() or list(piece) == sorted(set(piece)):
         return False

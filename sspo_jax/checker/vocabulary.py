@@ -1,7 +1,61 @@
-"""Which LaTeX commands the grammar takes for names, accents, matrices, and for the beginning of a value."""
+"""The LaTeX commands and plain words that the tokenizer and the grammar know, by what they are."""
 
 from .expression import names
-from .tokens import FUNCTIONS
+
+FUNCTIONS = frozenset(
+    names(
+        "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh coth sech csch "
+        "arcsinh arccosh arctanh log ln lg exp max min gcd lcm abs floor ceil det sgn Re Im arg cis"
+    )
+)
+"""Functions with an argument."""
+PLAIN_COMMANDS = (
+    FUNCTIONS
+    | frozenset(
+        names(
+            "sqrt cbrt pi infty alpha beta gamma delta theta lambda mu phi omega sigma rho tau epsilon frac "
+            "binom cdot times circ pm degree"
+        )
+    )
+) - {"Re", "Im", "det", "arg"}
+"""Commands that are read without their backslash too."""
+ALIASES = {
+    "infinity": "infty", "inf": "infty", "oo": "infty", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac",
+    "bigcup": "cup", "bigcap": "cap", "nicefrac": "frac", "sfrac": "frac", "xfrac": "frac", "flatfrac": "frac",
+    "dbinom": "binom", "tbinom": "binom", "leq": "le", "leqslant": "le", "leqq": "le", "geq": "ge", "geqslant": "ge",
+    "geqq": "ge", "lt": "<", "gt": ">", "neq": "ne", "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]",
+    "arcsec": "arcsec", "tg": "tan", "ctg": "cot", "arctg": "arctan", "cosec": "csc", "asin": "arcsin",
+    "acos": "arccos", "atan": "arctan", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon",
+    "vartheta": "theta", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "ast": "*", "times": "*", "cdot": "*",
+    "bullet": "*", "div": "/", "colon": ":", "degrees": "degree", "backslash": "setminus", "smallsetminus": "setminus",
+    "land": "and", "lor": "or", "wedge": "and", "vee": "or", "lim": "lim", "Leftrightarrow": "iff",
+    "ldots": "dots", "cdots": "dots", "dotsc": "dots", "dotsb": "dots", "implies": "Rightarrow", "to": "to",
+    "rightarrow": "to", "longrightarrow": "to", "star": "*", "euro": "euro", "EUR": "euro", "mathdollar": "$",
+    "exponentialE": "e", "imaginaryI": "i", "Pi": "Pi", "lcm": "lcm", "floor": "floor", "ceil": "ceil",
+}  # fmt: skip
+"""Commands by another name."""
+IGNORED = frozenset(
+    names(
+        "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle displaystyle "
+        "textstyle scriptstyle limits nolimits quad qquad phantom hphantom vphantom thinspace enspace space "
+        "checkmark therefore blacksquare qed qedsymbol "
+        "hspace hfill nonumber null boldsymbol mathstrut strut displaylimits rm bf it cal large Large small "
+        "tiny scriptscriptstyle normalsize"
+    )
+)
+"""Commands that say nothing about the value."""
+TEXT_WRAPPERS = frozenset(
+    names(
+        "text mbox textbf textit textrm textsf texttt textnormal textup mathrm operatorname mathsf mathtt "
+        "emph hbox mathit mathnormal textsc"
+    )
+)
+"""Commands whose argument is text."""
+MATH_WRAPPERS = frozenset(names("mathbf boxed fbox bm pmb underline ensuremath mathop mathord cancel"))
+"""Commands whose argument is mathematics."""
+
+SHORT_WORDS = frozenset(names("not for but any how two six all are the has was most best first almost"))
+"""Words that could be taken for products of variables in alphabetical order."""
 
 MATRICES = {"pmatrix": 1, "bmatrix": 1, "matrix": 1, "array": 1, "smallmatrix": 1, "Bmatrix": 1, "vmatrix": 0}
 """Environments of rows; 0 where its value is the determinant."""
