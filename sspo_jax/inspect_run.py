@@ -54,12 +54,14 @@ def show(config: InspectConfig) -> None:
       FileNotFoundError: no run there, or no rollout of that step.
     """
     from sspo_jax.export import read_record
+    from sspo_jax.trainer.best import read_best
     from sspo_jax.trainer.checkpoint import steps_in
     from sspo_jax.trainer.metrics import Display
 
     path = pathlib.Path(config.run)
     record = read_record(path)
     rows = read_metrics(path)
+    best = read_best(path / "checkpoints")
     display = Display(quiet=True)
     total = record["config"]["steps"]
     last = rows[-1]["step"] if rows else 0
@@ -70,6 +72,7 @@ def show(config: InspectConfig) -> None:
             ("experiment", f"{record['experiment']}, {record['config']['loss']['objective']}"),
             ("state", state),
             ("checkpoints", ", ".join(map(str, steps_in(path / "checkpoints"))) or "none"),
+            ("best", f"{best.metric} {100 * best.score:.1f} % after step {best.step}" if best else "none kept"),
             ("commit", str(record["commit"])),
             ("devices", record["devices"]),
         ],

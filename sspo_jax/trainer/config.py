@@ -6,6 +6,7 @@ Every field can be set from the command line as `--section.field value`; the doc
 import dataclasses
 from typing import Literal
 
+from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.data.sources import Data
 from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
 from sspo_jax.models.configs import QwenConfig
@@ -148,6 +149,9 @@ class EvaluationConfig:
     """Responses per problem for avg@k, at temperature 1; besides, one greedy response. 0: greedy only."""
     max_new_tokens: int | None = None
     """Longest response; None: as in the rollout."""
+    best: Literal["greedy", "avg", "none"] = "greedy"
+    """Keep the policy of the evaluation with the highest mean of this score over the sets, beside the checkpoints that
+    are rotated; none: keep nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,6 +189,9 @@ class TrainConfig:
     """Training problems."""
     prompt: str = "qwen-math"
     """Prompt template: chat, qwen-math, qwen-boxed, r1, none, or a Jinja file."""
+    curriculum: CurriculumConfig | None = None
+    """Draw problems that are always or never solved less often; None: every problem once an epoch. Any of its options
+    switches it on, for instance --curriculum.floor 0.1."""
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     advantage: AdvantageConfig = AdvantageConfig()

@@ -16,13 +16,14 @@ import numpy as np
 from jaxtyping import Float
 
 from sspo_jax.advantages import group_relative, leave_one_out
-from sspo_jax.data.pipeline import ProblemStream
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.models.weights import load_qwen
 from sspo_jax.processes import any_process, is_main, together
 from sspo_jax.sampler import Sampler, SamplingParams
 from sspo_jax.sharding import fetch
+from sspo_jax.trainer import curriculum
 from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
+from sspo_jax.trainer.best import BestPolicy
 from sspo_jax.trainer.checkpoint import Checkpoint, Checkpoints
 from sspo_jax.trainer.compilation import CompileLog
 from sspo_jax.trainer.config import TrainConfig
@@ -98,7 +99,7 @@ class Trainer:
         self.directory = directory
         self.display = display
         self.judge = judge
-        self.stream = ProblemStream(parts.data, batch_size=config.rollout.prompts, seed=config.seed)
+        self.stream = curriculum.open_stream(config, parts.data)
         self.programs = TrainPrograms(
             config=parts.model,
             objective=config.loss,
@@ -120,6 +121,7 @@ class Trainer:
             mesh=parts.mesh,
         )
         self.evaluator = Evaluator(config, parts, self.sampler, judge, directory)
+        self.best = BestPolicy(directory.checkpoints, config.evaluation.best)
         self.warm_start: dict[str, float] = {}
         self.stage_seconds = Stopwatch()
         self.history: list[dict[str, float]] = []
@@ -142,7 +144,15 @@ class Trainer:
         speed = {"throughput/rollout_tokens_per_second": tokens / watch.seconds["rollout"]}
         if is_main() and self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
             sampled.write(self.directory.rollouts(step))
-        return {**sampled.metrics(), **gaps, **learning, **times, **speed, "rollout/tokens": tokens}
+        return {
+            **sampled.metrics(),
+            **gaps,
+            **learning,
+            **times,
+            **speed,
+            **curriculum.metrics(self.stream),
+            "rollout/tokens": tokens,
+        }
 
     def sample_groups(self, step: int, watch: Stopwatch) -> Groups:
         """Problems, a group of responses for each, and their verdicts and rewards.
@@ -176,6 +186,7 @@ class Trainer:
             self.display.phase("verify")
             with watch("verify"):  # what the rollout did not hide
                 groups = judging.result(sampled)
+            curriculum.learn(self.stream, groups)
             drawn.append(groups)
             kept.append(groups.take(groups.informative()) if rollout.dynamic_sampling else groups)
             if sum(map(len, kept)) >= wanted:
@@ -358,10 +369,10 @@ class Trainer:
         """Scores of the present policy, as metrics."""
         with self.stage_seconds("evaluation"):
             scores = self.evaluator(self.state.params, step, self.display)
-        metrics = metrics_of(scores)
+            is_best = self.best.offer(self.state.params, step, scores)
         shown = "  ".join(f"{name} {100 * score['greedy']['value']:.1f} %" for name, score in scores.items())
-        self.display.say(f"evaluation after step {step}, greedy: {shown}")
-        return metrics
+        self.display.say(f"evaluation after step {step}, greedy: {shown}{'  (best so far)' if is_best else ''}")
+        return metrics_of(scores)
 
     def show(self, step: int, metrics: dict[str, float]) -> None:
         """The bar's note, and now and then a few samples."""
@@ -388,6 +399,7 @@ class Trainer:
             steps=last,
             before=self.evaluator.read(0) or {},
             after=self.evaluator.read(last) or {},
+            best=dataclasses.asdict(self.best.best) if self.best.best else None,
             metrics=self.history[-1] if self.history else {},
             seconds={**{name: round(value, 2) for name, value in self.stage_seconds.seconds.items()}, "all": seconds},
             rates={

@@ -70,6 +70,8 @@ def check(config: TrainConfig) -> Parts:
     data = config.data.open(tokenizer)
     data, dropped = _fit_prompts(data, prompts, config)
     evaluation = tuple(source.open(tokenizer) for source in config.evaluation.data)
+    if evaluation and config.evaluation.best == "avg" and not config.evaluation.samples:
+        raise ValueError("--evaluation.best is avg, but --evaluation.samples is 0: want at least 1, or greedy")
     for source in evaluation:
         for index in range(_known_size(source, config.evaluation.problems)):
             prompts(source[index])

@@ -24,6 +24,7 @@ class Summary:
     steps: int
     before: dict[str, dict[str, Any]]  # set -> scores of the model that reinforcement learning started from
     after: dict[str, dict[str, Any]]
+    best: dict[str, Any] | None  # `best.Best`: step, metric and score of the best evaluation, whose policy is kept
     metrics: dict[str, float]  # of the last step
     seconds: dict[str, float]  # per stage
     rates: dict[str, float]  # tokens and updates per second, medians over steps
@@ -114,9 +115,16 @@ def show_summary(display: Display, summary: Summary, path: pathlib.Path) -> None
             ("update", f"{summary.rates.get('update_seconds', 0):.2f} s"),
             ("compiled", f"{summary.programs} programs in {summary.compile_seconds:.0f} s"),
             ("peak memory", f"{summary.peak_memory_bytes / 2**30:.2f} GiB"),
+            ("best policy", _best(summary.best)),
             ("written to", str(path)),
         ],
     )
+
+
+def _best(best: dict[str, Any] | None) -> str:
+    if best is None:
+        return "none kept"
+    return f"of step {best['step']}, {best['metric']} {100 * best['score']:.1f} % on average over the held-out sets"
 
 
 def _percent(score: dict[str, float]) -> str:
