@@ -26,6 +26,10 @@ class ExportConfig:
     """Of the written weights."""
     step: int | Literal["best"] | None = None
     """Checkpoint to export: a step, `best` (of the evaluations inside the run), or not set: the newest intact one."""
+    adapters: bool = False
+    """Of a LoRA run, write the adapters alone, as PEFT does, float32; else they are merged into the weights."""
+    base: str | None = None
+    """Of a LoRA run: where the checkpoint is now that it started from, if it was moved."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,8 +37,12 @@ def main(arguments: Sequence[str]) -> int:
     from sspo_jax.cli import parse
 
     config = parse(ExportConfig, arguments, prog="sspo export")
-    step = export(pathlib.Path(config.run), pathlib.Path(config.out), dtype=config.dtype, step=config.step)
-    print(f"policy of {config.run} after step {step}, {config.dtype}, written to {config.out}")
+    run, out = pathlib.Path(config.run), pathlib.Path(config.out)
+    if config.adapters:
+        step, what = export_adapters(run, out, step=config.step, base=config.base), "adapters"
+    else:
+        step, what = export(run, out, dtype=config.dtype, step=config.step, base=config.base), config.dtype
+    print(f"policy of {config.run} after step {step}, {what}, written to {config.out}")
     return 0
 
 
@@ -44,8 +52,9 @@ def export(
     *,
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
     step: Step = None,
+    base: str | None = None,
 ) -> int:
-    """Writes the policy of a run; returns the step it is of.
+    """Writes the policy of a run, adapters merged; returns the step it is of. Arguments as for `read_policy`.
 
     Raises:
       FileNotFoundError, ValueError: as `read_policy`.
@@ -55,10 +64,30 @@ def export(
     from sspo_jax.models.weights import save_qwen
 
     record = read_record(run)
-    params, model, found = read_policy(run, step=step)
+    params, model, found = read_policy(run, step=step, base=base)
     settings = record["config"]["model"]
     tokenizer = load_tokenizer(settings["tokenizer"] or settings["path"])
     save_qwen(out, params, model, dtype=dtype, tokenizer=tokenizer)
+    return found
+
+
+def export_adapters(run: pathlib.Path, out: pathlib.Path, *, step: Step = None, base: str | None = None) -> int:
+    """Writes the adapters of a LoRA run as PEFT does; returns the step they are of.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read_policy`; or the run trained all weights.
+      FileExistsError: `out` is not empty.
+    """
+    from sspo_jax.models.peft import save_peft
+    from sspo_jax.trainer.base_weights import base_directory, lora_of
+
+    record = read_record(run)
+    lora = lora_of(record)
+    if lora is None:
+        raise ValueError(f"{run} trained all weights and has no adapters: leave out --adapters")
+    adapters, _, found = read_trained(run, step=step)
+    recorded = base or record["config"]["model"]["path"]
+    save_peft(out, adapters, lora, base=recorded or str(base_directory(run, record).absolute()))
     return found
 
 
@@ -104,25 +133,46 @@ def read_record(run: pathlib.Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def read_policy(run: pathlib.Path, *, step: Step = None) -> tuple[Any, Any, int]:
-    """(parameters, `QwenConfig`, step) of a checkpoint of a run, on the devices of this process.
+def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None) -> tuple[Any, Any, int]:
+    """(parameters, `QwenConfig`, step) of a checkpoint of a run, adapters merged, on the devices of this process.
 
     Args:
       step: of the checkpoint; `best`: of the best evaluation; None: the newest intact one.
+      base: where the checkpoint is now that a LoRA run started from, if it was moved.
 
     Raises:
-      FileNotFoundError: no run there, no intact checkpoint in it, or no best one.
-      ValueError: no checkpoint of that step.
+      FileNotFoundError: no run there, no intact checkpoint in it, no best one, or the weights under the adapters are
+        gone.
+      ValueError: no checkpoint of that step, or the weights under the adapters are others.
     """
+    from sspo_jax.models.lora import merge_lora
+    from sspo_jax.models.weights import load_qwen
+    from sspo_jax.sharding import make_mesh
+    from sspo_jax.trainer.base_weights import base_directory, lora_of
+
+    record = read_record(run)
+    trained, model, step = read_trained(run, step=step)
+    lora = lora_of(record)
+    if lora is None:
+        return trained, model, step
+    import jax
+
+    weights, _ = load_qwen(base_directory(run, record, moved_to=base), mesh=make_mesh(), param_dtype="float32")
+    return jax.jit(merge_lora, static_argnums=2)(weights, trained, lora), model, step
+
+
+def read_trained(run: pathlib.Path, *, step: Step = None) -> tuple[Any, Any, int]:
+    """As `read_policy`, but what was trained: with LoRA the adapters alone."""
     from sspo_jax.models.configs import QwenConfig
     from sspo_jax.sharding import make_mesh
+    from sspo_jax.trainer.base_weights import lora_of
     from sspo_jax.trainer.best import open_best
     from sspo_jax.trainer.checkpoint import Checkpoints
     from sspo_jax.trainer.step import abstract_state
 
     record = read_record(run)
     model = QwenConfig(**_tuples(record["model"]))
-    like = abstract_state(model, make_mesh())
+    like = abstract_state(model, make_mesh(), lora=lora_of(record))
     if step == "best":
         step = best_of(run).step
         checkpoints, like["optimizer"] = open_best(run / "checkpoints", is_reader=True), {}

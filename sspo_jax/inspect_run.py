@@ -63,13 +63,14 @@ def show(config: InspectConfig) -> None:
     rows = read_metrics(path)
     best = read_best(path / "checkpoints")
     display = Display(quiet=True)
-    total = record["config"]["steps"]
+    total, lora = record["config"]["steps"], record["config"]["model"].get("lora")
     last = rows[-1]["step"] if rows else 0
     state = "complete" if (path / "summary.json").exists() else f"step {last} of {total}"
     display.table(
         str(path),
         [
             ("experiment", f"{record['experiment']}, {record['config']['loss']['objective']}"),
+            *([("adapters", f"LoRA of rank {lora['rank']}, alpha {lora['alpha']:g}")] if lora else []),
             ("state", state),
             ("checkpoints", ", ".join(map(str, steps_in(path / "checkpoints"))) or "none"),
             ("best", f"{best.metric} {100 * best.score:.1f} % after step {best.step}" if best else "none kept"),

@@ -10,6 +10,7 @@ from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.data.sources import Data
 from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.lora import LoraConfig
 from sspo_jax.processes import DistributedConfig
 from sspo_jax.rewards import RewardConfig
 from sspo_jax.sharding import MeshConfig
@@ -31,6 +32,9 @@ class ModelConfig:
     """Of activations and matrix products. Weights, optimizer, ratios and reductions are float32."""
     remat: Literal["none", "full", "dots"] = "full"
     """What the backward pass recomputes to save memory: nothing, whole layers, or all but matrix products."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters and leave the weights, kept in `dtype`, as they are; None: train the weights. Any of its
+    options switches it on, for instance --model.lora.rank 16."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

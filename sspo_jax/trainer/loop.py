@@ -22,6 +22,7 @@ from sspo_jax.processes import any_process, is_main, together
 from sspo_jax.sampler import Sampler, SamplingParams
 from sspo_jax.sharding import fetch
 from sspo_jax.trainer import curriculum
+from sspo_jax.trainer.base_weights import frozen_weights
 from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
 from sspo_jax.trainer.best import BestPolicy
 from sspo_jax.trainer.checkpoint import Checkpoint, Checkpoints
@@ -107,7 +108,9 @@ class Trainer:
             segmenter=parts.segmenter,
             mesh=parts.mesh,
             temperature=config.rollout.temperature,
+            lora=config.model.lora,
         )
+        self.trainable = self.programs.trainable
         self.sampler = Sampler(
             parts.model,
             SamplingParams(
@@ -172,7 +175,7 @@ class Trainer:
             self.display.phase("rollout")
             with watch("rollout"):
                 sampled = self.sampler.generate(
-                    self.state.params,
+                    self.policy,
                     prompts,
                     group_size=rollout.group_size,
                     seed=self.config.seed,
@@ -248,10 +251,12 @@ class Trainer:
     def _score(self, batch: TrainBatch) -> TrainBatch:
         """A micro-batch with old (and reference) log-probs, entropies and subsentences."""
         if self.reference is not None:
-            self.gradients, ref_logprobs, _, _ = self.programs.micro_batch(self.reference, self.gradients, batch, False)
+            self.gradients, ref_logprobs, _, _ = self.programs.micro_batch(
+                self.reference, self.gradients, batch, False, self.base
+            )
             batch = dataclasses.replace(batch, ref_logprobs=ref_logprobs)
         self.gradients, logprobs, entropies, _ = self.programs.micro_batch(
-            self.state.params, self.gradients, batch, False
+            self.state.params, self.gradients, batch, False, self.base
         )
         batch = dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
         return dataclasses.replace(batch, subsentence_ids=self.programs.segment(batch))
@@ -264,7 +269,7 @@ class Trainer:
             self.display.phase("update", total=total, done=number)
             for batch in minibatches[number % len(minibatches)]:
                 self.gradients, _, _, metrics = self.programs.micro_batch(
-                    self.state.params, self.gradients, batch, True
+                    self.state.params, self.gradients, batch, True, self.base
                 )
                 parts.append(metrics)
             self.state.params, self.state.optimizer, self.gradients, figures = self.programs.apply_update(
@@ -299,7 +304,10 @@ class Trainer:
 
     def start(self, checkpoints: Checkpoints) -> None:
         """The state to go on from: the newest intact checkpoint, or a new one."""
-        restored = checkpoints.restore(abstract_state(self.parts.model, self.parts.mesh, self.programs.optimizer))
+        lora = self.config.model.lora
+        like = abstract_state(self.parts.model, self.parts.mesh, self.programs.optimizer, lora)
+        restored = checkpoints.restore(like)
+        self.base = frozen_weights(self.config, self.parts, self.directory.path, self.first_params)
         self.gradients = self.programs.zero_gradients()
         if restored is not None:
             self.state = TrainState(restored.params, restored.optimizer, restored.step)
@@ -307,12 +315,21 @@ class Trainer:
             self.display.say(f"resuming after step {restored.step}")
         else:
             with self.stage_seconds("start"):
-                params = self.first_params()
+                weights = self.first_params() if self.base is None else self.base
+                key = jax.random.fold_in(jax.random.key(self.config.seed), 1)  # other noise than that of the weights
+                params = self.trainable.start(weights, key, self.parts.mesh)
             with jax.set_mesh(self.parts.mesh):
                 self.state = TrainState(params, self.programs.init_optimizer(params), 0)
         # The reference policy is where the run started from; it is frozen, so it is made again and not saved.
-        self.reference = self.first_params() if self.config.loss.kl_coefficient else None
+        self.reference = None
+        if self.config.loss.kl_coefficient:
+            self.reference = self.trainable.reference(self.state.params) or self.first_params()
         self.directory.forget_after(self.state.step if restored is not None else -1)
+
+    @property
+    def policy(self) -> Params:
+        """Parameters of the present policy, for the sampler."""
+        return self.trainable.policy(self.state.params, self.base)
 
     def first_params(self) -> Params:
         """Of a checkpoint, of the warm start, or random."""
@@ -368,7 +385,7 @@ class Trainer:
     def evaluate(self, step: int) -> dict[str, float]:
         """Scores of the present policy, as metrics."""
         with self.stage_seconds("evaluation"):
-            scores = self.evaluator(self.state.params, step, self.display)
+            scores = self.evaluator(self.policy, step, self.display)
             is_best = self.best.offer(self.state.params, step, scores)
         shown = "  ".join(f"{name} {100 * score['greedy']['value']:.1f} %" for name, score in scores.items())
         self.display.say(f"evaluation after step {step}, greedy: {shown}{'  (best so far)' if is_best else ''}")

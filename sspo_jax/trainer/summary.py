@@ -14,6 +14,7 @@ from sspo_jax.trainer.config import TrainConfig
 from sspo_jax.trainer.metrics import Display
 from sspo_jax.trainer.run_directory import write_json
 from sspo_jax.trainer.setup import Parts
+from sspo_jax.trainer.trainable import Trainable, count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ def show_plan(display: Display, config: TrainConfig, parts: Parts, path: pathlib
         f"{experiment}: {type(config.loss).__name__}, {config.steps} steps",
         [
             ("model", f"{parts.model.num_parameters / 1e6:,.2f} M parameters ({origin}), {parts.model.dtype}"),
+            *_adapters(config, parts),
             ("data", f"{parts.data.name}, {len(parts.data):,} problems{dropped}"),
             ("devices", f"{parts.mesh.size} x {device.device_kind} ({device.platform}), mesh {axes or 'of one'}"),
             (
@@ -71,6 +73,17 @@ def show_plan(display: Display, config: TrainConfig, parts: Parts, path: pathlib
             ("written to", str(path)),
         ],
     )
+
+
+def _adapters(config: TrainConfig, parts: Parts) -> list[tuple[str, str]]:
+    lora = config.model.lora
+    if lora is None:
+        return []
+    trained = count(Trainable(parts.model, lora).abstract())
+    targets = ", ".join(lora.targets)
+    return [
+        ("trained", f"{trained / 1e6:,.2f} M parameters: LoRA of rank {lora.rank}, alpha {lora.alpha:g} on {targets}")
+    ]
 
 
 def show_summary(display: Display, summary: Summary, path: pathlib.Path) -> None:
