@@ -176,6 +176,8 @@ def test_adapters_learn_and_nothing_else(adapted: Trainer, groups: Groups):
 
 def test_the_reference_is_the_base(adapted: Trainer):
     """Adapters of zeros: the same program gives the log-probs of the weights without adapters."""
+    assert adapted.reference is not None
+    assert adapted.base is not None
     reference = adapted.trainable.policy(adapted.reference, adapted.base)
     tokens = jnp.arange(8, 24)[None]
     plain = apply_qwen(adapted.base, adapted.parts.model, tokens)
@@ -183,7 +185,9 @@ def test_the_reference_is_the_base(adapted: Trainer):
 
 
 def test_what_the_model_does_not_have_is_refused_at_the_start():
-    model = dataclasses.replace(small().model.shape, num_experts=8, experts_per_token=2, expert_size=8)
+    shape = small().model.shape
+    assert shape is not None
+    model = dataclasses.replace(shape, num_experts=8, experts_per_token=2, expert_size=8)
     config = small(warm_start=None, model__shape=model, model__lora=LoraConfig(targets=("query", "gate")))
     with pytest.raises(ValueError, match=r"targets \['gate'\] are not weights"):
         check(config)
