@@ -73,6 +73,23 @@ def test_gsm8k_of_the_catalogue_is_found_though_it_must_be_imported_first(tmp_pa
         tfds_source("gsm8k", split="test", data_dir=str(tmp_path))
 
 
+def test_gsm8k_is_prepared_and_read_without_tensorflow(tmp_path, monkeypatch):
+    """All but the download itself: files as OpenAI publishes them become array_record, and that becomes problems."""
+    import tensorflow_datasets as tfds
+
+    def files(self, urls):
+        for name in urls:
+            row = {"question": f"How many in {name}?", "answer": "3 + 4 = <<3+4=7>>7\n#### 1,007"}
+            (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+        return {name: tmp_path / f"{name}.jsonl" for name in urls}
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", files)
+    (problem,) = iterate(TfdsData(name="gsm8k", split="test", data_dir=str(tmp_path / "sets")).open())
+    assert (problem.problem, problem.answer, problem.source) == ("How many in test?", "1007", "gsm8k_test")
+    assert list((tmp_path / "sets" / "gsm8k").rglob("*.array_record*"))
+    assert "tensorflow" not in sys.modules
+
+
 def test_gsm8k_rows():
     table = [{"question": b"How many?", "answer": b"3 + 4 = <<3+4=7>>7 so\n#### 1,007", "short_answer": b"1,007"}]
     (problem,) = iterate(table_source(table, name="gsm8k_test"))
