@@ -67,7 +67,7 @@ def tfds_source(name: str, *, split: str, data_dir: str | None = None) -> Proble
             _prepare(builder, name)
     if split not in builder.info.splits:
         raise ValueError(f"tfds:{name}: split {split!r}, want {' or '.join(sorted(builder.info.splits))}")
-    return table_source(builder.as_data_source(split=split), name=f"{_short(name)}_{split}")
+    return table_source(builder.as_data_source(split=split), name=f"{_short(builder.name)}_{split}")
 
 
 def hub_source(name: str, *, config: str | None = None, split: str) -> ProblemSource:

@@ -35,6 +35,7 @@ def test_the_builder_gives_back_every_field(prepared):
     source = tfds_source(folder, split="train")
     found = {problem.id: problem for problem in iterate(source)}
     wanted = {problem.id: problem for problem in iterate(JsonlSource(path))}
+    assert source.name == "sspo_problems_train"
     assert found["b"] == wanted["b"]
     assert found["a"].problem == "π?"
     assert (found["a"].level, found["a"].solution, found["a"].extra) == (None, None, {})
