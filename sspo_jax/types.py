@@ -132,6 +132,6 @@ class TrainBatch:
     sampler_logprobs: Float[Array, "batch time"]
     subsentence_ids: Int[Array, "batch time"]  # -1 where mask is false
     ref_logprobs: Float[Array, "batch time"] | None = None  # under the frozen reference policy
-    mean_entropy: Float[Array, ""] | None = None  # over all valid tokens of the whole rollout batch
-    entropy_std: Float[Array, ""] | None = None  # of subsentence entropies over those tokens; read by one rule of SSPO
-    denominator: Float[Array, ""] | None = None  # of the loss, over the whole update, before it is cut into parts
+    mean_entropy: Float[Array, ""] | np.float32 | None = None  # over all valid tokens of the whole rollout batch
+    entropy_std: Float[Array, ""] | np.float32 | None = None  # of subsentence entropies there; read by one rule
+    denominator: Float[Array, ""] | np.float32 | None = None  # of the loss, over the whole update, before it is cut
