@@ -1,8 +1,10 @@
 """The command line: `sspo COMMAND ...`. Each command imports only what it needs."""
 
+import dataclasses
 import importlib
 import os
 import sys
+import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,10 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(config_type: Any, arguments: Sequence[str], *, prog: str, default: Any = None) -> Any:
-    """Typed options of a command: `--section.field value` for every field of a (nested) dataclass."""
+    """Typed options of a command: `--section.field value` for every field of a (nested) dataclass.
+
+    A section that `default` leaves out (None) is switched on by any of its options.
+    """
     import tyro
 
-    options: dict[str, Any] = {"default": default} if default is not None else {}
+    options: dict[str, Any] = {}
+    if default is not None:
+        options["default"] = switch_on(default, arguments)
     return tyro.cli(
         config_type,
         args=list(arguments),
@@ -60,6 +67,27 @@ def parse(config_type: Any, arguments: Sequence[str], *, prog: str, default: Any
         config=(tyro.conf.AvoidSubcommands,),
         **options,
     )
+
+
+def switch_on(config: Any, arguments: Sequence[str]) -> Any:
+    """`config` with the sections that are None in it, but have options among the arguments, at their defaults.
+
+    A section is a field of type `SomeDataclass | None`, in `config` itself or in one of its sections.
+    """
+    names = {argument.removeprefix("--").split("=")[0].replace("-", "_") for argument in arguments}
+    hints = typing.get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        inside = [name.partition(".")[2] for name in names if name.startswith(f"{field.name}.")]
+        if not inside:
+            continue
+        kinds = [kind for kind in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(kind)]
+        if value is None and len(kinds) == 1:
+            value = changes[field.name] = typing.cast("Any", kinds[0])()
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = switch_on(value, inside)
+    return dataclasses.replace(config, **changes) if changes else config
 
 
 def _quiet_libraries() -> None:

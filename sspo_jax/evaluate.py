@@ -31,6 +31,8 @@ class EvaluateConfig:
 
     model: str | None = None
     """Hugging Face checkpoint (directory or name on the Hub), or the directory of a run."""
+    step: int | Literal["best"] | None = None
+    """Of a run: the checkpoint of this step, or `best` of its evaluations in training; not set: the newest."""
     data: str = FIVE_SETS
     """Sets, comma-separated: names of files in the data folder, .jsonl paths, tfds:NAME, hf:NAME, arithmetic:held_out.
     `math500[:100]` takes the first 100; `math500=FILE.jsonl` says which set a source is."""
@@ -158,7 +160,7 @@ class _Policy:
         from sspo_jax.models.weights import model_digest
 
         self._config, self._preset = config, preset
-        self._path, run_prompt = _checkpoint_of(config.model)
+        self._path, run_prompt = _checkpoint_of(config.model, config.step)
         model = config_from_hf(self._path, dtype=config.dtype)
         self._tokenizer = load_tokenizer(config.tokenizer or str(self._path))
         if len(self._tokenizer) > model.vocab_size:
@@ -178,7 +180,7 @@ class _Policy:
             for problem in iterate(source):
                 self._prompts(problem)
         self.protocol = {
-            "model": config.model,
+            "model": config.model if run_prompt is None else f"{config.model}, {self._path.name}",
             "model_digest": model_digest(self._path),
             "dtype": config.dtype,
             "prompt": template.name,
@@ -333,18 +335,21 @@ def _open_sets(config: EvaluateConfig) -> dict[str, ProblemSource]:
     return sources
 
 
-def _checkpoint_of(model: str) -> tuple[pathlib.Path, str | None]:
+def _checkpoint_of(model: str, step: int | Literal["best"] | None) -> tuple[pathlib.Path, str | None]:
     """(checkpoint directory, prompt template it was trained with) of a checkpoint, a run, or a name on the Hub."""
     directory = pathlib.Path(model)
+    is_run = (directory / "checkpoints").is_dir() and not list(directory.glob("*.safetensors"))
+    if step is not None and not is_run:
+        raise ValueError(f"--step chooses a checkpoint of a run, and {model} is none: leave it out")
     if not directory.is_dir():
         from sspo_jax.trainer.setup import fetch_model
 
         return fetch_model(model), None
-    if (directory / "checkpoints").is_dir() and not list(directory.glob("*.safetensors")):
+    if is_run:
         from sspo_jax.export import exported_checkpoint
 
         record = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        return exported_checkpoint(directory), record["config"]["prompt"]
+        return exported_checkpoint(directory, step), record["config"]["prompt"]
     return directory, None
 
 
@@ -374,6 +379,8 @@ def _checker_version() -> int:
 
 def _default_out(config: EvaluateConfig, preset_name: str) -> str:
     subject = pathlib.Path(config.model or str(config.responses)).name
+    if config.step is not None:
+        subject += f"-step-{config.step}"
     name = f"{subject}-{preset_name}".replace("@", "-at-")
     return os.path.join("evaluations", "".join(c if c.isalnum() or c in "-_." else "_" for c in name))
 

@@ -54,22 +54,26 @@ def show(config: InspectConfig) -> None:
       FileNotFoundError: no run there, or no rollout of that step.
     """
     from sspo_jax.export import read_record
+    from sspo_jax.trainer.best import read_best
     from sspo_jax.trainer.checkpoint import steps_in
     from sspo_jax.trainer.metrics import Display
 
     path = pathlib.Path(config.run)
     record = read_record(path)
     rows = read_metrics(path)
+    best = read_best(path / "checkpoints")
     display = Display(quiet=True)
-    total = record["config"]["steps"]
+    total, lora = record["config"]["steps"], record["config"]["model"].get("lora")
     last = rows[-1]["step"] if rows else 0
     state = "complete" if (path / "summary.json").exists() else f"step {last} of {total}"
     display.table(
         str(path),
         [
             ("experiment", f"{record['experiment']}, {record['config']['loss']['objective']}"),
+            *([("adapters", f"LoRA of rank {lora['rank']}, alpha {lora['alpha']:g}")] if lora else []),
             ("state", state),
             ("checkpoints", ", ".join(map(str, steps_in(path / "checkpoints"))) or "none"),
+            ("best", f"{best.metric} {100 * best.score:.1f} % after step {best.step}" if best else "none kept"),
             ("commit", str(record["commit"])),
             ("devices", record["devices"]),
         ],

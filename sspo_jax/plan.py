@@ -235,8 +235,9 @@ def _lowerings(
         segmenter=Segmenter.from_tokenizer(load_tokenizer("tiny")),
         mesh=mesh,
         temperature=config.rollout.temperature,
+        lora=config.model.lora,
     )
-    state = abstract_state(model, mesh)
+    state, base = abstract_state(model, mesh, lora=config.model.lora), train.trainable.abstract_base(mesh)
     params, optimizer = state["params"], state["optimizer"]
 
     def array(shape: tuple[int, ...], dtype: Any, *axes: str | None) -> Any:
@@ -302,11 +303,11 @@ def _lowerings(
     scalar = array((), jnp.int32)
     optimizer_bytes, gradient_bytes = _bytes_per_device(optimizer), _bytes_per_device(params)
     return [  # the update last: it compiles longest
-        ("optimizer", lambda: train.apply_update.lower(params, optimizer, params), 0),
+        ("optimizer", lambda: train.apply_update.lower(params, optimizer, params), _bytes_per_device(base)),
         (
             "decode",
             lambda: decode.lower(weights, cache, *slot, array((slots, 2), jnp.uint32), scalar, scalar, scalar),
-            _bytes_per_device(params) + optimizer_bytes + gradient_bytes,
+            _bytes_per_device((params, base)) + optimizer_bytes + gradient_bytes,
         ),
         (
             "prefill",
@@ -315,7 +316,7 @@ def _lowerings(
         ),
         (
             "update",
-            lambda: train.micro_batch.lower(params, params, batch, array((), jnp.bool_)),
+            lambda: train.micro_batch.lower(params, params, batch, array((), jnp.bool_), base),
             optimizer_bytes,
         ),
     ]

@@ -6,6 +6,7 @@ columns are mapped to the fields of a problem by `ROW_READERS`, by the columns i
 
 import importlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -66,7 +67,7 @@ def tfds_source(name: str, *, split: str, data_dir: str | None = None) -> Proble
             _prepare(builder, name)
     if split not in builder.info.splits:
         raise ValueError(f"tfds:{name}: split {split!r}, want {' or '.join(sorted(builder.info.splits))}")
-    return table_source(builder.as_data_source(split=split), name=f"{_short(name)}_{split}")
+    return table_source(builder.as_data_source(split=split), name=f"{_short(builder.name)}_{split}")
 
 
 def hub_source(name: str, *, config: str | None = None, split: str) -> ProblemSource:
@@ -90,6 +91,7 @@ def hub_source(name: str, *, config: str | None = None, split: str) -> ProblemSo
 
 
 def _prepare(builder: Any, name: str) -> None:
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each attempt, over a line of its own each
     try:
         builder.download_and_prepare()
     except Exception as error:  # of the downloader: anything from a missing host to a changed checksum

@@ -69,6 +69,9 @@ class CurriculumStream:
         self._process_index = process_index
         self._process_count = process_count
         self.rates: dict[str, float] = {}
+        """Running solve rate by problem id."""
+        self.passed_over = 0
+        """Candidates that were not taken, so far."""
 
     def next(self) -> list[Problem]:
         """This process's share of the next batch."""
@@ -82,6 +85,7 @@ class CurriculumStream:
             draw = random.Random(f"curriculum/{self._seed}/{place}").random()
             if draw < self.weight(problem.id) or looked_at > self._config.most_candidates * self._batch_size:
                 taken.append(problem)
+        self.passed_over += looked_at - self._batch_size
         share = self._batch_size // self._process_count
         return taken[self._process_index * share : (self._process_index + 1) * share]
 
@@ -117,6 +121,7 @@ class CurriculumStream:
             "process_count": self._process_count,
             "curriculum": dataclasses.asdict(self._config),
             "rates": dict(self.rates),
+            "passed_over": self.passed_over,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -138,3 +143,4 @@ class CurriculumStream:
                 )
         self._candidates.restore({**state, "batch_size": 1, "process_count": 1})
         self.rates = dict(state["rates"])
+        self.passed_over = state["passed_over"]

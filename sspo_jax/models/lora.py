@@ -1,8 +1,8 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685): W + (alpha / rank) A B, where only A and B are trained.
 
-`with_lora` puts adapters beside the weights of the blocks, and the forward pass adds (x A) B to x W: the sum of the
-two matrices is never formed, so training and sampling need no second copy of the model. `merge_lora` forms it, for
-export. A loss sees no difference: differentiate with respect to the adapters through `with_lora`.
+`with_lora` puts adapters beside the weights of the blocks, and the forward pass adds (x A) B to x W: training never
+forms the sum of the two matrices. `fold_lora` forms it, for the sampler (which copies the weights in any case) and
+`merge_lora` for export. A loss sees no difference: differentiate with respect to the adapters through `with_lora`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import Params, abstract_qwen
-from sspo_jax.sharding import named_sharding
+from sspo_jax.sharding import check_divides, named_sharding
 
 Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
 _SUMMED = {"output": 2}  # axes that a weight sums over, where it is not one
@@ -39,7 +39,9 @@ class LoraConfig:
 
 
 def lora_shapes(config: QwenConfig, lora: LoraConfig) -> tuple[Params, Params]:
-    """(shapes, logical axes) of the adapters: {target: {"a": [layers, inputs..., rank], "b": [layers, rank, ...]}}.
+    """(`jax.ShapeDtypeStruct`, logical axes) of the adapters, float32.
+
+    {target: {"a": [layers, inputs..., rank], "b": [layers, rank, outputs...]}}
 
     A is sharded like the weight's inputs and B like its outputs; the rank is whole everywhere.
 
@@ -54,22 +56,28 @@ def lora_shapes(config: QwenConfig, lora: LoraConfig) -> tuple[Params, Params]:
     for target in lora.targets:
         split = 1 + _SUMMED.get(target, 1)
         shape, names = shapes[target].shape, axes[target]
-        found_shapes[target] = {"a": (*shape[:split], lora.rank), "b": (shape[0], lora.rank, *shape[split:])}
+        pair = {"a": (*shape[:split], lora.rank), "b": (shape[0], lora.rank, *shape[split:])}
+        found_shapes[target] = {name: jax.ShapeDtypeStruct(size, jnp.float32) for name, size in pair.items()}
         found_axes[target] = {"a": (*names[:split], None), "b": (names[0], None, *names[split:])}
     return found_shapes, found_axes
 
 
+def lora_shardings(config: QwenConfig, lora: LoraConfig, mesh: Mesh) -> Params:
+    """`NamedSharding` of each adapter on `mesh`. Raises ValueError where the mesh does not divide an axis."""
+    shapes, axes = lora_shapes(config, lora)
+    check_divides(mesh, shapes, axes)
+    return jax.tree.map(lambda names: named_sharding(mesh, names), axes, is_leaf=_is_tuple)
+
+
 def init_lora(config: QwenConfig, lora: LoraConfig, key: Array, *, mesh: Mesh | None = None) -> Params:
     """Adapters that change nothing yet: A normal with variance 1 / inputs, B zero; float32."""
-    shapes, axes = lora_shapes(config, lora)
-    shardings = None
-    if mesh is not None:
-        shardings = jax.tree.map(lambda names: named_sharding(mesh, names), axes, is_leaf=_is_tuple)
+    shapes, _ = lora_shapes(config, lora)
+    shardings = None if mesh is None else lora_shardings(config, lora, mesh)
 
     def build(key: Array) -> Params:
         adapters: Params = {}
         for target, subkey in zip(shapes, jax.random.split(key, len(shapes)), strict=True):
-            a, b = shapes[target]["a"], shapes[target]["b"]
+            a, b = (shapes[target][name].shape for name in ("a", "b"))
             scale = math.prod(a[1:-1]) ** -0.5
             adapters[target] = {"a": jax.random.normal(subkey, a, jnp.float32) * scale, "b": jnp.zeros(b, jnp.float32)}
         return adapters
@@ -88,14 +96,32 @@ def with_lora(params: Params, adapters: Params, lora: LoraConfig) -> Params:
 
 def merge_lora(params: Params, adapters: Params, lora: LoraConfig) -> Params:
     """Parameters of the plain model that computes the same, in the dtype they have: W + (alpha / rank) A B."""
-    merged = dict(params["blocks"])
-    for target, adapter in adapters.items():
-        weight = merged[target]
-        layers, rank = weight.shape[0], adapter["a"].shape[-1]
-        a, b = adapter["a"].reshape(layers, -1, rank), adapter["b"].reshape(layers, rank, -1)
+    return fold_lora(with_lora(params, adapters, lora))
+
+
+def has_lora(params: Params) -> bool:
+    """Whether there are adapters beside the weights."""
+    return any(name.endswith("_lora_a") for name in params["blocks"])
+
+
+def fold_lora(params: Params) -> Params:
+    """The same from parameters that have adapters beside the weights; without any, `params` as they are.
+
+    The sampler does this once per rollout, while it copies the weights anyway: a decoding step then costs what it
+    costs without adapters. The sum is formed in float32.
+    """
+    if not has_lora(params):
+        return params
+    blocks = params["blocks"]
+    targets = [name.removesuffix("_lora_a") for name in blocks if name.endswith("_lora_a")]
+    folded = {name: x for name, x in blocks.items() if not name.endswith(("_lora_a", "_lora_b"))}
+    for target in targets:
+        weight, a, b = blocks[target], blocks[f"{target}_lora_a"], blocks[f"{target}_lora_b"]
+        layers, rank = weight.shape[0], a.shape[-1]
+        a, b = a.reshape(layers, -1, rank), b.reshape(layers, rank, -1)
         product = jnp.einsum("lir,lro->lio", a, b, precision="highest").reshape(weight.shape)
-        merged[target] = (weight.astype(jnp.float32) + lora.alpha / lora.rank * product).astype(weight.dtype)
-    return {**params, "blocks": merged}
+        folded[target] = (weight.astype(jnp.float32) + product).astype(weight.dtype)
+    return {**params, "blocks": folded}
 
 
 def _is_tuple(node: Any) -> bool:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int, UInt32
 
 from sspo_jax.models import qwen
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.lora import fold_lora
 from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, column_ages, shard_cache, write_column
 from sspo_jax.sampler.random_bits import token_bits
 from sspo_jax.sampler.sampling import SamplingParams, draw
@@ -22,10 +23,12 @@ MASKED = -1e30  # finite: a row that masks every column still yields finite numb
 
 
 def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) -> Weights:
-    """The parameters in the dtype of the computation and, unrolled, each layer in arrays of its own.
+    """The parameters, adapters folded in, in the dtype of the computation; unrolled, each layer in arrays of its own.
 
     A slice of a stacked array would be copied at every step; copied once here, a step reads each weight once.
     """
+    if "blocks" in params:
+        params = fold_lora(params)
     cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
     if unrolled and "blocks" in cast:
         cast["blocks"] = tuple(jax.tree.map(lambda x, i=i: x[i], cast["blocks"]) for i in range(config.num_layers))

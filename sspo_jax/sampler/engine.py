@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.lora import has_lora
 from sspo_jax.sampler.assemble import assemble, pad_rows
 from sspo_jax.sampler.decode import ready_weights
 from sspo_jax.sampler.programs import Programs
@@ -147,8 +148,9 @@ class Sampler:
         as_they_are = {
             name: leaf for name, leaf in params.items() if name != "blocks" and getattr(leaf, "dtype", None) == dtype
         }
-        if not self.unrolled and all(leaf.dtype == dtype for leaf in jax.tree.leaves(params["blocks"])):
-            as_they_are["blocks"] = params["blocks"]
+        blocks = params["blocks"]
+        if not self.unrolled and not has_lora(params) and all(x.dtype == dtype for x in jax.tree.leaves(blocks)):
+            as_they_are["blocks"] = blocks
         others = {name: leaf for name, leaf in params.items() if name not in as_they_are}
         if not others:
             return params

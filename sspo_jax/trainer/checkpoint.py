@@ -68,16 +68,21 @@ class Checkpoints:
     Args:
       directory: where they are; created when missing.
       keep: newest checkpoints that are kept; None keeps all.
+      is_reader: leave alone what is half written: the run that writes it may be going on.
     """
 
-    def __init__(self, directory: pathlib.Path, *, keep: int | None):
+    def __init__(self, directory: pathlib.Path, *, keep: int | None, is_reader: bool = False):
         self._directory = directory.absolute()
         self._keep = keep
+        self._is_reader = is_reader
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, create=True, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            max_to_keep=self._keep,
+            create=True,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=not self._is_reader,
         )
         return ocp.CheckpointManager(self._directory, options=options)
 
@@ -96,6 +101,10 @@ class Checkpoints:
             args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)),
             force=True,
         )
+
+    def delete(self, step: int) -> None:
+        """Removes a checkpoint that is on disk."""
+        self._manager.delete(step)
 
     def wait(self) -> None:
         """Returns when everything started is on disk; raises what went wrong there."""

@@ -6,9 +6,11 @@ Every field can be set from the command line as `--section.field value`; the doc
 import dataclasses
 from typing import Literal
 
+from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.data.sources import Data
 from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.lora import LoraConfig
 from sspo_jax.processes import DistributedConfig
 from sspo_jax.rewards import RewardConfig
 from sspo_jax.sharding import MeshConfig
@@ -30,6 +32,9 @@ class ModelConfig:
     """Of activations and matrix products. Weights, optimizer, ratios and reductions are float32."""
     remat: Literal["none", "full", "dots"] = "full"
     """What the backward pass recomputes to save memory: nothing, whole layers, or all but matrix products."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters and leave the weights, kept in `dtype`, as they are; None: train the weights. Any of its
+    options switches it on, for instance --model.lora.rank 16."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +153,9 @@ class EvaluationConfig:
     """Responses per problem for avg@k, at temperature 1; besides, one greedy response. 0: greedy only."""
     max_new_tokens: int | None = None
     """Longest response; None: as in the rollout."""
+    best: Literal["greedy", "avg", "none"] = "greedy"
+    """Keep the policy of the evaluation with the highest mean of this score over the sets, beside the checkpoints that
+    are rotated; none: keep nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,6 +193,9 @@ class TrainConfig:
     """Training problems."""
     prompt: str = "qwen-math"
     """Prompt template: chat, qwen-math, qwen-boxed, r1, none, or a Jinja file."""
+    curriculum: CurriculumConfig | None = None
+    """Draw problems that are always or never solved less often; None: every problem once an epoch. Any of its options
+    switches it on, for instance --curriculum.floor 0.1."""
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     advantage: AdvantageConfig = AdvantageConfig()

@@ -16,13 +16,15 @@ import numpy as np
 from jaxtyping import Float
 
 from sspo_jax.advantages import group_relative, leave_one_out
-from sspo_jax.data.pipeline import ProblemStream
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.models.weights import load_qwen
 from sspo_jax.processes import any_process, is_main, together
 from sspo_jax.sampler import Sampler, SamplingParams
 from sspo_jax.sharding import fetch
+from sspo_jax.trainer import curriculum
+from sspo_jax.trainer.base_weights import frozen_weights
 from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
+from sspo_jax.trainer.best import BestPolicy
 from sspo_jax.trainer.checkpoint import Checkpoint, Checkpoints
 from sspo_jax.trainer.compilation import CompileLog
 from sspo_jax.trainer.config import TrainConfig
@@ -98,7 +100,7 @@ class Trainer:
         self.directory = directory
         self.display = display
         self.judge = judge
-        self.stream = ProblemStream(parts.data, batch_size=config.rollout.prompts, seed=config.seed)
+        self.stream = curriculum.open_stream(config, parts.data)
         self.programs = TrainPrograms(
             config=parts.model,
             objective=config.loss,
@@ -106,7 +108,9 @@ class Trainer:
             segmenter=parts.segmenter,
             mesh=parts.mesh,
             temperature=config.rollout.temperature,
+            lora=config.model.lora,
         )
+        self.trainable = self.programs.trainable
         self.sampler = Sampler(
             parts.model,
             SamplingParams(
@@ -120,6 +124,7 @@ class Trainer:
             mesh=parts.mesh,
         )
         self.evaluator = Evaluator(config, parts, self.sampler, judge, directory)
+        self.best = BestPolicy(directory.checkpoints, config.evaluation.best)
         self.warm_start: dict[str, float] = {}
         self.stage_seconds = Stopwatch()
         self.history: list[dict[str, float]] = []
@@ -142,7 +147,15 @@ class Trainer:
         speed = {"throughput/rollout_tokens_per_second": tokens / watch.seconds["rollout"]}
         if is_main() and self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
             sampled.write(self.directory.rollouts(step))
-        return {**sampled.metrics(), **gaps, **learning, **times, **speed, "rollout/tokens": tokens}
+        return {
+            **sampled.metrics(),
+            **gaps,
+            **learning,
+            **times,
+            **speed,
+            **curriculum.metrics(self.stream),
+            "rollout/tokens": tokens,
+        }
 
     def sample_groups(self, step: int, watch: Stopwatch) -> Groups:
         """Problems, a group of responses for each, and their verdicts and rewards.
@@ -162,7 +175,7 @@ class Trainer:
             self.display.phase("rollout")
             with watch("rollout"):
                 sampled = self.sampler.generate(
-                    self.state.params,
+                    self.policy,
                     prompts,
                     group_size=rollout.group_size,
                     seed=self.config.seed,
@@ -176,6 +189,7 @@ class Trainer:
             self.display.phase("verify")
             with watch("verify"):  # what the rollout did not hide
                 groups = judging.result(sampled)
+            curriculum.learn(self.stream, groups)
             drawn.append(groups)
             kept.append(groups.take(groups.informative()) if rollout.dynamic_sampling else groups)
             if sum(map(len, kept)) >= wanted:
@@ -237,10 +251,12 @@ class Trainer:
     def _score(self, batch: TrainBatch) -> TrainBatch:
         """A micro-batch with old (and reference) log-probs, entropies and subsentences."""
         if self.reference is not None:
-            self.gradients, ref_logprobs, _, _ = self.programs.micro_batch(self.reference, self.gradients, batch, False)
+            self.gradients, ref_logprobs, _, _ = self.programs.micro_batch(
+                self.reference, self.gradients, batch, False, self.base
+            )
             batch = dataclasses.replace(batch, ref_logprobs=ref_logprobs)
         self.gradients, logprobs, entropies, _ = self.programs.micro_batch(
-            self.state.params, self.gradients, batch, False
+            self.state.params, self.gradients, batch, False, self.base
         )
         batch = dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
         return dataclasses.replace(batch, subsentence_ids=self.programs.segment(batch))
@@ -253,7 +269,7 @@ class Trainer:
             self.display.phase("update", total=total, done=number)
             for batch in minibatches[number % len(minibatches)]:
                 self.gradients, _, _, metrics = self.programs.micro_batch(
-                    self.state.params, self.gradients, batch, True
+                    self.state.params, self.gradients, batch, True, self.base
                 )
                 parts.append(metrics)
             self.state.params, self.state.optimizer, self.gradients, figures = self.programs.apply_update(
@@ -288,7 +304,10 @@ class Trainer:
 
     def start(self, checkpoints: Checkpoints) -> None:
         """The state to go on from: the newest intact checkpoint, or a new one."""
-        restored = checkpoints.restore(abstract_state(self.parts.model, self.parts.mesh, self.programs.optimizer))
+        lora = self.config.model.lora
+        like = abstract_state(self.parts.model, self.parts.mesh, self.programs.optimizer, lora)
+        restored = checkpoints.restore(like)
+        self.base = frozen_weights(self.config, self.parts, self.directory.path, self.first_params)
         self.gradients = self.programs.zero_gradients()
         if restored is not None:
             self.state = TrainState(restored.params, restored.optimizer, restored.step)
@@ -296,12 +315,21 @@ class Trainer:
             self.display.say(f"resuming after step {restored.step}")
         else:
             with self.stage_seconds("start"):
-                params = self.first_params()
+                weights = self.first_params() if self.base is None else self.base
+                key = jax.random.fold_in(jax.random.key(self.config.seed), 1)  # other noise than that of the weights
+                params = self.trainable.start(weights, key, self.parts.mesh)
             with jax.set_mesh(self.parts.mesh):
                 self.state = TrainState(params, self.programs.init_optimizer(params), 0)
         # The reference policy is where the run started from; it is frozen, so it is made again and not saved.
-        self.reference = self.first_params() if self.config.loss.kl_coefficient else None
+        self.reference = None
+        if self.config.loss.kl_coefficient:
+            self.reference = self.trainable.reference(self.state.params) or self.first_params()
         self.directory.forget_after(self.state.step if restored is not None else -1)
+
+    @property
+    def policy(self) -> Params:
+        """Parameters of the present policy, for the sampler."""
+        return self.trainable.policy(self.state.params, self.base)
 
     def first_params(self) -> Params:
         """Of a checkpoint, of the warm start, or random."""
@@ -357,11 +385,11 @@ class Trainer:
     def evaluate(self, step: int) -> dict[str, float]:
         """Scores of the present policy, as metrics."""
         with self.stage_seconds("evaluation"):
-            scores = self.evaluator(self.state.params, step, self.display)
-        metrics = metrics_of(scores)
+            scores = self.evaluator(self.policy, step, self.display)
+            is_best = self.best.offer(self.state.params, step, scores)
         shown = "  ".join(f"{name} {100 * score['greedy']['value']:.1f} %" for name, score in scores.items())
-        self.display.say(f"evaluation after step {step}, greedy: {shown}")
-        return metrics
+        self.display.say(f"evaluation after step {step}, greedy: {shown}{'  (best so far)' if is_best else ''}")
+        return metrics_of(scores)
 
     def show(self, step: int, metrics: dict[str, float]) -> None:
         """The bar's note, and now and then a few samples."""
@@ -388,6 +416,7 @@ class Trainer:
             steps=last,
             before=self.evaluator.read(0) or {},
             after=self.evaluator.read(last) or {},
+            best=dataclasses.asdict(self.best.best) if self.best.best else None,
             metrics=self.history[-1] if self.history else {},
             seconds={**{name: round(value, 2) for name, value in self.stage_seconds.seconds.items()}, "all": seconds},
             rates={

@@ -2,7 +2,8 @@
 
 config.json      the resolved configuration, with commit, package versions and data digests
 metrics.jsonl    one object a step
-checkpoints/     to resume from
+checkpoints/     to resume from; in checkpoints/best the policy of the best evaluation, named by checkpoints/best.json
+base/            the frozen weights of a LoRA run that started from none that are kept elsewhere
 rollouts/        sampled texts with rewards and verdicts, one file a step
 evaluations/     scores and responses of the evaluations inside the run
 tensorboard/     events

@@ -13,9 +13,11 @@ from sspo_jax.data.prompts import PromptTokenizer, load_template
 from sspo_jax.data.tokenizer import load_tokenizer, tokenizer_digest
 from sspo_jax.models.configs import QwenConfig, config_from_hf
 from sspo_jax.models.qwen import qwen_shardings
+from sspo_jax.models.weights import model_digest
 from sspo_jax.sharding import batch_shards, make_mesh
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.config import ModelConfig, TrainConfig
+from sspo_jax.trainer.trainable import Trainable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ def check(config: TrainConfig) -> Parts:
     if config.model.path is not None and config.warm_start is not None:
         raise ValueError("warm_start trains from random weights, but --model.path names a checkpoint: set one of them")
     qwen_shardings(model, mesh)  # refuses a mesh that does not divide the model
+    Trainable(model, config.model.lora).shardings(mesh)  # ... and adapters of weights that it does not have
     if config.update.micro_rows % batch_shards(mesh):
         raise ValueError(
             f"--update.micro-rows is {config.update.micro_rows}, want a multiple of the {batch_shards(mesh)} shards "
@@ -70,6 +73,8 @@ def check(config: TrainConfig) -> Parts:
     data = config.data.open(tokenizer)
     data, dropped = _fit_prompts(data, prompts, config)
     evaluation = tuple(source.open(tokenizer) for source in config.evaluation.data)
+    if evaluation and config.evaluation.best == "avg" and not config.evaluation.samples:
+        raise ValueError("--evaluation.best is avg, but --evaluation.samples is 0: want at least 1, or greedy")
     for source in evaluation:
         for index in range(_known_size(source, config.evaluation.problems)):
             prompts(source[index])
@@ -97,6 +102,7 @@ def check(config: TrainConfig) -> Parts:
             "evaluation": {source.name: source.digest for source in evaluation},
             "prompt": {template.name: template.digest},
             "tokenizer": tokenizer_digest(tokenizer),
+            **({"base": {str(config.model.path): model_digest(path)}} if config.model.lora and path else {}),
         },
     )
 

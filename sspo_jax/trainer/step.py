@@ -19,11 +19,13 @@ from jaxtyping import Array, Float
 from sspo_jax.logprobs import logprobs_and_entropies
 from sspo_jax.losses import diagnostics
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.models.qwen import Params, abstract_qwen, hidden_states, qwen_shardings
+from sspo_jax.models.lora import LoraConfig
+from sspo_jax.models.qwen import Params, hidden_states
 from sspo_jax.sharding import after, named_sharding, put, replicated, shards
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import Rows
 from sspo_jax.trainer.config import Objective, OptimizerConfig
+from sspo_jax.trainer.trainable import Trainable
 from sspo_jax.types import TrainBatch
 
 
@@ -107,40 +109,47 @@ def _updates_done(state: Any) -> Array:
     return next(node for node in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(node)).count
 
 
-def optimizer_shardings(optimizer: optax.GradientTransformation, config: QwenConfig, mesh: Mesh) -> Any:
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, config: QwenConfig, mesh: Mesh, lora: LoraConfig | None = None
+) -> Any:
     """Of the optimizer's state: moments lie like their parameters, everything else is replicated.
 
     Explicit even for the step counter: without it, that scalar stays on one device, the second update compiles anew
     and a checkpoint cannot be restored on several processes.
     """
-    shapes, _ = abstract_qwen(config)
-    state = jax.eval_shape(optimizer.init, shapes)
+    trainable = Trainable(config, lora)
+    state = jax.eval_shape(optimizer.init, trainable.abstract())
     return optax.tree_utils.tree_map_params(
         optimizer,
         lambda _, sharding: sharding,
         state,
-        qwen_shardings(config, mesh),
+        trainable.shardings(mesh),
         transform_non_params=lambda _: replicated(mesh),
     )
 
 
 def abstract_state(
-    config: QwenConfig, mesh: Mesh, optimizer: optax.GradientTransformation | None = None
+    config: QwenConfig,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation | None = None,
+    lora: LoraConfig | None = None,
 ) -> dict[str, Any]:
     """{"params": ..., "optimizer": ...} of `jax.ShapeDtypeStruct` with shardings: where a checkpoint is restored.
 
-    The shapes of the optimizer's state do not depend on its settings, so that a reader needs none.
+    With `lora` both are of the adapters. The shapes of the optimizer's state do not depend on its settings, so that a
+    reader needs none.
     """
     optimizer = make_optimizer(OptimizerConfig()) if optimizer is None else optimizer
-    shapes, _ = abstract_qwen(config)
+    trainable = Trainable(config, lora)
+    shapes = trainable.abstract()
 
     def place(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
     return {
-        "params": jax.tree.map(place, shapes, qwen_shardings(config, mesh)),
+        "params": jax.tree.map(place, shapes, trainable.shardings(mesh)),
         "optimizer": jax.tree.map(
-            place, jax.eval_shape(optimizer.init, shapes), optimizer_shardings(optimizer, config, mesh)
+            place, jax.eval_shape(optimizer.init, shapes), optimizer_shardings(optimizer, config, mesh, lora)
         ),
     }
 
@@ -155,12 +164,14 @@ class TrainPrograms:
     segmenter: Segmenter
     mesh: Mesh
     temperature: float
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
+        self.trainable = Trainable(self.config, self.lora)
         self.learning_rate = learning_rate_schedule(self.optimizer_config)
         self.optimizer = make_optimizer(self.optimizer_config)
-        shardings = qwen_shardings(self.config, self.mesh)
-        state_shardings = optimizer_shardings(self.optimizer, self.config, self.mesh)
+        shardings = self.trainable.shardings(self.mesh)
+        state_shardings = optimizer_shardings(self.optimizer, self.config, self.mesh, self.lora)
         rows = named_sharding(self.mesh, ("batch", "time"))
         scalar = replicated(self.mesh)
         self._rows_sharding = rows
@@ -193,13 +204,15 @@ class TrainPrograms:
         return dataclasses.replace(batch, **fields)
 
     def _micro_batch(
-        self, params: Params, gradients: Params, batch: TrainBatch, is_update: Array
+        self, params: Params, gradients: Params, batch: TrainBatch, is_update: Array, base: Params | None = None
     ) -> tuple[Params, Array, Array, dict[str, Any]]:
-        """(gradients + this batch's if is_update, logprobs, entropies, metrics)."""
-        (logprobs, entropies), pullback = jax.vjp(
-            lambda params: sequence_logprobs(params, self.config, batch, temperature=self.temperature),
-            params,
-        )
+        """(gradients + this batch's if is_update, logprobs, entropies, metrics); `base`: see `trainable`."""
+
+        def forward(params: Params) -> tuple[Array, Array]:
+            policy = self.trainable.policy(params, base)
+            return sequence_logprobs(policy, self.config, batch, temperature=self.temperature)
+
+        (logprobs, entropies), pullback = jax.vjp(forward, params)
         _, loss_pullback, metrics = jax.vjp(
             lambda logprobs, entropies: self.objective(logprobs, batch, entropies=entropies),
             logprobs,
@@ -234,8 +247,7 @@ class TrainPrograms:
         return self.scalar(sum(float(self.count(batch)) for batch in batches))
 
     def _zero_gradients(self) -> Params:
-        shapes, _ = abstract_qwen(self.config)
-        return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), self.trainable.abstract())
 
     def _segment(self, batch: TrainBatch) -> Array:
         return self.segmenter(batch.tokens, batch.mask, batch.segment_ids, entropies=batch.entropies)

@@ -14,6 +14,7 @@ from sspo_jax.trainer.config import TrainConfig
 from sspo_jax.trainer.metrics import Display
 from sspo_jax.trainer.run_directory import write_json
 from sspo_jax.trainer.setup import Parts
+from sspo_jax.trainer.trainable import Trainable, count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class Summary:
     steps: int
     before: dict[str, dict[str, Any]]  # set -> scores of the model that reinforcement learning started from
     after: dict[str, dict[str, Any]]
+    best: dict[str, Any] | None  # `best.Best`: step, metric and score of the best evaluation, whose policy is kept
     metrics: dict[str, float]  # of the last step
     seconds: dict[str, float]  # per stage
     rates: dict[str, float]  # tokens and updates per second, medians over steps
@@ -58,6 +60,7 @@ def show_plan(display: Display, config: TrainConfig, parts: Parts, path: pathlib
         f"{experiment}: {type(config.loss).__name__}, {config.steps} steps",
         [
             ("model", f"{parts.model.num_parameters / 1e6:,.2f} M parameters ({origin}), {parts.model.dtype}"),
+            *_adapters(config, parts),
             ("data", f"{parts.data.name}, {len(parts.data):,} problems{dropped}"),
             ("devices", f"{parts.mesh.size} x {device.device_kind} ({device.platform}), mesh {axes or 'of one'}"),
             (
@@ -70,6 +73,17 @@ def show_plan(display: Display, config: TrainConfig, parts: Parts, path: pathlib
             ("written to", str(path)),
         ],
     )
+
+
+def _adapters(config: TrainConfig, parts: Parts) -> list[tuple[str, str]]:
+    lora = config.model.lora
+    if lora is None:
+        return []
+    trained = count(Trainable(parts.model, lora).abstract())
+    targets = ", ".join(lora.targets)
+    return [
+        ("trained", f"{trained / 1e6:,.2f} M parameters: LoRA of rank {lora.rank}, alpha {lora.alpha:g} on {targets}")
+    ]
 
 
 def show_summary(display: Display, summary: Summary, path: pathlib.Path) -> None:
@@ -114,9 +128,16 @@ def show_summary(display: Display, summary: Summary, path: pathlib.Path) -> None
             ("update", f"{summary.rates.get('update_seconds', 0):.2f} s"),
             ("compiled", f"{summary.programs} programs in {summary.compile_seconds:.0f} s"),
             ("peak memory", f"{summary.peak_memory_bytes / 2**30:.2f} GiB"),
+            ("best policy", _best(summary.best)),
             ("written to", str(path)),
         ],
     )
+
+
+def _best(best: dict[str, Any] | None) -> str:
+    if best is None:
+        return "none kept"
+    return f"of step {best['step']}, {best['metric']} {100 * best['score']:.1f} % on average over the held-out sets"
 
 
 def _percent(score: dict[str, float]) -> str:

@@ -35,6 +35,7 @@ def test_the_builder_gives_back_every_field(prepared):
     source = tfds_source(folder, split="train")
     found = {problem.id: problem for problem in iterate(source)}
     wanted = {problem.id: problem for problem in iterate(JsonlSource(path))}
+    assert source.name == "sspo_problems_train"
     assert found["b"] == wanted["b"]
     assert found["a"].problem == "π?"
     assert (found["a"].level, found["a"].solution, found["a"].extra) == (None, None, {})
@@ -71,6 +72,23 @@ def test_gsm8k_of_the_catalogue_is_found_though_it_must_be_imported_first(tmp_pa
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
     with pytest.raises(OSError, match=r"tfds:gsm8k: not in .*no network in tests\): prepare it"):
         tfds_source("gsm8k", split="test", data_dir=str(tmp_path))
+
+
+def test_gsm8k_is_prepared_and_read_without_tensorflow(tmp_path, monkeypatch):
+    """All but the download itself: files as OpenAI publishes them become array_record, and that becomes problems."""
+    import tensorflow_datasets as tfds
+
+    def files(self, urls):
+        for name in urls:
+            row = {"question": f"How many in {name}?", "answer": "3 + 4 = <<3+4=7>>7\n#### 1,007"}
+            (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+        return {name: tmp_path / f"{name}.jsonl" for name in urls}
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", files)
+    (problem,) = iterate(TfdsData(name="gsm8k", split="test", data_dir=str(tmp_path / "sets")).open())
+    assert (problem.problem, problem.answer, problem.source) == ("How many in test?", "1007", "gsm8k_test")
+    assert list((tmp_path / "sets" / "gsm8k").rglob("*.array_record*"))
+    assert "tensorflow" not in sys.modules
 
 
 def test_gsm8k_rows():

@@ -23,9 +23,9 @@ def metrics(run: pathlib.Path) -> list[dict[str, float]]:
     ]
 
 
-def start(run: pathlib.Path, cwd: pathlib.Path) -> subprocess.Popen:
+def start(run: pathlib.Path, cwd: pathlib.Path, *options: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "sspo_jax", "train", str(SMALL), "--run-dir", str(run), "--log.quiet"],
+        [sys.executable, "-m", "sspo_jax", "train", str(SMALL), "--run-dir", str(run), "--log.quiet", *options],
         cwd=cwd,
         env={**os.environ, "XLA_FLAGS": ""},
         stdout=subprocess.PIPE,
