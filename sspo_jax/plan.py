@@ -181,7 +181,8 @@ def model_shape(config: "TrainConfig") -> "QwenConfig":
 
     from sspo_jax.models.configs import HUB_NAMES, config_from_hf
 
-    computed: dict[str, Any] = {"dtype": config.model.dtype, "remat": config.model.remat}
+    chosen = config.model
+    computed: dict[str, Any] = {"dtype": chosen.dtype, "remat": chosen.remat, "attention": chosen.attention}
     if config.model.path is None:
         if config.model.shape is None:
             raise ValueError("no model: set --model.path to a checkpoint, or model.shape in the experiment file")
@@ -301,18 +302,18 @@ def _lowerings(
     )
     slot = [array((slots,), dtype) for dtype in (jnp.int32,) * 4 + (jnp.bool_,)]
     scalar = array((), jnp.int32)
-    optimizer_bytes, gradient_bytes = _bytes_per_device(optimizer), _bytes_per_device(params)
+    optimizer_bytes = _bytes_per_device(optimizer)  # gradients are not kept while responses are sampled
     return [  # the update last: it compiles longest
         ("optimizer", lambda: train.apply_update.lower(params, optimizer, params), _bytes_per_device(base)),
         (
             "decode",
             lambda: decode.lower(weights, cache, *slot, array((slots, 2), jnp.uint32), scalar, scalar, scalar),
-            _bytes_per_device((params, base)) + optimizer_bytes + gradient_bytes,
+            _bytes_per_device((params, base)) + optimizer_bytes,
         ),
         (
             "prefill",
             lambda: fill.lower(weights, array((prompts, width), jnp.int32), array((prompts,), jnp.int32)),
-            _bytes_per_device((params, cache)) + optimizer_bytes + gradient_bytes,
+            _bytes_per_device((params, base, cache)) + optimizer_bytes,
         ),
         (
             "update",

@@ -9,6 +9,7 @@ from typing import Literal
 from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.data.sources import Data
 from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
+from sspo_jax.models.attention import Implementation
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.processes import DistributedConfig
@@ -32,6 +33,8 @@ class ModelConfig:
     """Of activations and matrix products. Weights, optimizer, ratios and reductions are float32."""
     remat: Literal["none", "full", "dots"] = "full"
     """What the backward pass recomputes to save memory: nothing, whole layers, or all but matrix products."""
+    attention: Implementation = "auto"
+    """xla, cudnn (GPU) or splash (TPU); auto: the fastest there that computes these shapes."""
     lora: LoraConfig | None = None
     """Train low-rank adapters and leave the weights, kept in `dtype`, as they are; None: train the weights. Any of its
     options switches it on, for instance --model.lora.rank 16."""

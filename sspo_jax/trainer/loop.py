@@ -125,6 +125,7 @@ class Trainer:
         )
         self.evaluator = Evaluator(config, parts, self.sampler, judge, directory)
         self.best = BestPolicy(directory.checkpoints, config.evaluation.best)
+        self.gradients: Params | None = None
         self.warm_start: dict[str, float] = {}
         self.stage_seconds = Stopwatch()
         self.history: list[dict[str, float]] = []
@@ -220,19 +221,23 @@ class Trainer:
             pack_rows(groups.rollout, advantages, judged[part], row_tokens).micro_batches(settings.micro_rows)
             for part in split_groups(groups.rollout.group_ids[judged], settings.per_rollout)
         ]
-        flat = [(rows, self.programs.place(rows)) for minibatch in minibatches for rows in minibatch]
+        flat = [rows for minibatch in minibatches for rows in minibatch]
+        masks = [rows.mask for rows in flat]
         scored = []
-        for done, (_, batch) in enumerate(flat):
+        for done, rows in enumerate(flat):
             self.display.phase("score", total=len(flat), done=done)
-            scored.append(self._score(batch))
-        host = fetch([(batch.old_logprobs, batch.entropies, batch.subsentence_ids) for batch in scored])
-        masks = [rows.mask for rows, _ in flat]
-        mean, std = entropy_statistics([(entropies, ids) for _, entropies, ids in host], masks)
+            scored.append(self._score(self.programs.place(rows)))
+        logprobs, entropies = fetch(([batch.old_logprobs for batch in scored], [batch.entropies for batch in scored]))
+        # The rule "entropy" cuts at a quantile over the whole rollout, so all of it is scored before any is cut.
+        threshold = self.programs.scalar(self.parts.segmenter.threshold(entropies, masks) or 0.0)
+        ids = [self.programs.segment(batch, threshold) for batch in scored]
+        scored = [dataclasses.replace(batch, subsentence_ids=own) for batch, own in zip(scored, ids, strict=True)]
+        mean, std = entropy_statistics(list(zip(entropies, fetch(ids), strict=True)), masks)
         shared = {"mean_entropy": self.programs.scalar(mean), "entropy_std": self.programs.scalar(std)}
         gap = np.concatenate(
             [
-                np.abs(rows.sampler_logprobs[rows.mask] - logprobs[rows.mask])
-                for (rows, _), (logprobs, _, _) in zip(flat, host, strict=True)
+                np.abs(rows.sampler_logprobs[rows.mask] - scores[rows.mask])
+                for rows, scores in zip(flat, logprobs, strict=True)
             ]
             or [np.zeros(1, np.float32)]
         )
@@ -249,7 +254,8 @@ class Trainer:
         }
 
     def _score(self, batch: TrainBatch) -> TrainBatch:
-        """A micro-batch with old (and reference) log-probs, entropies and subsentences."""
+        """A micro-batch with old (and reference) log-probs and entropies."""
+        self.gradients = self.programs.zero_gradients() if self.gradients is None else self.gradients
         if self.reference is not None:
             self.gradients, ref_logprobs, _, _ = self.programs.micro_batch(
                 self.reference, self.gradients, batch, False, self.base
@@ -258,8 +264,7 @@ class Trainer:
         self.gradients, logprobs, entropies, _ = self.programs.micro_batch(
             self.state.params, self.gradients, batch, False, self.base
         )
-        batch = dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
-        return dataclasses.replace(batch, subsentence_ids=self.programs.segment(batch))
+        return dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
 
     def update(self, minibatches: list[list[TrainBatch]]) -> dict[str, float]:
         """Several updates of the policy on one rollout."""
@@ -276,6 +281,7 @@ class Trainer:
                 self.state.params, self.state.optimizer, self.gradients
             )
             applied.append(figures)
+        self.gradients = None  # made again for the next scoring: no memory for them while responses are sampled
         parts, applied = jax.device_get((parts, applied))
         metrics = {name: host_value(metric) for name, metric in combine(parts).items()}
         norms = [figures["grad_norm"] for figures in applied]
@@ -308,7 +314,7 @@ class Trainer:
         like = abstract_state(self.parts.model, self.parts.mesh, self.programs.optimizer, lora)
         restored = checkpoints.restore(like)
         self.base = frozen_weights(self.config, self.parts, self.directory.path, self.first_params)
-        self.gradients = self.programs.zero_gradients()
+        self.gradients = None
         if restored is not None:
             self.state = TrainState(restored.params, restored.optimizer, restored.step)
             self.stream.restore(restored.data)

@@ -114,7 +114,7 @@ def resolve_model(config: ModelConfig) -> tuple[QwenConfig, pathlib.Path | None]
       ValueError: neither path nor shape.
       FileNotFoundError: no such directory, not on the Hub, or its files are missing.
     """
-    computed: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat}
+    computed: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat, "attention": config.attention}
     if config.path is None:
         if config.shape is None:
             raise ValueError("no model: set --model.path to a checkpoint, or model.shape in the experiment file")

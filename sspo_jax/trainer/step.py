@@ -249,5 +249,7 @@ class TrainPrograms:
     def _zero_gradients(self) -> Params:
         return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), self.trainable.abstract())
 
-    def _segment(self, batch: TrainBatch) -> Array:
-        return self.segmenter(batch.tokens, batch.mask, batch.segment_ids, entropies=batch.entropies)
+    def _segment(self, batch: TrainBatch, threshold: Array) -> Array:
+        return self.segmenter(
+            batch.tokens, batch.mask, batch.segment_ids, entropies=batch.entropies, entropy_threshold=threshold
+        )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import pack_rows
 from sspo_jax.trainer.loop import Trainer
 from sspo_jax.trainer.metrics import combine, host_value
@@ -48,7 +49,9 @@ def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: Grou
         denominator = trainer.programs.denominator(batches)
         gradients, parts = trainer.programs.zero_gradients(), []
         for batch in batches:
-            batch = dataclasses.replace(batch, denominator=denominator, mean_entropy=jnp.float32(1.0))
+            ids = trainer.programs.segment(batch, trainer.programs.scalar(0.0))
+            shared = {"denominator": denominator, "mean_entropy": trainer.programs.scalar(1.0)}
+            batch = dataclasses.replace(batch, subsentence_ids=ids, **shared)
             gradients, _, _, metrics = trainer.programs.micro_batch(trainer.state.params, gradients, batch, True)
             parts.append(jax.device_get(metrics))
         results.append((gradients, host_value(combine(parts)["policy/kl_old"]), float(denominator)))
@@ -96,3 +99,22 @@ def test_segment_ids_follow_the_text(trainer: Trainer, groups: Groups):
             alone = segmenter(jnp.asarray(tokens[row, where])[None], jnp.ones((1, where.sum()), bool))
             ids = subsentences[row, where]
             assert np.array_equal(ids - ids.min(), np.asarray(alone)[0])
+
+
+def test_the_entropy_rule_cuts_the_same_whatever_the_micro_batches(trainer: Trainer, groups: Groups):
+    """Its quantile is of the whole rollout."""
+    entropy = Segmenter.from_tokenizer(trainer.parts.tokenizer, rule="entropy", min_tokens=1)
+    before = trainer.parts, trainer.programs, trainer.config
+    counts = []
+    try:
+        trainer.parts = dataclasses.replace(trainer.parts, segmenter=entropy)
+        trainer.programs = dataclasses.replace(trainer.programs, segmenter=entropy)
+        for micro_rows in (8, 2):
+            update = dataclasses.replace(trainer.config.update, micro_rows=micro_rows)
+            trainer.config = dataclasses.replace(trainer.config, update=update)
+            updates, _ = minibatches(trainer, groups)
+            ids = [np.asarray(batch.subsentence_ids) for batches in updates for batch in batches]
+            counts.append(sum(len(np.unique(row[row >= 0])) for part in ids for row in part))
+    finally:
+        trainer.parts, trainer.programs, trainer.config = before
+    assert counts[0] == counts[1] > len(groups)

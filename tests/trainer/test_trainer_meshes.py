@@ -86,7 +86,7 @@ def _two_updates(config: MeshConfig) -> dict[str, Any]:
         batch = programs.place(_rows())
         gradients, logprobs, entropies, _ = programs.micro_batch(params, gradients, batch, False)
         batch = dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
-        batch = dataclasses.replace(batch, subsentence_ids=programs.segment(batch))
+        batch = dataclasses.replace(batch, subsentence_ids=programs.segment(batch, programs.scalar(0.0)))
         batch = dataclasses.replace(batch, denominator=programs.denominator([batch]))
         found: dict[str, Any] = {"logprobs": np.asarray(logprobs), "ids": np.asarray(batch.subsentence_ids)}
         for number in range(2):
