@@ -18,6 +18,7 @@ class Cursor(abc.ABC):
         self.max_depth = max_depth
         self.bars = 0  # open |absolute values|
         self.in_braces = 0
+        self.groups: dict[int, tuple[Node, int]] = {}  # what stands in brackets, and where it ends, by where it begins
 
     def peek(self, ahead: int = 0) -> Token:
         index = self.position + ahead

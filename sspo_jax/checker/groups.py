@@ -55,7 +55,21 @@ class Groups(Calls):
         return node
 
     def group(self, opening: str) -> Node:
-        """What follows an opening `(`, `[` or `]`: a tuple, an interval, or one value in brackets."""
+        """What follows an opening `(`, `[` or `]`: a tuple, an interval, or one value in brackets.
+
+        It is kept for when the same brackets are read again: `r(...)` is tried as a call first, then as a product, and
+        without this the time would double with each pair of brackets in one another.
+        """
+        start = self.position
+        known = self.groups.get(start)
+        if known is None:
+            node = self._group(opening)
+            self.groups[start] = (node, self.position)
+            return node
+        node, self.position = known
+        return node
+
+    def _group(self, opening: str) -> Node:
         in_braces, bars, self.in_braces, self.bars = self.in_braces, self.bars, 0, 0
         inner = self.answer()
         self.in_braces, self.bars = in_braces, bars

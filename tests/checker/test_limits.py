@@ -24,6 +24,8 @@ BOXED = {
     "roots without braces": r"\sqrt" * 10_000 + "2",
     "parentheses": "(" * 10_000 + "6" + ")" * 10_000,
     "open parentheses": "(" * 10_000,
+    "names before parentheses": "r(" * 50 + "6" + ")" * 50,
+    "quotients of names before parentheses": "r(" * 50 + "6" + ")/2" * 50,
     "sets": r"\{" * 5000 + "6" + r"\}" * 5000,
     "deep fraction": r"\frac{1}{1+" * 3000 + "1" + "}" * 3000,
     "fractions": r"\frac" * 10_000,
