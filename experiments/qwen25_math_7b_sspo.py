@@ -14,4 +14,8 @@ from sspo_jax.trainer.config import TrainConfig
 def config() -> TrainConfig:
     """The 1.5B setting with the larger model."""
     base = qwen25_math_1p5b_sspo.config()
-    return dataclasses.replace(base, model=dataclasses.replace(base.model, path="Qwen/Qwen2.5-Math-7B"))
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, path="Qwen/Qwen2.5-Math-7B"),
+        update=dataclasses.replace(base.update, micro_rows=16),  # one for each chip of a v5e-16: see docs/tpu.md
+    )
