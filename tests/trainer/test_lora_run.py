@@ -67,7 +67,7 @@ def gradients(train: TrainPrograms, params, base):
     """Of one micro-batch that is a little off-policy."""
     with jax.set_mesh(train.mesh):
         batch = train.place(rows())
-        segments = train.segment(batch)
+        segments = train.segment(batch, train.scalar(0.0))
         _, logprobs, entropies, _ = train.micro_batch(params, train.zero_gradients(), batch, False, base)
         noise = 0.1 * jnp.cos(jnp.arange(24.0))[None]
         batch = dataclasses.replace(batch, old_logprobs=logprobs + noise, entropies=entropies, subsentence_ids=segments)
@@ -152,7 +152,7 @@ def test_adapters_learn_and_nothing_else(adapted: Trainer, groups: Groups):
     """The rewarded half of the responses becomes more probable; KL to the base grows from exactly 0."""
     before = jax.device_get(adapted.base)
     size = count(adapted.state.params)
-    assert size == count(adapted.gradients) < 0.4 * count(before)
+    assert size == count(adapted.programs.zero_gradients()) < 0.4 * count(before)
     moments = [leaf for leaf in jax.tree.leaves(adapted.state.optimizer) if leaf.ndim]
     assert sum(leaf.size for leaf in moments) == 2 * size
     advantages = adapted.advantages(groups)
