@@ -145,6 +145,9 @@ class Trainer:
         sampled = self.sampled_groups  # metrics are of everything sampled, also of what dynamic sampling dropped
         tokens = float(sampled.rollout.response_mask.sum())
         times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
+        # Verification that went on while others were still sampled; the wait for the rest is time/verify_seconds.
+        checked = sum(verdict.seconds for verdict in sampled.verdicts) / jax.process_count()
+        times["time/verify_hidden_seconds"] = max(0.0, checked - watch.seconds["verify"])
         speed = {"throughput/rollout_tokens_per_second": tokens / watch.seconds["rollout"]}
         if is_main() and self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
             sampled.write(self.directory.rollouts(step))
