@@ -110,7 +110,8 @@ def show_summary(display: Display, summary: Summary, path: pathlib.Path) -> None
             f"{before_length:.1f}" if before_length is not None else "-",
             f"{after['length_mean']:.1f}",
         )
-    display.console.print(table)
+    if summary.after:
+        display.console.print(table)
     for example in summary.examples:
         body = Text()
         body.append(example["problem"] + "\n", style="dim")
