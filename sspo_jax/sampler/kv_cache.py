@@ -17,10 +17,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Int
 
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.sharding import constrain
+from sspo_jax.sharding import constrain, partition_spec, platform
 
 Cache = tuple[tuple[Array, ...], tuple[Array, ...]]
 
@@ -30,8 +31,11 @@ SLOTS = -4
 
 def shard_cache(cache: Cache) -> Cache:
     """Slots along the batch, heads along the tensor axis of the mesh."""
-    axes = ("batch", "kv_heads", None, None)
-    return jax.tree.map(lambda x: constrain(x, *(None,) * (x.ndim - 4), *axes), cache)
+    return jax.tree.map(lambda x: constrain(x, *_logical_axes(x)), cache)
+
+
+def _logical_axes(x: Array) -> tuple[str | None, ...]:
+    return (*(None,) * (x.ndim - 4), "batch", "kv_heads", None, None)
 
 
 def empty_cache(config: QwenConfig, slots: int, columns: int, dtype: Any, *, unrolled: bool) -> Cache:
@@ -73,7 +77,26 @@ def write_column(cache: Array, update: Array, column: Int[Array, ""], *, axis: i
     start[axis] = column  # type: ignore[call-overload]
     if layer is not None:
         update, start = update[None], [layer, *start]
-    return jax.lax.dynamic_update_slice(cache, update, start)
+    return _as_it_lies(jax.lax.dynamic_update_slice(cache, update, start))
+
+
+def _as_it_lies(cache: Array) -> Array:
+    """Keeps the compiler for TPUs from laying the cache out anew for the sake of the column that is written.
+
+    Left alone, it gives the cache the order of axes that suits the write: [layer, columns, heads, slots, head_dim].
+    Then the whole cache is copied before and after the loop of steps, and each layer once more for attention.
+    """
+    if platform() != "tpu":
+        return cache
+    layout = Layout(tuple(range(cache.ndim)))
+
+    def constrained(cache: Array) -> Array:
+        return with_layout_constraint(cache, layout)
+
+    if jax.sharding.get_abstract_mesh().empty:
+        return constrained(cache)
+    spec = partition_spec(_logical_axes(cache))  # the compiler does not know how to divide this constraint itself
+    return jax.shard_map(constrained, in_specs=spec, out_specs=spec)(cache)
 
 
 def resize_cache(cache: Cache, clock: Int[Array, ""], rows: Int[Array, " slots"], *, columns: int) -> Cache:
