@@ -34,8 +34,12 @@ def shard_cache(cache: Cache) -> Cache:
     return jax.tree.map(lambda x: constrain(x, *_logical_axes(x)), cache)
 
 
-def _logical_axes(x: Array) -> tuple[str | None, ...]:
-    return (*(None,) * (x.ndim - 4), "batch", "kv_heads", None, None)
+def _logical_axes(x: Array, slots: str | None = "batch") -> tuple[str | None, ...]:
+    return (*(None,) * (x.ndim - 4), slots, "kv_heads", None, None)
+
+
+def _partition_specs(cache: Cache, slots: str | None = "batch") -> Any:
+    return jax.tree.map(lambda x: partition_spec(_logical_axes(x, slots)), cache)
 
 
 def empty_cache(config: QwenConfig, slots: int, columns: int, dtype: Any, *, unrolled: bool) -> Cache:
@@ -99,24 +103,41 @@ def _as_it_lies(cache: Array) -> Array:
     return jax.shard_map(constrained, in_specs=spec, out_specs=spec)(cache)
 
 
-def resize_cache(cache: Cache, clock: Int[Array, ""], rows: Int[Array, " slots"], *, columns: int) -> Cache:
-    """Moves slot `rows[i]` to slot i and unrolls the ring into one of another size.
+def resize_cache(
+    cache: Cache, clock: Int[Array, ""], rows: Int[Array, " slots"] | None = None, *, columns: int
+) -> Cache:
+    """Moves slot `rows[i]` to slot i (by default all stay) and unrolls the ring into one of another size.
 
     The newest columns end at column min(old, new) - 1, so the clock goes on from min(old, new). Shrinking keeps the
     newest: the caller makes sure that no slot it still needs holds more tokens than that.
+
+    On a mesh slots stay on their devices: `rows` counts from the first slot of the device that slot i lies on.
     """
 
-    def move(x: Array, axis: int) -> Array:
+    def move(x: Array, clock: Array, rows: Array | None, axis: int) -> Array:
+        if x.ndim > -SLOTS:  # one layer at a time: what is computed on the way is as large as what comes in
+            return jax.lax.map(lambda x: move(x, clock, rows, axis), x)
         old = x.shape[axis]
         kept = min(old, columns)
-        order = (clock - kept + jnp.arange(kept)) % old
-        x = jnp.take(jnp.take(x, rows, axis=SLOTS), order, axis=axis)
+        if rows is not None:
+            x = jnp.take(x, rows, axis=SLOTS)
+        x = jax.lax.slice_in_dim(jnp.roll(x, kept - clock, axis=axis), 0, kept, axis=axis % x.ndim)
         widths = [(0, 0)] * x.ndim
         widths[axis] = (0, columns - kept)
         return jnp.pad(x, widths)
 
-    keys, values = cache
-    return shard_cache((tuple(move(x, KEY_COLUMNS) for x in keys), tuple(move(x, VALUE_COLUMNS) for x in values)))
+    def here(cache: Cache, clock: Array, rows: Array | None) -> Cache:
+        keys, values = cache
+        return (
+            tuple(move(x, clock, rows, KEY_COLUMNS) for x in keys),
+            tuple(move(x, clock, rows, VALUE_COLUMNS) for x in values),
+        )
+
+    if jax.sharding.get_abstract_mesh().empty:
+        return here(cache, clock, rows)
+    specs = _partition_specs(cache)
+    in_specs = (specs, partition_spec(()), partition_spec(("batch",)))
+    return jax.shard_map(here, in_specs=in_specs, out_specs=specs)(cache, clock, rows)
 
 
 def insert_prompts(
@@ -161,17 +182,12 @@ def insert_prompts_everywhere(
     is_new: Bool[Array, " slots"],
     sources: Int[Array, " slots"],
 ) -> Cache:
-    """`insert_prompts` as one selection over all slots: no slot is addressed by a number known only at run time, so
-    with slots sharded over devices nothing is gathered but the prompts."""
+    """`insert_prompts` on a mesh: every device gets all the prompts and fills the slots that lie on it."""
 
-    def copy(x: Array, new: Array, axis: int) -> Array:
-        columns, width = x.shape[axis], new.shape[axis]
-        back = (clock - 1 - jnp.arange(columns)) % columns
-        column_shape, slot_shape = [1] * x.ndim, [1] * x.ndim
-        column_shape[axis], slot_shape[SLOTS] = columns, x.shape[SLOTS]
-        chosen = jnp.take(jnp.take(new, sources, axis=SLOTS), jnp.maximum(width - 1 - back, 0), axis=axis)
-        return jnp.where((back < width).reshape(column_shape) & is_new.reshape(slot_shape), chosen.astype(x.dtype), x)
+    def here(cache: Cache, prompts: Cache, clock: Array, is_new: Array, sources: Array) -> Cache:
+        slots = jnp.argsort(~is_new)  # the new ones first
+        return insert_prompts(cache, prompts, clock, slots, sources[slots], jnp.sum(is_new))
 
-    keys = tuple(copy(x, new, KEY_COLUMNS) for x, new in zip(cache[0], prompts[0], strict=True))
-    values = tuple(copy(x, new, VALUE_COLUMNS) for x, new in zip(cache[1], prompts[1], strict=True))
-    return shard_cache((keys, values))
+    specs, each_slot = _partition_specs(cache), partition_spec(("batch",))
+    in_specs = (specs, _partition_specs(prompts, slots=None), partition_spec(()), each_slot, each_slot)
+    return jax.shard_map(here, in_specs=in_specs, out_specs=specs)(cache, prompts, clock, is_new, sources)

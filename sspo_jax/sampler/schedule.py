@@ -119,6 +119,7 @@ class Run:
         self.group_sizes = np.bincount([sample.prompt_index for sample in samples])
         self.prompts = {sample.prompt_index: sample.prompt for sample in samples}
         self.prefilled: dict[int, _PrefilledPrompts] = {}  # by prompt index
+        self.shards = 1 if sampler.mesh is None else batch_shards(sampler.mesh)
         slots = sampler.num_slots(len(samples))
         self.slot_buckets = self._slot_buckets(slots)
         longest = _length_bucket(max(len(sample.prompt) - 1 for sample in samples))
@@ -138,9 +139,8 @@ class Run:
 
     def _slot_buckets(self, slots: int) -> list[int]:
         """Numbers of slots, falling: halved while the mesh's shards divide them."""
-        shards = 1 if self.sampler.mesh is None else batch_shards(self.sampler.mesh)
         buckets = [slots]
-        while buckets[-1] % (2 * shards) == 0 and buckets[-1] > max(4, shards):
+        while buckets[-1] % (2 * self.shards) == 0 and buckets[-1] > max(4, self.shards):
             buckets.append(buckets[-1] // 2)
         return buckets
 
@@ -175,7 +175,7 @@ class Run:
         slots = self.slots
         longest_rest = max(sample.budget - len(sample.tokens) for _, sample in running)
         if not self.queue and longest_rest >= SHRINK_STEPS:
-            slots = min(bucket for bucket in self.slot_buckets if bucket >= len(running) or bucket == slots)
+            slots = min(bucket for bucket in self.slot_buckets if bucket == slots or self._hold(bucket))
         ends = [
             len(sample.prompt) - 1 + min(sample.budget, len(sample.tokens) + self.sampler.block_steps)
             for _, sample in running
@@ -200,22 +200,39 @@ class Run:
             columns = self.columns  # a copy of the cache is not worth a small gain
         if (slots, columns) == (self.slots, self.columns):
             return
-        rows = [slot for slot, _ in running] if slots < self.slots else list(range(self.slots))
-        rows += [0] * (slots - len(rows))
         key = ("resize", self.slots, self.columns, slots, columns)
         self.cache = self.sampler.programs(
             key,
             functools.partial(resize_cache, columns=columns),
             self.cache,
             np.int32(self.clock),
-            np.array(rows, np.int32),
+            self._give_up_slots(slots) if slots < self.slots else None,
         )
         self.clock = min(self.columns, columns)
-        if slots < self.slots:
-            self.occupants = [sample for _, sample in running] + [None] * (slots - len(running))
-            self.used = [True] * slots
         self.columns = columns
         self.stats.resizes += 1
+
+    def _by_shard(self) -> list[list[tuple[int, Sample]]]:
+        """The samples in the slots of each batch shard of the mesh, with their slot counted from the shard's first."""
+        size = self.slots // self.shards
+        return [
+            [(slot, sample) for slot, sample in enumerate(self.occupants[start : start + size]) if sample is not None]
+            for start in range(0, self.slots, size)
+        ]
+
+    def _hold(self, slots: int) -> bool:
+        """Whether so many slots would hold the running samples with each staying on its device."""
+        return all(len(samples) <= slots // self.shards for samples in self._by_shard())
+
+    def _give_up_slots(self, slots: int) -> np.ndarray:
+        """Moves the samples into so many slots; where each comes from, as `resize_cache` wants it."""
+        rows, occupants, size = [], [], slots // self.shards
+        for samples in self._by_shard():
+            padding = size - len(samples)
+            rows += [slot for slot, _ in samples] + [0] * padding
+            occupants += [sample for _, sample in samples] + [None] * padding
+        self.occupants, self.used = occupants, [True] * slots
+        return np.array(rows, np.int32)
 
     def _insert(self, admitted: list[tuple[int, Sample]]) -> None:
         """Prefills the prompts of new samples, where not done yet, and copies their keys and values to the slots."""
@@ -251,9 +268,8 @@ class Run:
 
     def _prefill(self, first: int) -> None:
         """Prefills this prompt and those that come next in the queue, as many as one call takes."""
-        shards = 1 if self.sampler.mesh is None else batch_shards(self.sampler.mesh)
         count, width = prefill_shape(
-            len(self.prompts[first]), len(self.prompts), self.slots, int(self.group_sizes.max()), shards
+            len(self.prompts[first]), len(self.prompts), self.slots, int(self.group_sizes.max()), self.shards
         )
         chosen = [first]
         for index in range(first + 1, len(self.prompts)):

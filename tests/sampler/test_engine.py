@@ -243,6 +243,22 @@ def test_slots_are_given_up_when_few_long_samples_remain(tiny, monkeypatch):
     assert sampler.stats.tokens == sum(budgets)
 
 
+@pytest.mark.parametrize(("long", "unrolled", "fewest"), [((3, 9, 14), False, 4), ((0, 1, 2, 3, 4), True, 16)], ids=str)
+def test_on_a_mesh_samples_stay_on_their_device_when_slots_are_given_up(long, unrolled, fewest, tiny, monkeypatch):
+    """Rows 0 to 7 lie on the first of two devices: five long ones there do not fit into half of its slots."""
+    config, params = tiny
+    monkeypatch.setattr("sspo_jax.sampler.schedule.SHRINK_STEPS", 8)
+    prompts = [[4 + i, 9, 8] for i in range(16)]
+    budgets = [40 if row in long else 2 for row in range(16)]
+    sampling = SamplingParams(max_new_tokens=40)
+    alone = generate(params, config, prompts, sampling, seed=5, budgets=budgets)
+    mesh = make_mesh(MeshConfig(fsdp=2), jax.devices()[:2])
+    sampler = Sampler(config, sampling, block_steps=4, mesh=mesh, unrolled=unrolled)
+    assert responses(sampler.generate(params, prompts, seed=5, budgets=budgets)) == responses(alone)
+    decoded = [int(name.split()[1]) for name in sampler.programs.names if name.startswith("decode")]
+    assert min(decoded) == fewest
+
+
 def test_a_bfloat16_cache_is_close(reference, tiny, prompts):
     config, params = tiny
     sampling = SamplingParams(max_new_tokens=1, stop_token_ids=(5, 6))
