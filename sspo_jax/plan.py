@@ -1,8 +1,9 @@
 """`sspo plan EXPERIMENT --topology v5e:2x4`: does a run fit on TPUs that this machine does not have?
 
-The programs of a run (update, optimizer step, prefill, decoding) are compiled ahead of time for the named topology, on
-a CPU host, by the compiler that TPUs use: bytes per chip and "does not fit" are its verdict, not an estimate. Needs
-`pip install jax[tpu]`, which brings the compiler (libtpu); no TPU, no network, no weights.
+The programs of a run (update, optimizer step, and the rollout's: prefill, insert, resize, decode) are compiled ahead of
+time for the named topology, on a CPU host, by the compiler that TPUs use: bytes per chip and "does not fit" are its
+verdict, not an estimate. Needs `pip install jax[tpu]`, which brings the compiler (libtpu); no TPU, no network, no
+weights.
 """
 
 import argparse
@@ -144,6 +145,7 @@ def plan(config: "TrainConfig", *, topology: str, slices: int = 1, report: Any =
     import jax
 
     from sspo_jax.models.qwen import qwen_shardings
+    from sspo_jax.sampler.schedule import cache_columns
     from sspo_jax.sharding import batch_shards, make_mesh
 
     devices = topology_devices(topology, slices)
@@ -159,9 +161,9 @@ def plan(config: "TrainConfig", *, topology: str, slices: int = 1, report: Any =
     report(f"{model.num_parameters / 1e9:.2f} B parameters on {topology} x {slices}: {len(devices)} devices, {sizes}")
     report(f"micro-batch {rows} x {time_} tokens, remat {model.remat}, {model.dtype}")
     slots = num_slots(config, batch_shards(mesh))
-    columns = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
-    columns += -columns % 128
-    lowerings = _lowerings(config, model, mesh, rows=rows, time_=time_, slots=slots, columns=columns)
+    buckets = cache_columns(config.rollout.max_prompt_tokens, config.rollout.max_new_tokens, count=None, multiple=128)
+    columns = buckets[-1]
+    lowerings = _lowerings(config, model, mesh, rows=rows, time_=time_, slots=slots, columns=buckets)
     programs = []
     for name, lower, resident in lowerings:
         with jax.set_mesh(mesh):  # around the compilation alone: nothing can be computed on a mesh of absent devices
@@ -209,9 +211,13 @@ def num_slots(config: "TrainConfig", shards: int) -> int:
 
 
 def _lowerings(
-    config: "TrainConfig", model: "QwenConfig", mesh: Any, *, rows: int, time_: int, slots: int, columns: int
+    config: "TrainConfig", model: "QwenConfig", mesh: Any, *, rows: int, time_: int, slots: int, columns: Sequence[int]
 ) -> list[tuple[str, Any, int]]:
-    """(name, function that lowers it, bytes that the run keeps beside its arguments) of each program."""
+    """(name, function that lowers it, bytes that the run keeps beside its arguments) of each program.
+
+    `columns`: the sizes of the cache, rising. Decoding and inserting are planned with the largest; resizing, which
+    holds two caches, with the growth to it.
+    """
     import functools
 
     import jax
@@ -221,6 +227,7 @@ def _lowerings(
     from sspo_jax.models.qwen import abstract_qwen, qwen_shardings
     from sspo_jax.sampler.decode import decode_block, prefill
     from sspo_jax.sampler.engine import UNROLL_LAYERS
+    from sspo_jax.sampler.kv_cache import insert_prompts_everywhere, resize_cache
     from sspo_jax.sampler.sampling import SamplingParams
     from sspo_jax.sampler.schedule import prefill_chunk, prefill_shape
     from sspo_jax.sharding import batch_shards, named_sharding
@@ -273,12 +280,17 @@ def _lowerings(
 
         weights = {**weights, "blocks": (jax.tree.map(one_layer, weights["blocks"]),) * model.num_layers}
         lead = ()
-    axes = (*(None for _ in lead), "batch", "kv_heads", None, None)
     heads, dim, count = model.num_kv_heads, model.head_dim, model.num_layers if unrolled else 1
-    cache = (
-        (array((*lead, slots, heads, dim, columns), weights["final_norm"].dtype, *axes),) * count,
-        (array((*lead, slots, heads, columns, dim), weights["final_norm"].dtype, *axes),) * count,
-    )
+
+    def cache(rows: int, columns: int) -> Any:
+        axes = (*(None for _ in lead), "batch", "kv_heads", None, None)
+        dtype = weights["final_norm"].dtype
+        return (
+            (array((*lead, rows, heads, dim, columns), dtype, *axes),) * count,
+            (array((*lead, rows, heads, columns, dim), dtype, *axes),) * count,
+        )
+
+    whole, smaller = cache(slots, columns[-1]), cache(slots, columns[-2] if len(columns) > 1 else columns[-1])
     sampling = SamplingParams(
         max_new_tokens=config.rollout.max_new_tokens,
         temperature=config.rollout.temperature,
@@ -302,18 +314,27 @@ def _lowerings(
     )
     slot = [array((slots,), dtype) for dtype in (jnp.int32,) * 4 + (jnp.bool_,)]
     scalar = array((), jnp.int32)
+    insert = jax.jit(insert_prompts_everywhere, donate_argnums=(0,))
+    resize = jax.jit(functools.partial(resize_cache, columns=columns[-1]))
     optimizer_bytes = _bytes_per_device(optimizer)  # gradients are not kept while responses are sampled
+    beside = _bytes_per_device((params, base)) + optimizer_bytes
     return [  # the update last: it compiles longest
         ("optimizer", lambda: train.apply_update.lower(params, optimizer, params), _bytes_per_device(base)),
         (
-            "decode",
-            lambda: decode.lower(weights, cache, *slot, array((slots, 2), jnp.uint32), scalar, scalar, scalar),
-            _bytes_per_device((params, base)) + optimizer_bytes,
-        ),
-        (
             "prefill",
             lambda: fill.lower(weights, array((prompts, width), jnp.int32), array((prompts,), jnp.int32)),
-            _bytes_per_device((params, base, cache)) + optimizer_bytes,
+            beside + _bytes_per_device(whole),
+        ),
+        (
+            "insert",
+            lambda: insert.lower(whole, cache(prompts, width), scalar, array((slots,), jnp.bool_), slot[0]),
+            beside + _bytes_per_device(weights),
+        ),
+        ("resize", lambda: resize.lower(smaller, scalar), beside + _bytes_per_device(weights)),
+        (
+            "decode",
+            lambda: decode.lower(weights, whole, *slot, array((slots, 2), jnp.uint32), scalar, scalar, scalar),
+            beside,
         ),
         (
             "update",
@@ -392,8 +413,6 @@ def _figures(
     """Model FLOPs of a step, and what bounds decoding."""
     import math
 
-    from sspo_jax.sampler.kv_cache import cache_bytes
-
     samples = config.rollout.prompts * config.rollout.group_size
     length = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
     forward = model_flops(model, length) * samples * length
@@ -401,18 +420,10 @@ def _figures(
     total = forward * (2 + 3 * config.update.epochs)
     devices = math.prod(mesh.shape.values())
     seconds = total / (devices * chip.peak_tflops * 1e12)
-    itemsize = 2 if model.dtype == "bfloat16" else 4
-    weights = model.num_parameters * itemsize
-    cache = cache_bytes(model, slots, columns, model.dtype)
-    intensity = model_flops(model, columns) * slots / (weights * _copies(mesh) + cache)
-    ridge = chip.peak_tflops * 1e3 / chip.bandwidth_gb
-    rate = slots * devices * chip.bandwidth_gb * 1e9 / (weights * _copies(mesh) + cache)
     lines = [
         f"model FLOPs of a step, {samples} responses at full length: {total / 1e15:.3g} PFLOP, at the chips' peak "
         f"{seconds:.3g} s",
-        f"decoding {slots} slots x {columns} columns: KV cache {cache / devices / GIB:.2f} GiB a chip, intensity "
-        f"{intensity:.0f} FLOP/byte where the chip balances at {ridge:.0f}: bound by memory, at most {rate:,.0f} "
-        "tokens/s with a full cache",
+        _decode_bound(model, chip, mesh, slots=slots, columns=columns),
     ]
     if mesh.shape["fsdp"] > 1:
         lines.append(
@@ -420,6 +431,31 @@ def _figures(
             "--mesh.tensor keeps them in place"
         )
     return lines
+
+
+def _decode_bound(model: "QwenConfig", chip: Chip, mesh: Any, *, slots: int, columns: int) -> str:
+    """What memory and arithmetic allow at most: every step reads all weights and the whole cache once."""
+    import math
+
+    from sspo_jax.sampler.kv_cache import cache_bytes
+
+    devices = math.prod(mesh.shape.values())
+    cache = cache_bytes(model, slots, columns, model.dtype)
+    read = weight_bytes(model) * _copies(mesh) + cache
+    flops = model_flops(model, 2 * columns) * slots  # a step attends to all columns, not to half of them on average
+    memory, compute = read / (chip.bandwidth_gb * 1e9), flops / (chip.peak_tflops * 1e12)
+    return (
+        f"decoding {slots} slots x {columns} columns: KV cache {cache / devices / GIB:.2f} GiB a chip, intensity "
+        f"{flops / read:.0f} FLOP/byte where the chip balances at {chip.peak_tflops * 1e3 / chip.bandwidth_gb:.0f}: "
+        f"bound by {'memory' if memory >= compute else 'arithmetic'}, at most "
+        f"{slots * devices / max(memory, compute):,.0f} tokens/s with a full cache"
+    )
+
+
+def weight_bytes(model: "QwenConfig") -> int:
+    """Of the weights that a decoding step multiplies with: all but an embedding that is not also the unembedding."""
+    rows_only = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
+    return (model.num_parameters - rows_only) * (2 if model.dtype == "bfloat16" else 4)
 
 
 def _copies(mesh: Any) -> int:
@@ -439,7 +475,7 @@ def verdict(programs: list[Program], config: "TrainConfig", chip: Chip, *, shard
         advice.append(f"--update.micro-rows {max(shards, config.update.micro_rows // 2)}")
     if worst.name == "update" and config.model.remat != "full":
         advice.append("--model.remat full")
-    if worst.name in ("decode", "prefill"):
+    if worst.name in ("prefill", "insert", "resize", "decode"):
         advice.append(f"--rollout.slots {max(shards, num_slots(config, shards) // 2)}")
     advice.append("more shards of the parameters (--mesh.fsdp, --mesh.tensor) or more chips")
     return [f"DOES NOT FIT: {worst.name} is over{by}; try {', or '.join(advice)}"]

@@ -122,11 +122,12 @@ class Run:
         self.shards = 1 if sampler.mesh is None else batch_shards(sampler.mesh)
         slots = sampler.num_slots(len(samples))
         self.slot_buckets = self._slot_buckets(slots)
-        longest = _length_bucket(max(len(sample.prompt) - 1 for sample in samples))
-        longest += _length_bucket(max(sample.budget for sample in samples))
-        count = sampler.cache_buckets or (2 if longest <= 512 else 4)
-        multiple = 8 if jax.default_backend() == "cpu" else 128
-        self.column_buckets = column_buckets(longest, count=count, multiple=multiple)
+        self.column_buckets = cache_columns(
+            max(len(sample.prompt) for sample in samples),
+            max(sample.budget for sample in samples),
+            count=sampler.cache_buckets,
+            multiple=8 if jax.default_backend() == "cpu" else 128,
+        )
         self.occupants: list[Sample | None] = [None] * slots
         self.used = [False] * slots
         self.cache: Cache | None = None
@@ -392,6 +393,16 @@ def prefill_shape(prompt_tokens: int, prompts: int, slots: int, group_size: int,
     if count * width > PREFILL_TOKENS and count > 1:
         count //= 2
     return -(-count // shards) * shards, width
+
+
+def cache_columns(prompt_tokens: int, new_tokens: int, *, count: int | None, multiple: int) -> tuple[int, ...]:
+    """The numbers of columns the cache may have, rising, where the longest sample has so many tokens.
+
+    >>> cache_columns(prompt_tokens=1024, new_tokens=3000, count=None, multiple=128)
+    (1536, 2048, 2944, 4096)
+    """
+    longest = _length_bucket(prompt_tokens - 1) + _length_bucket(new_tokens)
+    return column_buckets(longest, count=count or (2 if longest <= 512 else 4), multiple=multiple)
 
 
 def prefill_chunk(width: int) -> int:
