@@ -423,7 +423,7 @@ def _figures(
     lines = [
         f"model FLOPs of a step, {samples} responses at full length: {total / 1e15:.3g} PFLOP, at the chips' peak "
         f"{seconds:.3g} s",
-        _decode_bound(model, chip, mesh, slots=slots, columns=columns),
+        decode_bound(model, chip, mesh, slots=slots, columns=columns),
     ]
     if mesh.shape["fsdp"] > 1:
         lines.append(
@@ -433,7 +433,7 @@ def _figures(
     return lines
 
 
-def _decode_bound(model: "QwenConfig", chip: Chip, mesh: Any, *, slots: int, columns: int) -> str:
+def decode_bound(model: "QwenConfig", chip: Chip, mesh: Any, *, slots: int, columns: int) -> str:
     """What memory and arithmetic allow at most: every step reads all weights and the whole cache once."""
     import math
 

@@ -2,14 +2,17 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from sspo_jax import plan
 from sspo_jax.models import configs
+from sspo_jax.sharding import MeshConfig, make_mesh
 from sspo_jax.train import load_experiment
 
 CHIP = plan.CHIPS["v5e"]
@@ -33,6 +36,39 @@ def test_model_flops_by_hand():
     # Two of four experts of width 3, and the router: 2 * (48 + 2 * 36 + 16 + 40) + 48.
     experts = dataclasses.replace(model, num_experts=4, experts_per_token=2, expert_size=3)
     assert plan.model_flops(experts, 6) == 2 * (48 + 72 + 16 + 40) + 48
+
+
+def test_the_bound_of_decoding_by_hand():
+    """The model above, untied, 8 slots of 6 columns in float32, on a chip of 1 GB/s and 1 TFLOP/s.
+
+    Weights read: 48 + 8 of biases + 96 + 8 of norms + 40 of the unembedding + 4 of the last norm = 204, 816 bytes.
+    Cache: 8 * 6 * 2 * 2 * 4 bytes = 768. A token: 368 + 2 * 2 * 4 * 6 = 464 FLOPs; 8 * 464 / 1584 = 2.3 FLOPs a byte.
+    1,584 bytes take 1.584 us: 8 / 1.584e-6 = 5,050,505 tokens a second. Two devices of fsdp read the weights twice.
+    """
+    model = configs.QwenConfig(
+        vocab_size=10,
+        hidden_size=4,
+        intermediate_size=8,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=2,
+        tie_embeddings=False,
+    )
+    assert plan.weight_bytes(model) == 4 * 204
+    assert plan.weight_bytes(dataclasses.replace(model, tie_embeddings=True, dtype="bfloat16")) == 2 * 204
+    chip = plan.Chip(memory_gib=1.0, peak_tflops=1.0, bandwidth_gb=1.0)
+
+    def bound(devices: int, chip: plan.Chip) -> str:
+        mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+        return plan.decode_bound(model, chip, mesh, slots=8, columns=6)
+
+    assert "intensity 2 FLOP/byte where the chip balances at 1000: bound by memory, at most 5,050,505 " in bound(
+        1, chip
+    )
+    assert f"at most {16 / 2.4e-6:,.0f} tokens/s" in bound(2, chip)
+    slow = dataclasses.replace(chip, peak_tflops=1e-3)
+    assert f"balances at 1: bound by arithmetic, at most {1e9 / 464:,.0f} tokens/s" in bound(1, slow)
 
 
 def test_verdict_names_what_is_free_or_missing():
@@ -84,7 +120,7 @@ needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, re
 def test_tiny_run_on_eight_chips():
     result = run("arithmetic_tiny", "--topology", "v5e:2x4", "--update.micro-rows", "8", "--mesh.tensor", "2")
     assert result.returncode == 0, result.stderr
-    for name in ("optimizer", "decode", "update"):
+    for name in ("optimizer", "prefill", "insert", "resize", "decode", "update"):
         assert f"\n  {name}" in result.stdout
     assert "fsdp 4, tensor 2" in result.stdout
     assert "FITS" in result.stdout
@@ -96,3 +132,48 @@ def test_a_step_that_does_not_fit_is_refused():
     result = run("qwen25_math_7b_sspo", "--topology", "v5e:1x1", "--update.micro-rows", "8")
     assert result.returncode == 3, result.stderr
     assert "DOES NOT FIT" in result.stdout
+
+
+ROLLOUT_PROGRAMS = """
+import dataclasses, json, sys
+from sspo_jax import plan
+plan.prepare_host()
+import jax
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.sampler.kv_cache import cache_bytes
+from sspo_jax.sharding import MeshConfig, make_mesh
+from sspo_jax.train import load_experiment
+shape = QwenConfig(
+    vocab_size=512, hidden_size=256, intermediate_size=512, num_layers=int(sys.argv[1]), num_heads=8, num_kv_heads=2,
+    head_dim=128, dtype="bfloat16", attention="dense",
+)
+config = load_experiment("qwen25_math_1p5b_sspo")
+config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=None, shape=shape))
+mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), plan.topology_devices("v5e:2x2", 1))
+sizes = {"cache": cache_bytes(shape, 64, 2048, "bfloat16") / 4}
+for name, lower, _ in plan._lowerings(config, shape, mesh, rows=8, time_=128, slots=64, columns=(1536, 2048)):
+    if name in ("insert", "resize", "decode"):
+        with jax.set_mesh(mesh):
+            program = plan._compile(name, lower, 0)
+        sizes[name] = [program.arguments, program.temporaries]
+print(json.dumps(sizes))
+"""
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize("layers", [2, 10], ids=["unrolled", "scanned"])
+def test_no_rollout_program_copies_the_cache(layers):
+    """Beside cache, weights and prompts there is less than the keys of one layer; decode and insert take it over."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    result = subprocess.run(
+        [sys.executable, "-c", ROLLOUT_PROGRAMS, str(layers)], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    sizes = json.loads(result.stdout.splitlines()[-1])
+    cache = sizes.pop("cache")
+    assert sorted(sizes) == ["decode", "insert", "resize"]
+    for name, (arguments, temporaries) in sizes.items():
+        caches = 1.75 if name == "resize" else 1  # 1,536 columns grow to 2,048
+        assert caches * cache <= arguments < (caches + 0.1) * cache, name
+        assert temporaries < cache / (2 * layers), name
