@@ -164,7 +164,7 @@ print(json.dumps(sizes))
 @needs_libtpu
 @pytest.mark.parametrize("layers", [2, 10], ids=["unrolled", "scanned"])
 def test_no_rollout_program_copies_the_cache(layers):
-    """Beside cache, weights and prompts there is less than the keys of one layer; decode and insert take it over."""
+    """Beside cache, weights and prompts less than one layer; than half of it where the cache is donated."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     result = subprocess.run(
         [sys.executable, "-c", ROLLOUT_PROGRAMS, str(layers)], capture_output=True, text=True, env=environment
@@ -176,4 +176,4 @@ def test_no_rollout_program_copies_the_cache(layers):
     for name, (arguments, temporaries) in sizes.items():
         caches = 1.75 if name == "resize" else 1  # 1,536 columns grow to 2,048
         assert caches * cache <= arguments < (caches + 0.1) * cache, name
-        assert temporaries < cache / (2 * layers), name
+        assert temporaries < cache / layers / (1 if name == "resize" else 2), name

@@ -121,7 +121,7 @@ def resize_cache(
         kept = min(old, columns)
         if rows is not None:
             x = jnp.take(x, rows, axis=SLOTS)
-        x = jax.lax.slice_in_dim(jnp.roll(x, kept - clock, axis=axis), 0, kept, axis=axis % x.ndim)
+        x = jnp.take(x, (clock - kept + jnp.arange(kept)) % old, axis=axis)
         widths = [(0, 0)] * x.ndim
         widths[axis] = (0, columns - kept)
         return jnp.pad(x, widths)
