@@ -10,8 +10,13 @@ shape, so that the ratio holds on a busy machine too: model FLOPs (3 forward pas
 import argparse
 import json
 import os
+import resource
 import time
 
+from sspo_jax.host_memory import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()  # as `sspo train` does; only before jax is imported
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -104,8 +109,10 @@ def update_seconds(micro_rows: int, repeats: int) -> dict[str, float]:
         "model_gflop": model_flops(MODEL_A) / 1e9,
         "floor_seconds": floor,
         "ratio": best / floor,
+        "floor_at_120_gflops": model_flops(MODEL_A) / 120e9,
         "temporary_gb": memory.temp_size_in_bytes / 1e9,
         "state_gb": 4 * MODEL_A.num_parameters * 4 / 1e9,
+        "peak_process_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
 
 

@@ -8,6 +8,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from sspo_jax.host_memory import keep_freed_memory
+
 COMMANDS = {
     "train": ("sspo_jax.train:main", "train an experiment, or resume its run"),
     "evaluate": ("sspo_jax.evaluate:main", "score a checkpoint or a run on problem sets"),
@@ -22,8 +24,14 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code (2: the command line is wrong, 1: it could not be done, 75: not now)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Runs a command; returns the exit code (2: the command line is wrong, 1: it could not be done, 75: not now).
+
+    Without `arguments` the process is ours: the command line is read, and freed memory is kept.
+    """
+    if arguments is None:
+        keep_freed_memory()
+        arguments = sys.argv[1:]
+    arguments = list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0 if arguments else 2

@@ -1,7 +1,8 @@
 """Log-probabilities and entropies of tokens from hidden states, without ever holding the logits.
 
 The output layer of a 152k vocabulary makes [tokens, vocab] the largest array of an update by far. Here it exists one
-tile [token chunk, vocabulary chunk] at a time, in the forward pass and again in the backward pass.
+tile [token chunk, vocabulary chunk] at a time, in the forward pass and again in the backward pass; only where all the
+logits of a device take a few megabytes they are kept for the backward pass.
 """
 
 import dataclasses
@@ -17,6 +18,9 @@ from sspo_jax.types import Number
 
 # Below every logit, and finite: 0 * _EXCLUDED is 0 where 0 * -inf would be NaN.
 _EXCLUDED = -1e30
+
+_KEPT_BYTES = 16 << 20
+"""Logits of at most so many bytes a device are kept for the backward pass instead of computed again."""
 
 
 def logprobs_and_entropies(
@@ -99,6 +103,7 @@ def logprobs_and_entropies(
         vocab_axis=vocab_axis,
         precision=precision,
         dtype=dtype,
+        keeps_logits=n // token_shards * (rows // vocab_shards) * dtype.itemsize <= _KEPT_BYTES,
     )
     # Splitting a sharded axis into [shards, local] keeps each shard in place; slices are then taken of the local part.
     hidden = hidden.reshape(token_shards, n // token_shards, d)
@@ -138,6 +143,7 @@ class _Plan:
     vocab_axis: int
     precision: Any
     dtype: Any
+    keeps_logits: bool
 
     def columns(self, unembedding: Array, index: Array) -> tuple[Array, Array, Array]:
         """The index-th vocabulary chunk of every shard: its weights [shards, chunk, d] or [d, shards, chunk], where it
@@ -170,6 +176,14 @@ class _Plan:
         a, b = (x.reshape([sizes[axis] for axis in term]) for x, term in zip((a, b), terms, strict=True))
         product = jnp.einsum(subscripts, a, b, precision=self.precision, preferred_element_type=self.dtype)
         return product.reshape(shape)
+
+    def over_columns(self, reduction: Any, tile: Array) -> Array:
+        """The reduction over the last axis, without the shard axes where they are 1: XLA's CPU backend takes four times
+        as long for a sum of products over [1, rows, 1, columns] as over [rows, columns]."""
+        tokens, rows, shards, columns = tile.shape
+        if tokens == shards == 1:
+            return reduction(tile.reshape(rows, columns), axis=-1).reshape(1, rows, 1)
+        return reduction(tile, axis=-1)
 
     def num_vocab_chunks(self, unembedding: Array) -> int:
         return -(-unembedding.shape[1 if self.vocab_axis == 0 else 2] // self.vocab_chunk)
@@ -232,6 +246,7 @@ def _ungather(array: Array, order: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scores(plan: _Plan, hidden: Array, unembedding: Array, targets: Array, valid: Array) -> tuple[Array, Array]:
+    plan = dataclasses.replace(plan, keeps_logits=False)
     (logprobs, entropies), _ = _scores_forward(plan, hidden, unembedding, targets, valid)
     return logprobs, entropies
 
@@ -240,29 +255,33 @@ def _scores_forward(plan: _Plan, hidden: Array, unembedding: Array, targets: Arr
     """Online over vocabulary chunks: per vocabulary shard m = max z, s = sum e^(z - m), u = sum e^(z - m) (z - m)."""
     order, num_token_chunks = _order(plan, valid)
     sorted_hidden, sorted_targets = _gather(_clean(hidden, valid), order), _gather(targets, order)
-    local_rows = hidden.shape[1]
+    local_rows, num_vocab_chunks = hidden.shape[1], plan.num_vocab_chunks(unembedding)
     shards, local = (unembedding.shape[:2]) if plan.vocab_axis == 0 else unembedding.shape[1:]
 
-    def token_chunk(chunk: Array, outputs: Array) -> Array:
+    def token_chunk(chunk: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        outputs, kept = state
         row, _ = _rows(plan, chunk, local_rows)
         rows, row_targets = _take(sorted_hidden, row, plan.token_chunk), _take(sorted_targets, row, plan.token_chunk)
 
         def vocab_chunk(index: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-            m, s, u, z_target = state
+            m, s, u, z_target, kept = state
             weights, start, is_new = plan.columns(unembedding, index)
             logits = plan.logits(rows, weights, is_new)
-            m_new = jnp.maximum(m, jnp.max(logits, axis=-1))
+            if plan.keeps_logits:
+                zero = jnp.zeros_like(index)
+                kept = jax.lax.dynamic_update_slice(kept, logits[None], (index, zero, row, zero, zero))
+            m_new = jnp.maximum(m, plan.over_columns(jnp.max, logits))
             # The reductions below read the tile together, without an array of exponentials in between.
             shifted = logits - m_new[..., None]
             exp = jnp.exp(shifted)
             decay = jnp.exp(m - m_new)
-            u = (u + s * (m - m_new)) * decay + jnp.sum(exp * shifted, axis=-1)
-            s = s * decay + jnp.sum(exp, axis=-1)
-            return m_new, s, u, z_target + _target_logits(plan, logits, row_targets, start, is_new, local)
+            u = (u + s * (m - m_new)) * decay + plan.over_columns(jnp.sum, exp * shifted)
+            s = s * decay + plan.over_columns(jnp.sum, exp)
+            return m_new, s, u, z_target + _target_logits(plan, logits, row_targets, start, is_new, local), kept
 
         zeros = jnp.zeros((*row_targets.shape, shards), plan.dtype)
-        m, s, u, z_target = jax.lax.fori_loop(
-            0, plan.num_vocab_chunks(unembedding), vocab_chunk, (zeros + _EXCLUDED, zeros, zeros, zeros)
+        m, s, u, z_target, kept = jax.lax.fori_loop(
+            0, num_vocab_chunks, vocab_chunk, (zeros + _EXCLUDED, zeros, zeros, zeros, kept)
         )
         top = jnp.max(m, axis=-1, keepdims=True)
         decay = jnp.exp(m - top)
@@ -273,18 +292,21 @@ def _scores_forward(plan: _Plan, hidden: Array, unembedding: Array, targets: Arr
         # H = log sum e^(z - top) - E[z - top]: no difference of two large numbers.
         entropy = jnp.maximum(log_total - weighted / total, 0)
         values = jnp.stack([jnp.sum(z_target, axis=-1) - logsumexp, entropy, logsumexp], axis=-1)
-        return _put(outputs, values, row)
+        return _put(outputs, values, row), kept
 
     outputs = jnp.zeros((*valid.shape, 3), plan.dtype)
-    outputs = jax.lax.fori_loop(0, num_token_chunks, token_chunk, outputs)
+    # Each tile contiguous: [vocabulary chunks, token shards, rows, vocabulary shards, columns].
+    shape = (num_vocab_chunks, *valid.shape, shards, plan.vocab_chunk) if plan.keeps_logits else (0,)
+    kept = jnp.zeros(shape, plan.dtype)
+    outputs, kept = jax.lax.fori_loop(0, num_token_chunks, token_chunk, (outputs, kept))
     outputs = jnp.where(valid[..., None], _ungather(outputs, order), 0)
     logprobs, entropies, logsumexps = outputs[..., 0], outputs[..., 1], outputs[..., 2]
-    return (logprobs, entropies), (hidden, unembedding, targets, valid, logsumexps, entropies)
+    return (logprobs, entropies), (hidden, unembedding, targets, valid, logsumexps, entropies, kept)
 
 
 def _scores_backward(plan: _Plan, residuals: Any, cotangents: tuple[Array, Array]) -> tuple[Any, ...]:
     """dz = g_logprob ([target] - p) - g_entropy p (log p + H), one tile at a time; both products are accumulated."""
-    hidden, unembedding, targets, valid, logsumexps, entropies = residuals
+    hidden, unembedding, targets, valid, logsumexps, entropies, kept = residuals
     order, num_token_chunks = _order(plan, valid)
     # Not valid: no gradient, whatever the cotangent holds there.
     g_logprob, g_entropy = (jnp.where(valid, g, 0).astype(plan.dtype) for g in cotangents)
@@ -308,24 +330,29 @@ def _scores_backward(plan: _Plan, residuals: Any, cotangents: tuple[Array, Array
             take = functools.partial(_take, start=row, size=plan.token_chunk)
             rows = take(sorted_hidden)
             g, h = (jnp.where(is_new_row[None, :], take(x), 0)[..., None, None] for x in (g_logprob, g_entropy))
-            log_p = plan.logits(rows, weights, is_new) - take(logsumexps)[..., None, None]
+            if plan.keeps_logits:
+                tile = jax.lax.dynamic_index_in_dim(kept, index, keepdims=False)
+                logits = take(tile)
+            else:
+                logits = plan.logits(rows, weights, is_new)
+            log_p = logits - take(logsumexps)[..., None, None]
             is_target = _hits(plan, take(sorted_targets), start, shards, local) & is_new[None, None]
             d_logits = jnp.where(is_target, g, 0) - jnp.exp(log_p) * (
                 g + h * (log_p + take(entropies)[..., None, None])
             )
             # In the storage type, as the matrix units want both operands; the sums stay in float32.
             d_logits = (d_logits * (1 / plan.temperature)).astype(jnp.result_type(hidden.dtype, weights.dtype))
-            to_hidden, to_weights = ("tnsv,svd->stnd", "tnsv,tnd->svd")
-            if plan.vocab_axis == 1:
-                to_hidden, to_weights = ("tnsv,dsv->stnd", "tnsv,tnd->dsv")
+            to_hidden = "tnsv,svd->stnd" if plan.vocab_axis == 0 else "tnsv,dsv->stnd"
             part = jax.lax.dynamic_slice_in_dim(d_hidden, row, plan.token_chunk, 2)
             part = part + plan.dot(to_hidden, d_logits, weights)
             d_hidden = jax.lax.dynamic_update_slice_in_dim(d_hidden, part, row, 2)
-            return d_hidden, d_weights + plan.dot(to_weights, d_logits, rows)
+            # [d, shards, columns] for both orders: as [columns, d] a CPU takes half as long again for the product.
+            return d_hidden, d_weights + plan.dot("tnd,tnsv->dsv", rows, d_logits)
 
-        d_hidden, d_weights = jax.lax.fori_loop(
-            0, num_token_chunks, token_chunk, (d_hidden, jnp.zeros(weights.shape, plan.dtype))
-        )
+        d_weights = jnp.zeros((hidden.shape[-1], *is_new.shape), plan.dtype)
+        d_hidden, d_weights = jax.lax.fori_loop(0, num_token_chunks, token_chunk, (d_hidden, d_weights))
+        if plan.vocab_axis == 0:
+            d_weights = jnp.moveaxis(d_weights, 0, -1)
         # Added, not written: the last chunk overlaps the one before, with zeros.
         d_weights = d_weights.astype(unembedding.dtype)
         d_weights = d_weights + jax.lax.dynamic_slice_in_dim(d_unembedding, start, plan.vocab_chunk, axis)

@@ -25,6 +25,12 @@ def case():
     return jnp.asarray(hidden, jnp.float32), jnp.asarray(unembedding, jnp.float32), jnp.asarray(targets, jnp.int32)
 
 
+@pytest.fixture(params=["kept", "computed-again"])
+def backward(request, monkeypatch):
+    """Both ways of the backward pass to its logits."""
+    monkeypatch.setattr(logprobs, "_KEPT_BYTES", logprobs._KEPT_BYTES if request.param == "kept" else 0)
+
+
 def full(hidden, unembedding, targets, *, temperature=1.0, vocab_size=None):
     """The same from the full logits, differentiable."""
     logits = (hidden @ unembedding)[:, :vocab_size] / temperature
@@ -49,6 +55,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.usefixtures("backward")
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_against_full_logits(case, options, is_tied):
@@ -72,6 +79,7 @@ def test_against_full_logits(case, options, is_tied):
         np.testing.assert_allclose(a, b, atol=3e-5)
 
 
+@pytest.mark.usefixtures("backward")
 def test_masked_positions_cost_nothing_and_hold_anything(case):
     hidden, unembedding, targets = case
     mask = jnp.arange(N) % 3 == 1
@@ -148,8 +156,9 @@ def test_sharded_vocabulary_is_not_gathered(case, is_tied):
     assert max(sizes, default=0) <= 2 * N < N * D
 
 
-def test_memory_does_not_grow_with_the_vocabulary():
+def test_memory_does_not_grow_with_the_vocabulary(monkeypatch):
     """Temporary memory of forward and backward: the same for twice the vocabulary, but for the gradient itself."""
+    monkeypatch.setattr(logprobs, "_KEPT_BYTES", 0)  # these shapes are far smaller than those the limit is for
     n, d, chunk = 256, 8, 512
 
     def temporary(vocab):
@@ -165,6 +174,19 @@ def test_memory_does_not_grow_with_the_vocabulary():
     # Two copies of the weights' shape at most: the accumulated gradient and the layout the loop wants.
     assert large - small <= 2 * (16 * chunk) * d * 4
     assert small < n * 16 * chunk * 4
+
+
+def test_logits_are_kept_up_to_the_limit():
+    """Scratch memory jumps by the logits where they are small enough, and not where they are not."""
+
+    def temporary(n):
+        shapes = [((n, 4), jnp.float32), ((4, 4096), jnp.float32), ((n,), jnp.int32)]
+        step = jax.grad(lambda h, w, t: scalar(logprobs_and_entropies, (h, w, t)), (0, 1))
+        arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+        return jax.jit(step).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+    at_limit = logprobs._KEPT_BYTES // (4096 * 4)
+    assert temporary(at_limit) > logprobs._KEPT_BYTES > temporary(at_limit + 256)
 
 
 def test_tiles_of_each_platform(case, monkeypatch):

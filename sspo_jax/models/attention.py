@@ -1,6 +1,6 @@
 """Attention within segments, causal, grouped-query: three implementations of one function.
 
-- `xla`: matrix products and a softmax; everywhere. Holds the scores, [batch, heads, time, time].
+- `xla`: matrix products and a softmax; everywhere. Holds most of the scores, [batch, heads, time, time].
 - `cudnn`: the fused kernel of NVIDIA's library, through `jax.nn.dot_product_attention`; bfloat16 on GPUs.
 - `splash`: the Pallas kernel of JAX for TPUs; skips the blocks above the diagonal and never holds the scores.
 
@@ -8,6 +8,7 @@ Training and scoring use this; decoding against a cache is the sampler's own.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Literal
 
@@ -23,6 +24,7 @@ Attention = Callable[[Array, Array, Array], Array]
 
 _SPLASH_BLOCK = 128  # the kernel's tiles: time must be a multiple
 _EXCLUDED = -1e30  # finite, because -inf - -inf is NaN
+_MOST_BLOCKS, _SMALLEST_BLOCK = 3, 64  # of queries; more blocks save little and take longer to compile
 
 
 def choose(implementation: Implementation, *, platform: str, dtype: str, head_dim: int, time: int) -> str:
@@ -89,18 +91,29 @@ def _xla(
     """softmax(q k / sqrt(head_dim)) v, scores in float32.
 
     The query heads of a group are stacked along time: one large product per key head, where
-    `jax.nn.dot_product_attention` has many small ones (twice as slow forward and backward on a CPU).
+    `jax.nn.dot_product_attention` has many small ones (twice as slow forward and backward on a CPU). Queries are
+    taken in up to three blocks, each against the keys up to its end: two thirds of the work and of the scores.
     """
     batch, time, heads, head_dim = query.shape
     kv_heads = key.shape[2]
     group = heads // kv_heads
-    query = (query * head_dim**-0.5).reshape(batch, time, kv_heads, group, head_dim)
-    query = query.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, group * time, head_dim)
-    scores = jnp.einsum("bgqd,bkgd->bgqk", query, key, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, kv_heads, group, time, time)
-    weights = jax.nn.softmax(jnp.where(mask[:, :, None], scores, _EXCLUDED), axis=-1).astype(value.dtype)
-    attended = jnp.einsum("bgqk,bkgd->bgqd", weights.reshape(batch, kv_heads, group * time, time), value)
-    attended = attended.reshape(batch, kv_heads, group, time, head_dim)
+    query = (query * head_dim**-0.5).reshape(batch, time, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
+    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+
+    def block(start: int, end: int) -> Array:
+        seen = slice(0, end)  # what comes later is masked for all of these queries
+        queries = query[:, :, :, start:end].reshape(batch, kv_heads, group * (end - start), head_dim)
+        scores = jnp.einsum("bgqd,bgkd->bgqk", queries, key[:, :, seen], preferred_element_type=jnp.float32)
+        scores = scores.reshape(batch, kv_heads, group, end - start, end)
+        scores = jnp.where(mask[:, :, None, start:end, seen], scores, _EXCLUDED)
+        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        weights = weights.reshape(batch, kv_heads, group * (end - start), end)
+        attended = jnp.einsum("bgqk,bgkd->bgqd", weights, value[:, :, seen])
+        return attended.reshape(batch, kv_heads, group, end - start, head_dim)
+
+    count = max(1, min(_MOST_BLOCKS, time // _SMALLEST_BLOCK))
+    edges = [round(i * time / count) for i in range(count + 1)]
+    attended = jnp.concatenate([block(*edge) for edge in itertools.pairwise(edges)], axis=3)
     return attended.transpose(0, 3, 1, 2, 4).reshape(batch, time, heads, head_dim)
 
 

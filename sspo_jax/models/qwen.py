@@ -7,6 +7,7 @@ The pieces of a block (`attention_inputs`, `attention_output`, `mlp`) are functi
 a cache (`sspo_jax.sampler`) puts another attention between them and must not repeat the rest.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -144,7 +145,37 @@ def rotary_angles(positions: Int[Array, "..."], config: QwenConfig) -> tuple[Arr
     return rotary_table(positions, config.head_dim, config.rope_theta, config.rope_scaling)
 
 
-def matmul(x: Array, kernel: Array, *, summed: int = 1) -> Array:
+_FEW_ROWS = 32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OutputMajor:
+    """A kernel stored as [outputs, inputs], for products of few rows on a CPU; `matmul` takes it like any other.
+
+    With 8 to 32 rows `weight @ x.T` takes 0.5 to 0.9 of the time of `x @ kernel`: XLA's CPU backend rearranges the
+    right operand before it multiplies, and here that is the small one.
+    """
+
+    weight: Any  # [outputs, inputs]
+    outputs: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    """The kernel's axes after those of the inputs."""
+
+    @classmethod
+    def of(cls, kernel: Array, *, summed: int = 1) -> "OutputMajor":
+        """From a kernel whose first `summed` axes are the inputs."""
+        inputs = math.prod(kernel.shape[:summed])
+        return cls(kernel.reshape(inputs, -1).T, kernel.shape[summed:])
+
+    def __rmatmul__(self, x: Float[Array, "rows inputs"]) -> Float[Array, "rows outputs"]:
+        weight = self.weight.astype(x.dtype)
+        if x.shape[0] > _FEW_ROWS:
+            return x @ weight.T
+        # Without the barrier XLA turns this back into x @ weight.T.
+        return jax.lax.optimization_barrier(weight @ x.T).T
+
+
+def matmul(x: Array, kernel: Array | OutputMajor, *, summed: int = 1) -> Array:
     """Contracts the last `summed` axes of x with the first ones of the kernel, in the dtype of x.
 
     As a product of two matrices: XLA's CPU backend computes the weight gradient of a product with several leading axes
@@ -152,6 +183,9 @@ def matmul(x: Array, kernel: Array, *, summed: int = 1) -> Array:
     """
     split = x.ndim - summed
     inputs = math.prod(x.shape[split:])
+    if isinstance(kernel, OutputMajor):
+        y = x.reshape(-1, inputs) @ kernel
+        return y.reshape(*x.shape[:split], *kernel.outputs)
     y = x.reshape(-1, inputs) @ kernel.reshape(inputs, -1).astype(x.dtype)
     return y.reshape(*x.shape[:split], *kernel.shape[summed:])
 

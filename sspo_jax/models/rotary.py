@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -106,7 +107,8 @@ def rotary_table(
     """cos and sin of shape [..., 1, head_dim / 2], float32; the singleton broadcasts over heads."""
     frequencies = jnp.expand_dims(rotary_frequencies(head_dim, theta, scaling), tuple(range(positions.ndim)))
     angles = (positions.astype(jnp.float32)[..., None] * frequencies)[..., None, :]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    # Behind the barrier, or XLA computes them again for every head of every layer.
+    cos, sin = jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
     return (cos, sin) if scaling is None else (cos * scaling.scale, sin * scaling.scale)
 
 

@@ -15,7 +15,7 @@ from sspo_jax.models.lora import fold_lora
 from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, column_ages, shard_cache, write_column
 from sspo_jax.sampler.random_bits import token_bits
 from sspo_jax.sampler.sampling import SamplingParams, draw
-from sspo_jax.sharding import constrain
+from sspo_jax.sharding import constrain, platform
 
 Weights = dict[str, Any]
 
@@ -31,8 +31,15 @@ def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) ->
         params = fold_lora(params)
     cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
     if unrolled and "blocks" in cast:
-        cast["blocks"] = tuple(jax.tree.map(lambda x, i=i: x[i], cast["blocks"]) for i in range(config.num_layers))
+        layers = [jax.tree.map(lambda x, i=i: x[i], cast["blocks"]) for i in range(config.num_layers)]
+        cast["blocks"] = tuple(map(_output_major, layers) if platform() == "cpu" else layers)
     return cast
+
+
+def _output_major(block: qwen.Params) -> qwen.Params:
+    """The kernels in the order that a CPU multiplies fastest."""
+    summed = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
+    return block | {name: qwen.OutputMajor.of(block[name], summed=summed[name]) for name in summed if name in block}
 
 
 def _attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
@@ -169,6 +176,8 @@ def decode_logits(
         (x, keys, values), _ = jax.lax.scan(body, (x, cache[0][0], cache[1][0]), (layers, weights["blocks"]))
         cache = ((keys,), (values,))
     x = qwen.rms_norm(x, weights["final_norm"], config.norm_epsilon)
+    if platform() == "cpu" and "unembedding" not in weights:
+        return x @ qwen.OutputMajor(weights["embedding"], (config.vocab_size,)), cache
     table = qwen.unembedding(weights)
     return jnp.einsum("bd,dv->bv", x, table, preferred_element_type=jnp.float32), cache
 

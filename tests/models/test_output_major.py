@@ -1,0 +1,33 @@
+"""Kernels stored by outputs against float64 products, for few and for many rows, and what XLA makes of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sspo_jax.models.qwen import OutputMajor, matmul
+
+
+@pytest.mark.parametrize("rows", [1, 16, 33])
+@pytest.mark.parametrize(("shape", "summed"), [((24, 40), 1), ((24, 4, 10), 1), ((4, 6, 40), 2)])
+def test_against_a_product_in_float64(rows, shape, summed):
+    random = np.random.default_rng(0)
+    kernel, x = random.normal(size=shape), random.normal(size=(rows, 1, *shape[:summed]))
+    want = np.tensordot(x, kernel, axes=summed)
+    kernel, x = jnp.asarray(kernel, jnp.float32), jnp.asarray(x, jnp.float32)
+    stored = OutputMajor.of(kernel, summed=summed)
+    got = jax.jit(lambda x, stored: matmul(x, stored, summed=summed))(x, stored)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_few_rows_are_the_right_operand():
+    """The product of the compiled program is [outputs, rows]: XLA has not turned it back into [rows, outputs]."""
+    stored = OutputMajor(jax.ShapeDtypeStruct((40, 24), jnp.float32), (40,))
+
+    def program(rows: int) -> str:
+        x = jax.ShapeDtypeStruct((rows, 24), jnp.float32)
+        return jax.jit(matmul).lower(x, stored).compile().as_text()
+
+    assert "f32[40,8]" in program(8)
+    assert "f32[40,64]" not in program(64)
