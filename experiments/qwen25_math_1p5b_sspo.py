@@ -36,6 +36,7 @@ def config() -> TrainConfig:
             max_prompt_tokens=1024,
             long_prompts="drop",
             temperature=1.0,
+            slots=384,  # what a v5e-8 holds with room to spare; 1024, all of a step, on larger slices: see docs/tpu.md
             stop_token_ids=(151643, 151645),  # the base model ends on the first, chat turns end on the second
         ),
         loss=Sspo.paper_like(),

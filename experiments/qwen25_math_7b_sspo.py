@@ -17,5 +17,6 @@ def config() -> TrainConfig:
     return dataclasses.replace(
         base,
         model=dataclasses.replace(base.model, path="Qwen/Qwen2.5-Math-7B"),
+        rollout=dataclasses.replace(base.rollout, slots=256),  # of a v5e-16, as are the rows of a micro-batch
         update=dataclasses.replace(base.update, micro_rows=16),  # one for each chip of a v5e-16: see docs/tpu.md
     )

@@ -79,7 +79,7 @@ def test_verdict_names_what_is_free_or_missing():
     (line,) = plan.verdict([program("update", 17.0), program("decode", 3.0)], config, CHIP, shards=4)
     assert line.startswith("DOES NOT FIT: update is over by 1.25 GiB a chip; try --update.micro-rows 4,")
     (line,) = plan.verdict([program("update", 12.0), program("decode", 17.0)], config, CHIP, shards=4)
-    assert "decode is over by 1.25 GiB a chip; try --rollout.slots 128" in line
+    assert "decode is over by 1.25 GiB a chip; try --rollout.slots 192" in line
     (line,) = plan.verdict([program("update", 0.0, "exceeds"), program("decode", 15.0)], config, CHIP, shards=8)
     assert line.startswith("DOES NOT FIT: update is over; try more shards")
 
