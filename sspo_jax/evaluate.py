@@ -223,6 +223,7 @@ class _Policy:
             stop_token_ids=_stop_tokens(self._tokenizer, self._path),
         )
         sampler = Sampler(model, sampling, slots=self._config.slots, mesh=mesh)
+        params = sampler.ready(params, release=True)
 
         def sample(prompts: list[list[int]], *, group_size: int, sampling: Any, seed: int) -> Any:
             del sampling

@@ -297,6 +297,7 @@ class CompletionService:
             self._samplers[sampling] = Sampler(self._config, sampling, slots=self._slots, block_steps=8, decode=decode)
             if len(self._samplers) > 8:
                 self._samplers.pop(next(iter(self._samplers)))
+        self._params = self._samplers[sampling].ready(self._params)  # the others can go
         rows: dict[int, _Job] = dict(enumerate(batch))
         words = np.array([[job.key >> 32, job.key & 0xFFFFFFFF] for job in batch], np.uint32)
         rollout = self._samplers[sampling].generate(
@@ -409,6 +410,7 @@ def main(arguments: Sequence[str]) -> int:
         max_tokens=config.max_tokens,
         gather_seconds=config.gather_seconds,
     )
+    del params  # the service lets go of what it has converted
     server = make_server(service, config.host, config.port)
     print(f"serving {config.model} at http://{config.host}:{server.server_address[1]}/v1", flush=True)
     try:

@@ -110,7 +110,7 @@ class Sampler:
         """Samples `group_size` responses to each prompt; rows are ordered by prompt, then by sample.
 
         Args:
-          params: as `init_qwen` or `load_qwen` give them.
+          params: as `init_qwen` or `load_qwen` give them, or what `ready` made of them.
           prompts: token ids, at least one each.
           seed, step: of the run and of the update; with prompt id, sample index and place in the response they make
             the key of a token.
@@ -130,9 +130,9 @@ class Sampler:
             raise ValueError(f"seed is {seed}, step {step}: want 0 <= seed < 2^64 and 0 <= step < 2^32")
         start, compiled_before = time.perf_counter(), self.programs.seconds
         self.stats = RolloutStats()
-        with jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext():
+        with self._on_mesh():
             self._check_signature(params)
-            weights = self._ready(params)
+            weights = self.ready(params)
             if keys is None:
                 ids = np.array([[sample.prompt_id, sample.sample_id] for sample in samples], np.uint32)
                 keys = row_keys(seed, step, *ids.T)
@@ -142,8 +142,18 @@ class Sampler:
         self.stats.programs = len(self.programs)
         return self._rollout(samples, prompts, group_size)
 
-    def _ready(self, params: Any) -> Any:
-        """Weights for the programs; what a program would return as it came is passed around it, not copied."""
+    def ready(self, params: Any, *, release: bool = False) -> Any:
+        """The parameters as the programs read them; `generate` takes the result in their place and need not make it.
+
+        Up to 8 layers each get arrays of their own, in the order that the platform multiplies fastest; all else is
+        passed through where its dtype is that of the computation.
+
+        Args:
+          release: delete each parameter once it is converted, for a caller who only samples: the memory then holds
+            one of them twice at most. Parameters with LoRA adapters are kept.
+        """
+        if isinstance(params["blocks"], tuple):
+            return params
         dtype = jnp.dtype(self.config.dtype)
         as_they_are = {
             name: leaf for name, leaf in params.items() if name != "blocks" and getattr(leaf, "dtype", None) == dtype
@@ -154,8 +164,20 @@ class Sampler:
         others = {name: leaf for name, leaf in params.items() if name not in as_they_are}
         if not others:
             return params
-        ready = functools.partial(ready_weights, config=self.config, unrolled=self.unrolled)
-        return {**as_they_are, **self.programs("weights", ready, others)}
+        convert = functools.partial(ready_weights, config=self.config, unrolled=self.unrolled)
+        with self._on_mesh():
+            if not release or has_lora(params):
+                return {**as_they_are, **self.programs("weights", convert, others)}
+            parts = [as_they_are]
+            for path, leaf in jax.tree_util.tree_leaves_with_path(others):
+                names = [key.key for key in path]
+                part = functools.reduce(lambda node, name: {name: node}, reversed(names), leaf)
+                parts.append(jax.block_until_ready(self.programs(("weights", *names), convert, part)))
+                leaf.delete()
+        return _merge(parts)
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
 
     def num_slots(self, num_samples: int) -> int:
         """Slots that a call with so many samples uses."""
@@ -219,3 +241,13 @@ class Sampler:
         self.extras = values
         reasons = [int(sample.finish) for sample in samples]
         return assemble(prompts, group_size, [sample.tokens for sample in samples], logprobs, reasons)
+
+
+def _merge(parts: list[Any]) -> Any:
+    """One tree of several that have no leaf in common: dicts by key, tuples by place."""
+    if isinstance(parts[0], dict):
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: _merge([part[name] for part in parts if name in part]) for name in names}
+    if isinstance(parts[0], tuple):
+        return tuple(_merge(list(each)) for each in zip(*parts, strict=True))
+    return parts[0]

@@ -1,5 +1,7 @@
 """The same tokens whatever the layout; log-probabilities of a full forward pass; stops, budgets and statistics."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -299,3 +301,20 @@ def test_a_sampler_refuses_what_it_cannot_do(tiny):
         Sampler(config, SamplingParams(max_new_tokens=4, stop_strings=("x",)))
     with pytest.raises(ValueError, match="slots is 0"):
         Sampler(config, SAMPLING, slots=0)
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_weights_made_ready_ahead_sample_the_same_and_can_replace_the_parameters(tiny, unrolled):
+    config, params = tiny
+    config = dataclasses.replace(config, dtype="bfloat16")
+    params = jax.tree.map(jnp.copy, params)
+    sampler = Sampler(config, SAMPLING, slots=8, unrolled=unrolled)
+    prompts = [[5, 6, 7], [8, 9]]
+    want = sampler.generate(params, prompts, group_size=4, seed=1)
+    kept = sampler.ready(params)
+    released = sampler.ready(params, release=True)
+    for ready in (kept, released):
+        got = sampler.generate(ready, prompts, group_size=4, seed=1)
+        np.testing.assert_array_equal(got.response_tokens, want.response_tokens)
+        np.testing.assert_array_equal(got.sampler_logprobs, want.sampler_logprobs)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))  # bfloat16: every one was converted
