@@ -167,12 +167,13 @@ class OutputMajor:
         inputs = math.prod(kernel.shape[:summed])
         return cls(kernel.reshape(inputs, -1).T, kernel.shape[summed:])
 
-    def __rmatmul__(self, x: Float[Array, "rows inputs"]) -> Float[Array, "rows outputs"]:
+    def product(self, x: Float[Array, "rows inputs"], *, dtype: Any = None) -> Float[Array, "rows outputs"]:
+        """x times the kernel; `dtype`: of the sums and the result, by default that of x."""
         weight = self.weight.astype(x.dtype)
         if x.shape[0] > _FEW_ROWS:
-            return x @ weight.T
+            return jnp.matmul(x, weight.T, preferred_element_type=dtype)
         # Without the barrier XLA turns this back into x @ weight.T.
-        return jax.lax.optimization_barrier(weight @ x.T).T
+        return jax.lax.optimization_barrier(jnp.matmul(weight, x.T, preferred_element_type=dtype)).T
 
 
 def matmul(x: Array, kernel: Array | OutputMajor, *, summed: int = 1) -> Array:
@@ -184,7 +185,7 @@ def matmul(x: Array, kernel: Array | OutputMajor, *, summed: int = 1) -> Array:
     split = x.ndim - summed
     inputs = math.prod(x.shape[split:])
     if isinstance(kernel, OutputMajor):
-        y = x.reshape(-1, inputs) @ kernel
+        y = kernel.product(x.reshape(-1, inputs))
         return y.reshape(*x.shape[:split], *kernel.outputs)
     y = x.reshape(-1, inputs) @ kernel.reshape(inputs, -1).astype(x.dtype)
     return y.reshape(*x.shape[:split], *kernel.shape[summed:])

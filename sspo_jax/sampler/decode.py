@@ -177,7 +177,7 @@ def decode_logits(
         cache = ((keys,), (values,))
     x = qwen.rms_norm(x, weights["final_norm"], config.norm_epsilon)
     if platform() == "cpu" and "unembedding" not in weights:
-        return x @ qwen.OutputMajor(weights["embedding"], (config.vocab_size,)), cache
+        return qwen.OutputMajor(weights["embedding"], (config.vocab_size,)).product(x, dtype=jnp.float32), cache
     table = qwen.unembedding(weights)
     return jnp.einsum("bd,dv->bv", x, table, preferred_element_type=jnp.float32), cache
 

@@ -303,6 +303,16 @@ def test_a_sampler_refuses_what_it_cannot_do(tiny):
         Sampler(config, SAMPLING, slots=0)
 
 
+def test_a_bfloat16_model_samples_with_float32_logprobs(tiny, prompts):
+    config, params = tiny
+    config = dataclasses.replace(config, dtype="bfloat16")
+    for slots in (8, 40):  # few rows and many
+        rollout = generate(params, config, prompts * 3, SAMPLING, group_size=3, seed=11, slots=slots)
+        assert rollout.sampler_logprobs.dtype == np.float32
+        near = forward_logprobs(params, tiny[0], prompts[0], responses(rollout)[0])
+        np.testing.assert_allclose(rollout.sampler_logprobs[0][: len(near)], near, atol=0.15)
+
+
 @pytest.mark.parametrize("unrolled", [True, False])
 def test_weights_made_ready_ahead_sample_the_same_and_can_replace_the_parameters(tiny, unrolled):
     config, params = tiny
