@@ -310,7 +310,8 @@ def test_a_bfloat16_model_samples_with_float32_logprobs(tiny, prompts):
         rollout = generate(params, config, prompts * 3, SAMPLING, group_size=3, seed=11, slots=slots)
         assert rollout.sampler_logprobs.dtype == np.float32
         near = forward_logprobs(params, tiny[0], prompts[0], responses(rollout)[0])
-        np.testing.assert_allclose(rollout.sampler_logprobs[0][: len(near)], near, atol=0.15)
+        error = rollout.sampler_logprobs[0][: len(near)] - near
+        assert np.sqrt(np.mean(error**2)) < 0.12  # logits reach 20, a bfloat16 there is within 0.06
 
 
 @pytest.mark.parametrize("unrolled", [True, False])
