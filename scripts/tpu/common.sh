@@ -52,6 +52,11 @@ start() {
   command -v gcloud > /dev/null || [[ $DRY_RUN == 1 ]] || fail "no gcloud on the PATH: install the Google Cloud CLI"
 }
 
+# What was done, in words; with --dry-run nothing was.
+report() {
+  [[ $DRY_RUN == 1 ]] || echo "$*"
+}
+
 # Runs a command; with --dry-run prints it as it could be typed.
 run() {
   if [[ $DRY_RUN == 1 ]]; then
@@ -62,11 +67,11 @@ run() {
   fi
 }
 
-# Runs a command again when it fails, waiting longer each time.
+# Runs a command again when it fails, waiting longer each time; not after exit code 3, which will not get better.
 retry() {
-  local attempt=1 wait=${TPU_RETRY_SECONDS:-10}
-  until run "$@"; do
-    if ((attempt >= ${TPU_RETRIES:-4})); then return 1; fi
+  local attempt=1 wait=${TPU_RETRY_SECONDS:-10} status
+  until run "$@" && status=0 || status=$? && ((status == 0)); do
+    if ((attempt >= ${TPU_RETRIES:-4} || status == 3)); then return 1; fi
     echo "attempt $attempt failed, again in $wait s" >&2
     sleep "$wait"
     attempt=$((attempt + 1))
@@ -74,8 +79,17 @@ retry() {
   done
 }
 
-state() {
-  gcloud compute tpus tpu-vm describe "$TPU_NAME" "${WHERE[@]}" --format='value(state)' 2> /dev/null || echo ABSENT
+# Of the TPU VM, and of its queued resource: gcloud's word, ABSENT, or UNKNOWN where gcloud could not find out.
+state() { described tpu-vm 'value(state)'; }
+queue_state() { described queued-resources 'value(state.state)'; }
+
+described() {
+  local errors
+  errors=$(mktemp)
+  if ! gcloud compute tpus "$1" describe "$TPU_NAME" "${WHERE[@]}" --format="$2" 2> "$errors"; then
+    if grep -qi 'not[_ ]found' "$errors"; then echo ABSENT; else echo UNKNOWN; fi
+  fi
+  rm -f "$errors"
 }
 
 num_hosts() {

@@ -3,25 +3,38 @@
 #
 # Creates the TPU VM that the environment file describes and waits until it is ready: through a queued resource
 # (TPU_QUEUED=1, waits in line) or at once; on spot capacity with TPU_SPOT=1. It costs money from the moment it is
-# ready until delete.sh, whether anything runs on it or not.
+# ready until delete.sh, whether anything runs on it or not. Called again it goes on waiting and asks for nothing new.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 start "$@"
 
+asked=ABSENT
 if [[ ${TPU_QUEUED:-1} == 1 ]]; then
+  if [[ $DRY_RUN == 0 ]]; then asked=$(queue_state); fi
   command=(gcloud compute tpus queued-resources create "$TPU_NAME" --node-id "$TPU_NAME" "${WHERE[@]}"
     --accelerator-type "$TPU_TYPE" --runtime-version "$TPU_RUNTIME")
 else
+  if [[ $DRY_RUN == 0 ]]; then asked=$(state); fi
   command=(gcloud compute tpus tpu-vm create "$TPU_NAME" "${WHERE[@]}"
     --accelerator-type "$TPU_TYPE" --version "$TPU_RUNTIME")
 fi
 if [[ ${TPU_SPOT:-0} == 1 ]]; then command+=(--spot); fi
-run "${command[@]}"
+if [[ $asked == ABSENT || $asked == UNKNOWN ]]; then
+  run "${command[@]}"
+else
+  echo "$TPU_NAME has been asked for already and is $asked: waiting for it"
+fi
 if [[ $DRY_RUN == 1 ]]; then exit 0; fi
 
 deadline=$((SECONDS + ${TPU_WAIT_SECONDS:-21600}))
-until [[ $(state) == READY ]]; do
+until now=$(state) && [[ $now == READY ]]; do
+  if [[ ${TPU_QUEUED:-1} == 1 && $now == ABSENT ]]; then now=$(queue_state); fi
+  case $now in
+    FAILED | SUSPENDING | SUSPENDED | PREEMPTED | TERMINATED)
+      fail "$TPU_NAME is $now and will not become ready: delete.sh, then create.sh again"
+      ;;
+  esac
   if ((SECONDS >= deadline)); then
-    fail "$TPU_NAME is $(state) after ${TPU_WAIT_SECONDS:-21600} s; it stays in line: call create.sh again later or delete.sh"
+    fail "$TPU_NAME is $now after ${TPU_WAIT_SECONDS:-21600} s; it stays in line: call create.sh again later or delete.sh"
   fi
   sleep "${TPU_POLL_SECONDS:-30}"
 done

@@ -11,11 +11,13 @@ if [[ $YES == 0 && $DRY_RUN == 0 ]]; then
 fi
 if [[ ${TPU_QUEUED:-1} == 1 ]]; then
   # --force deletes the node with it.
-  retry gcloud compute tpus queued-resources delete "$TPU_NAME" "${WHERE[@]}" --force --quiet
+  retry gcloud compute tpus queued-resources delete "$TPU_NAME" "${WHERE[@]}" --force --quiet || true
 else
-  retry gcloud compute tpus tpu-vm delete "$TPU_NAME" "${WHERE[@]}" --quiet
+  retry gcloud compute tpus tpu-vm delete "$TPU_NAME" "${WHERE[@]}" --quiet || true
 fi
 if [[ $DRY_RUN == 0 ]]; then
-  [[ $(state) == ABSENT ]] || fail "$TPU_NAME still exists ($(state)): it costs until it is gone, call delete.sh again"
+  left=$(state)
+  if [[ ${TPU_QUEUED:-1} == 1 && $left == ABSENT ]]; then left=$(queue_state); fi
+  [[ $left == ABSENT ]] || fail "$TPU_NAME is not known to be gone ($left): it costs until it is, call delete.sh again"
   echo "$TPU_NAME is gone"
 fi

@@ -14,8 +14,14 @@ if [[ " ${ARGUMENTS[*]} " != *" --run-dir"* ]]; then
 fi
 training=$(quoted .venv/bin/python -m sspo_jax train "${ARGUMENTS[@]}" "--supervise=${TPU_RESTARTS:-20}" \
   --distributed.launcher auto)
-on_all_hosts "cd sspo_jax || exit 1
-if test -f ../sspo.pid && kill -0 \"\$(cat ../sspo.pid)\" 2> /dev/null; then echo 'a run is going on: stop.sh first' >&2; exit 1; fi
+launch=$(date +%s)-$$ # a connection may break after the run has started; the next attempt then knows it
+on_all_hosts "cd sspo_jax || { echo 'nothing is installed: setup.sh first' >&2; exit 3; }
+if test -f ../sspo.pid && kill -0 \"\$(cat ../sspo.pid)\" 2> /dev/null; then
+  if test \"\$(cat ../sspo.launch 2> /dev/null)\" = $launch; then exit 0; fi
+  echo 'a run is going on: stop.sh first' >&2; exit 3
+fi
+echo $launch > ../sspo.launch
+rm -f ../sspo.stopping
 setsid nohup $training > ../sspo.log 2>&1 < /dev/null &
 echo \$! > ../sspo.pid"
-echo "started on all hosts. Follow it: logs.sh"
+report "started on all hosts. Follow it: logs.sh"

@@ -21,4 +21,4 @@ test -x .venv/bin/python || \$PYTHON -m venv .venv
 .venv/bin/pip install -q --no-deps -e .
 .venv/bin/pip install -q \"jax[tpu]==\$(.venv/bin/python -c 'import jax; print(jax.__version__)')\"
 .venv/bin/python -c 'import libtpu'"
-echo "installed on all hosts. Next: launch.sh EXPERIMENT"
+report "installed on all hosts. Next: launch.sh EXPERIMENT"

@@ -33,6 +33,7 @@ class Checkpoint:
     optimizer: Any
     step: int
     data: dict[str, Any]  # ProblemStream.state()
+    unrecorded: dict[str, float] | None = None  # metrics of a step whose evaluation was interrupted
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:
@@ -95,6 +96,8 @@ class Checkpoints:
         """Starts writing; the arrays may be donated as soon as this returns."""
         arrays = {"params": checkpoint.params, "optimizer": checkpoint.optimizer}
         meta = {"step": checkpoint.step, "data": checkpoint.data, "digest": digest(arrays)}
+        if checkpoint.unrecorded is not None:
+            meta["unrecorded"] = checkpoint.unrecorded
         meta["digest"]["meta"] = _meta_digest(meta)
         self._manager.save(
             checkpoint.step,
@@ -142,7 +145,13 @@ class Checkpoints:
         for path, value in digest(arrays).items():
             if expected.get(path) != value:
                 raise CorruptCheckpointError(f"{path} of step {step} changed on disk")
-        return Checkpoint(params=arrays["params"], optimizer=arrays["optimizer"], step=meta["step"], data=meta["data"])
+        return Checkpoint(
+            params=arrays["params"],
+            optimizer=arrays["optimizer"],
+            step=meta["step"],
+            data=meta["data"],
+            unrecorded=meta.get("unrecorded"),
+        )
 
     def _set_aside(self, step: int) -> None:
         """Renames a damaged step, so that it is neither taken for a checkpoint again nor lost."""
@@ -168,7 +177,8 @@ def _meta_digest(meta: dict[str, Any]) -> int:
     import zlib
 
     digests = {path: value for path, value in meta["digest"].items() if path != "meta"}
-    return zlib.crc32(json.dumps([meta["step"], meta["data"], digests], sort_keys=True).encode())
+    content = [meta["step"], meta["data"], digests, *([meta["unrecorded"]] if "unrecorded" in meta else [])]
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _brief(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 from sspo_jax.data.filters import SubsetSource
@@ -46,12 +47,18 @@ class Evaluator:
         every = self._config.evaluation.every
         return bool(self.sets) and (step in (0, self._config.steps) or (every > 0 and step % every == 0))
 
-    def __call__(self, params: Params, step: int, display: Display) -> dict[str, dict[str, Any]]:
-        """Scores of each set; responses and scores are written to evaluations/step_N.jsonl and .json."""
+    def __call__(
+        self, params: Params, step: int, display: Display, *, look: Callable[[], None] = lambda: None
+    ) -> dict[str, dict[str, Any]]:
+        """Scores of each set; responses and scores are written to evaluations/step_N.jsonl and .json.
+
+        Args:
+          look: called between blocks of decoding; what it raises ends the evaluation, and nothing is written.
+        """
         scores: dict[str, dict[str, Any]] = {}
         rows: list[SampleRow] = []
         for source in self.sets:
-            greedy, greedy_rows = self._score(params, source, self._greedy, 1, display)
+            greedy, greedy_rows = self._score(params, source, self._greedy, 1, display, look)
             rows += greedy_rows
             scores[source.name] = {
                 "problems": greedy.problems,
@@ -62,7 +69,7 @@ class Evaluator:
             }
             samples = self._config.evaluation.samples
             if samples:
-                sampled, sampled_rows = self._score(params, source, self._sampled, samples, display)
+                sampled, sampled_rows = self._score(params, source, self._sampled, samples, display, look)
                 rows += sampled_rows
                 scores[source.name] |= {
                     "samples": samples,
@@ -82,13 +89,19 @@ class Evaluator:
         replace_text(path, json.dumps(scores, indent=2) + "\n")
 
     def _score(
-        self, params: Params, source: ProblemSource, sampler: Sampler, group_size: int, display: Display
+        self,
+        params: Params,
+        source: ProblemSource,
+        sampler: Sampler,
+        group_size: int,
+        display: Display,
+        look: Callable[[], None],
     ) -> tuple[SetScores, list[SampleRow]]:
         what = "greedy" if group_size == 1 else f"avg@{group_size}"
         display.phase(f"evaluate {source.name}, {what}", total=None)
 
         def sample(prompts: list[list[int]], *, group_size: int, sampling: SamplingParams, seed: int) -> Any:
-            return sampler.generate(params, prompts, group_size=group_size, seed=seed)
+            return sampler.generate(params, prompts, group_size=group_size, seed=seed, progress=lambda _: look())
 
         responses_at_once = self._config.rollout.prompts * self._config.rollout.group_size
         return evaluate_policy(

@@ -8,6 +8,7 @@ function of (seed, step, prompt, sample, position).
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from sspo_jax.advantages import group_relative, leave_one_out
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.models.weights import load_qwen
-from sspo_jax.processes import any_process, is_main, together
+from sspo_jax.processes import any_process, is_main, on_main, together
 from sspo_jax.sampler import Sampler, SamplingParams
 from sspo_jax.sharding import fetch
 from sspo_jax.trainer import curriculum
@@ -29,7 +30,7 @@ from sspo_jax.trainer.checkpoint import Checkpoint, Checkpoints
 from sspo_jax.trainer.compilation import CompileLog
 from sspo_jax.trainer.config import TrainConfig
 from sspo_jax.trainer.evaluation import Evaluator, metrics_of
-from sspo_jax.trainer.interrupt import StopRequest
+from sspo_jax.trainer.interrupt import Interrupted, StopRequest
 from sspo_jax.trainer.metrics import Display, MetricsWriter, combine, host_value
 from sspo_jax.trainer.rollouts import Groups, Judge, Stopwatch
 from sspo_jax.trainer.run_directory import RunDirectory
@@ -43,11 +44,15 @@ from sspo_jax.types import TrainBatch
 
 @dataclasses.dataclass
 class TrainState:
-    """What a checkpoint holds, beside the data cursor; the arrays are donated to the next update."""
+    """What a checkpoint holds; the arrays are donated to the next update."""
 
     params: Params
     optimizer: Any
     step: int
+    data: dict[str, Any]
+    """The data cursor after this step."""
+    unrecorded: dict[str, float] | None = None
+    """Metrics of this step that are not written yet, because its evaluation is still to come."""
 
 
 def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
@@ -64,20 +69,23 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
     try:
         show_plan(display, config, parts, directory.path, experiment)
         advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
-        with Watch(advice), StopRequest(display.say) as stop, Judge(config.reward, parts.tokenizer) as judge:
+        with Watch(advice), Judge(config.reward, parts.tokenizer) as judge:
             trainer = Trainer(config, parts, directory, display, judge, experiment=experiment)
-            completed = trainer.run(stop)
-            summary = trainer.summary(time.monotonic() - started, compiles)
+            with trainer.stop:
+                completed = trainer.run()
+                summary = trainer.summary(time.monotonic() - started, compiles)
     finally:
         directory.close()
     if completed:
         if is_main():
             summary.write(directory.path / "summary.json")
         show_summary(display, summary, directory.path)
-    else:
+    elif trainer.state.step:
         display.say(
             f"stopped after step {trainer.state.step}, saved in {directory.path}; the same --run-dir resumes it"
         )
+    else:
+        display.say(f"stopped before the first step was done; the same --run-dir, {directory.path}, begins again")
     return summary
 
 
@@ -95,6 +103,9 @@ class Trainer:
         experiment: str,
     ):
         self.experiment = experiment
+        self.stop = StopRequest(display.say)
+        self.state = TrainState({}, None, 0, {})  # until `start`
+        self.saved_step = 0
         self.config = config
         self.parts = parts
         self.directory = directory
@@ -141,7 +152,7 @@ class Trainer:
             minibatches, gaps = self.score(groups, advantages)
         with watch("update"):
             learning = self.update(minibatches)
-        self.state.step = step
+        self.state.step, self.state.data = step, self.stream.state()
         sampled = self.sampled_groups  # metrics are of everything sampled, also of what dynamic sampling dropped
         tokens = float(sampled.rollout.response_mask.sum())
         times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
@@ -177,6 +188,12 @@ class Trainer:
             indices = [attempt * rollout.prompts + place for place in range(len(prompts))]  # noise of their own
             judging = self.judge.begin(problems, rollout.group_size)
             self.display.phase("rollout")
+            look = self.stop.looks()
+
+            def progress(tokens: int, look: Callable[[], None] = look) -> None:
+                self.display.phase("rollout", note=f"{tokens:,} tokens")
+                look()
+
             with watch("rollout"):
                 sampled = self.sampler.generate(
                     self.policy,
@@ -186,7 +203,7 @@ class Trainer:
                     step=step,
                     prompt_ids=indices,
                     on_finished=judging.finished,
-                    progress=lambda tokens: self.display.phase("rollout", note=f"{tokens:,} tokens"),
+                    progress=progress,
                 )
             group_ids = sampled.group_ids + np.int32(attempt * rollout.prompts)  # other problems, other groups
             sampled = dataclasses.replace(sampled, group_ids=group_ids)
@@ -227,8 +244,10 @@ class Trainer:
         flat = [rows for minibatch in minibatches for rows in minibatch]
         masks = [rows.mask for rows in flat]
         scored = []
+        look = self.stop.looks()
         for done, rows in enumerate(flat):
             self.display.phase("score", total=len(flat), done=done)
+            look()
             scored.append(self._score(self.programs.place(rows)))
         logprobs, entropies = fetch(([batch.old_logprobs for batch in scored], [batch.entropies for batch in scored]))
         # The rule "entropy" cuts at a quantile over the whole rollout, so all of it is scored before any is cut.
@@ -297,19 +316,22 @@ class Trainer:
 
     # -- around it ----------------------------------------------------------------------------------------------------
 
-    def run(self, stop: StopRequest) -> bool:
+    def run(self) -> bool:
         """All steps that are left; false if it was asked to stop before the last."""
         checkpoints = Checkpoints(self.directory.checkpoints, keep=self.config.checkpoint.keep)
+        self.writer = None
         try:
             self.start(checkpoints)
             self.writer = self.open_writer()
-            try:
-                return self._steps(stop, checkpoints)
-            finally:
-                if self.writer is not None:
-                    self.writer.close()
+            self._steps(checkpoints)
+        except Interrupted:
+            self.judge.abandon()
+            self._save(checkpoints)
         finally:
-            checkpoints.close()
+            if self.writer is not None:
+                self.writer.close()
+            checkpoints.close()  # waits for what is being written
+        return self.state.step == self.config.steps and self.state.unrecorded is None
 
     def start(self, checkpoints: Checkpoints) -> None:
         """The state to go on from: the newest intact checkpoint, or a new one."""
@@ -319,7 +341,9 @@ class Trainer:
         self.base = frozen_weights(self.config, self.parts, self.directory.path, self.first_params)
         self.gradients = None
         if restored is not None:
-            self.state = TrainState(restored.params, restored.optimizer, restored.step)
+            self.state = TrainState(
+                restored.params, restored.optimizer, restored.step, restored.data, restored.unrecorded
+            )
             self.stream.restore(restored.data)
             self.display.say(f"resuming after step {restored.step}")
         else:
@@ -328,12 +352,17 @@ class Trainer:
                 key = jax.random.fold_in(jax.random.key(self.config.seed), 1)  # other noise than that of the weights
                 params = self.trainable.start(weights, key, self.parts.mesh)
             with jax.set_mesh(self.parts.mesh):
-                self.state = TrainState(params, self.programs.init_optimizer(params), 0)
+                self.state = TrainState(params, self.programs.init_optimizer(params), 0, self.stream.state())
         # The reference policy is where the run started from; it is frozen, so it is made again and not saved.
         self.reference = None
         if self.config.loss.kl_coefficient:
             self.reference = self.trainable.reference(self.state.params) or self.first_params()
+        self.saved_step = self.state.step
         self.directory.forget_after(self.state.step if restored is not None else -1)
+        if restored is None and self.evaluator.is_due(0):
+            self.state.unrecorded = {}
+        elif on_main(lambda: self.directory.is_recorded(self.state.step)):
+            self.state.unrecorded = None  # since the checkpoint was written
 
     @property
     def policy(self) -> Params:
@@ -346,7 +375,7 @@ class Trainer:
             params, _ = load_qwen(self.parts.model_path, mesh=self.parts.mesh, param_dtype=jnp.float32)
             return params
         if self.config.warm_start is not None:
-            params, self.warm_start = warm_start(self.config, self.parts, self.display)
+            params, self.warm_start = warm_start(self.config, self.parts, self.display, look=self.stop.looks())
             return params
         return init_qwen(self.parts.model, jax.random.key(self.config.seed), mesh=self.parts.mesh)
 
@@ -362,39 +391,45 @@ class Trainer:
         if self.writer is not None:
             self.writer.write(step, metrics)
 
-    def _steps(self, stop: StopRequest, checkpoints: Checkpoints) -> bool:
-        config, total = self.config, self.config.steps
+    def _steps(self, checkpoints: Checkpoints) -> None:
+        """Raises Interrupted between two steps, or in one as long as the state is that of the step before."""
+        total = self.config.steps
         with jax.set_mesh(self.parts.mesh), self.display.bars("steps", total, completed=self.state.step):
-            if self.state.step == 0 and self.evaluator.is_due(0):
-                self.record(0, self.evaluate(0))
-            stopping = any_process(bool(stop))
+            if self.state.unrecorded is not None:
+                self.finish_step(self.state.unrecorded)
             for step in range(self.state.step + 1, total + 1):
-                if stopping:
-                    break
+                if any_process(bool(self.stop)):  # what is not saved must not be left
+                    raise Interrupted
                 with self.stage_seconds("training"):
                     metrics = self.step(step)
-                if self.evaluator.is_due(step):
-                    metrics |= self.evaluate(step)
-                self.record(step, metrics)
-                self.history.append(metrics)
-                self.show(step, metrics)
-                stopping = any_process(bool(stop))  # once a step: what is not saved must not be left
-                if step % config.checkpoint.every == 0 or step == total or stopping:
-                    checkpoints.save(
-                        Checkpoint(
-                            params=self.state.params,
-                            optimizer=self.state.optimizer,
-                            step=step,
-                            data=self.stream.state(),
-                        )
-                    )
-        checkpoints.wait()
-        return self.state.step == total
+                self.finish_step(metrics)
+                if step % self.config.checkpoint.every == 0 or step == total:
+                    self._save(checkpoints)
+
+    def finish_step(self, metrics: dict[str, float]) -> None:
+        """Evaluates where that is due, then writes the step's metrics; the evaluation may be interrupted."""
+        step = self.state.step
+        self.state.unrecorded = metrics
+        if self.evaluator.is_due(step):
+            metrics = metrics | self.evaluate(step)
+        self.record(step, metrics)
+        self.state.unrecorded = None
+        if step:
+            self.history.append(metrics)
+            self.show(step, metrics)
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        """Starts writing the state, unless it is on disk; that of step 0 is made again instead."""
+        state = self.state
+        if state.step != self.saved_step:
+            with jax.set_mesh(self.parts.mesh):
+                checkpoints.save(Checkpoint(**vars(state)))
+            self.saved_step = state.step
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Scores of the present policy, as metrics."""
         with self.stage_seconds("evaluation"):
-            scores = self.evaluator(self.policy, step, self.display)
+            scores = self.evaluator(self.policy, step, self.display, look=self.stop.looks())
             is_best = self.best.offer(self.state.params, step, scores)
         shown = "  ".join(f"{name} {100 * score['greedy']['value']:.1f} %" for name, score in scores.items())
         self.display.say(f"evaluation after step {step}, greedy: {shown}{'  (best so far)' if is_best else ''}")

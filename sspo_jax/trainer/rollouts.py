@@ -174,6 +174,10 @@ class Judge:
     def __exit__(self, *_: object) -> None:
         self.verifier.close()
 
+    def abandon(self) -> None:
+        """Ends the checker's workers at once: nobody waits for their verdicts any more."""
+        self.verifier.pool.kill()
+
     def begin(self, problems: Sequence[Problem], group_size: int) -> "Judging":
         """For responses that will arrive one by one; `problems` has one entry per group."""
         return Judging(self, [problem for problem in problems for _ in range(group_size)])

@@ -146,6 +146,11 @@ class RunDirectory:
         """The scores of the evaluation after a step; the responses are beside it, with the suffix .jsonl."""
         return self.path / "evaluations" / f"step_{step:06d}.json"
 
+    def is_recorded(self, step: int) -> bool:
+        """Whether metrics.jsonl has the row of this step."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
+        return any(line.startswith(f'{{"step": {step},') and line.endswith("}") for line in lines)
+
     def forget_after(self, step: int) -> None:
         """Removes what an interrupted run wrote about steps later than the checkpoint it resumes from."""
         if not is_main():

@@ -11,7 +11,7 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -36,8 +36,13 @@ from sspo_jax.types import TrainBatch
 _VERSION = 1  # part of the cache key: raise it when the same configuration would give other weights
 
 
-def warm_start(config: TrainConfig, parts: Parts, display: Display) -> tuple[Params, dict[str, float]]:
+def warm_start(
+    config: TrainConfig, parts: Parts, display: Display, *, look: Callable[[], None] = lambda: None
+) -> tuple[Params, dict[str, float]]:
     """Parameters after supervised training, from the cache if they are there, and what it took.
+
+    Args:
+      look: called between updates; what it raises ends the training, and nothing is kept.
 
     Raises:
       ValueError: the data has no demonstrations, or one is longer than a training row.
@@ -50,7 +55,7 @@ def warm_start(config: TrainConfig, parts: Parts, display: Display) -> tuple[Par
         return params, {"reused": 1.0, "seconds": 0.0}
     start = time.monotonic()
     with jax.set_mesh(parts.mesh):
-        params, loss = _train(config, config.warm_start, parts, display)
+        params, loss = _train(config, config.warm_start, parts, display, look)
     _keep(directory, params, parts)
     seconds = time.monotonic() - start
     display.say(f"warm start: {config.warm_start.updates} updates in {seconds:.0f} s, kept in {directory}")
@@ -80,7 +85,9 @@ def _keep(directory: pathlib.Path, params: Params, parts: Parts) -> None:
             raise
 
 
-def _train(config: TrainConfig, settings: WarmStartConfig, parts: Parts, display: Display) -> tuple[Params, float]:
+def _train(
+    config: TrainConfig, settings: WarmStartConfig, parts: Parts, display: Display, look: Callable[[], None]
+) -> tuple[Params, float]:
     mesh = parts.mesh
     optimizer = make_optimizer(
         OptimizerConfig(weight_decay=settings.weight_decay, b2=0.99),
@@ -113,6 +120,7 @@ def _train(config: TrainConfig, settings: WarmStartConfig, parts: Parts, display
     value = jnp.float32(0.0)
     with display.bars("warm start", settings.updates):
         for number in range(1, settings.updates + 1):
+            look()
             rows = next(stream)
             zeros = on_mesh(np.zeros(rows.tokens.shape, np.float32))
             batch = TrainBatch(

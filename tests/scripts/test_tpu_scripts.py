@@ -23,11 +23,12 @@ if "describe" in arguments:
     if any("networkEndpoints" in argument for argument in arguments):
         print(os.environ.get("FAKE_HOSTS", "10.0.0.1"))
         sys.exit()
-    states = here / "states"
+    states = here / ("queue-states" if "queued-resources" in arguments else "states")
     names = states.read_text().split()
     if len(names) > 1:
         states.write_text(" ".join(names[1:]))
-    if names[0] == "ABSENT":
+    if names[0] in ("ABSENT", "OFFLINE"):
+        print("NOT_FOUND: no such node" if names[0] == "ABSENT" else "connection timed out", file=sys.stderr)
         sys.exit(1)
     print(names[0])
 if "ssh" in arguments:
@@ -41,7 +42,11 @@ if "ssh" in arguments:
     if os.environ.get("FAKE_RUN"):
         home = here / f"host-{worker}"
         home.mkdir(exist_ok=True)
-        sys.exit(subprocess.run(["bash", "-c", arguments[arguments.index("--command") + 1]], cwd=home).returncode)
+        done = subprocess.run(["bash", "-c", arguments[arguments.index("--command") + 1]], cwd=home).returncode
+        if (here / f"break-{worker}").exists():  # it ran, but the connection broke before it could say so
+            (here / f"break-{worker}").unlink()
+            sys.exit(255)
+        sys.exit(done)
 """
 
 
@@ -53,6 +58,7 @@ class Gcloud:
         program.write_text(FAKE)
         program.chmod(0o755)
         (folder / "states").write_text("READY")
+        (folder / "queue-states").write_text("ABSENT")
         (folder / "tpu.env").write_text(
             "TPU_NAME='my tpu'\nTPU_ZONE=us-west4-a\nTPU_TYPE=v5litepod-8\nTPU_RUNTIME=v2-alpha-tpuv5-lite\n"
             "TPU_RETRY_SECONDS=0\nTPU_POLL_SECONDS=0\nTPU_RETRIES=3\n"
@@ -95,6 +101,7 @@ def test_help_and_dry_run_call_nothing(gcloud, script):
     assert result.returncode == 0, result.stderr
     assert r"gcloud compute tpus" in result.stdout
     assert r"my\ tpu" in result.stdout
+    assert "on all hosts" not in result.stdout
     assert gcloud.calls == []
 
 
@@ -131,7 +138,8 @@ def test_create_waits_in_the_queue(gcloud):
     (gcloud.folder / "states").write_text("ABSENT CREATING READY")
     result = gcloud("create", settings="TPU_QUEUED=1\nTPU_SPOT=1\nTPU_PROJECT=p\n")
     assert result.returncode == 0, result.stderr
-    first, *described = gcloud.calls
+    asked, first, *described = gcloud.calls
+    assert asked[:4] == ["compute", "tpus", "queued-resources", "describe"]
     place = ["--zone", "us-west4-a", "--project", "p"]
     shape = ["--accelerator-type", "v5litepod-8", "--runtime-version", "v2-alpha-tpuv5-lite"]
     queued = ["compute", "tpus", "queued-resources", "create", "my tpu", "--node-id", "my tpu"]
@@ -141,12 +149,33 @@ def test_create_waits_in_the_queue(gcloud):
 
 
 def test_create_at_once_and_gives_up_in_time(gcloud):
-    (gcloud.folder / "states").write_text("CREATING")
+    (gcloud.folder / "states").write_text("ABSENT CREATING")
     result = gcloud("create", settings="TPU_QUEUED=0\nTPU_WAIT_SECONDS=1\nTPU_POLL_SECONDS=1\n")
-    assert gcloud.calls[0][:4] == ["compute", "tpus", "tpu-vm", "create"]
-    assert "--spot" not in gcloud.calls[0]
+    created = next(call for call in gcloud.calls if "create" in call)
+    assert created[:4] == ["compute", "tpus", "tpu-vm", "create"]
+    assert "--spot" not in created
     assert result.returncode == 1
     assert "is CREATING after 1 s" in result.stderr
+
+
+def test_create_again_goes_on_waiting_and_asks_for_nothing(gcloud):
+    (gcloud.folder / "states").write_text("ABSENT READY")
+    (gcloud.folder / "queue-states").write_text("WAITING_FOR_RESOURCES")
+    result = gcloud("create")
+    assert result.returncode == 0, result.stderr
+    assert "asked for already and is WAITING_FOR_RESOURCES" in result.stdout
+    assert not [call for call in gcloud.calls if "create" in call]
+
+
+@pytest.mark.parametrize(
+    ("node", "queue"), [("ABSENT", "WAITING FAILED"), ("PREEMPTED", "ACTIVE"), ("ABSENT", "SUSPENDED")]
+)
+def test_create_does_not_wait_for_what_will_not_come(gcloud, node, queue):
+    (gcloud.folder / "states").write_text(node)
+    (gcloud.folder / "queue-states").write_text(queue)
+    result = gcloud("create")
+    assert result.returncode == 1
+    assert "will not become ready: delete.sh, then create.sh again" in result.stderr
 
 
 def test_setup_copies_the_checkout_and_installs_everywhere(gcloud):
@@ -180,6 +209,53 @@ def test_launch_keeps_the_words_of_the_command_line(gcloud):
             time.sleep(0.1)
         assert file.read_text() == "".join(f"<{word}>" for word in ["-m", "sspo_jax", "train", *words, *added])
         assert (gcloud.folder / f"host-{host}" / "sspo.pid").read_text().strip().isdigit()
+
+
+@pytest.fixture
+def running(gcloud):
+    """A host on which a run is going on that takes a second to save, and counts the signals."""
+    folder = gcloud.folder / "host-0" / "sspo_jax"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text(
+        "#!/bin/bash\ntrap 'echo x >> signals; sleep 1; echo saved > saved; exit' TERM\n"
+        "echo x >> starts\nwhile true; do sleep 0.05; done\n"
+    )
+    python.chmod(0o755)
+    (gcloud.folder / "break-0").touch()
+    result = gcloud("launch", "exp", FAKE_RUN="1")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_a_connection_that_breaks_after_the_start_starts_no_second_run(gcloud, running):
+    again = gcloud("launch", "exp", FAKE_RUN="1")
+    assert again.returncode == 1
+    assert "a run is going on: stop.sh first" in again.stderr
+    assert "again in" not in again.stderr  # it will not get better by trying
+    assert gcloud("stop", FAKE_RUN="1").returncode == 0
+    assert (running / "starts").read_text() == "x\n"
+
+
+def test_stop_waits_until_the_run_has_saved_and_sends_one_signal(gcloud, running):
+    (gcloud.folder / "break-0").touch()
+    result = gcloud("stop", FAKE_RUN="1")
+    assert result.returncode == 0, result.stderr
+    assert (running / "saved").exists()
+    assert (running / "signals").read_text() == "x\n"
+    assert gcloud("launch", "exp", FAKE_RUN="1").returncode == 0
+    late = gcloud("stop", FAKE_RUN="1", settings="TPU_STOP_SECONDS=0\n")
+    assert late.returncode == 1
+    assert "the run has not ended yet" in late.stderr
+    assert gcloud("stop", FAKE_RUN="1", settings="TPU_STOP_SECONDS=20\n").returncode == 0
+    assert (running / "signals").read_text() == "x\nx\n"
+
+
+def test_launch_before_setup_says_so(gcloud):
+    result = gcloud("launch", "exp", FAKE_RUN="1")
+    assert result.returncode == 1
+    assert "setup.sh first" in result.stderr
+    assert "attempt 1" not in result.stderr
 
 
 def test_launch_wants_an_experiment(gcloud):
@@ -219,7 +295,11 @@ def test_delete_asks_and_checks_that_it_is_gone(gcloud):
     assert (refused.returncode, gcloud.calls) == (1, [])
     still = gcloud("delete", "--yes")
     assert still.returncode == 1
-    assert "still exists (READY): it costs" in still.stderr
+    assert "not known to be gone (READY): it costs" in still.stderr
+    (gcloud.folder / "states").write_text("OFFLINE")  # gcloud cannot say: that is no sign that nothing costs
+    assert "not known to be gone (UNKNOWN)" in gcloud("delete", "--yes").stderr
     (gcloud.folder / "states").write_text("ABSENT")
+    (gcloud.folder / "queue-states").write_text("WAITING_FOR_RESOURCES")  # its turn would come
+    assert "not known to be gone (WAITING_FOR_RESOURCES)" in gcloud("delete", "--yes").stderr
     assert gcloud("delete", "--yes", settings="TPU_QUEUED=0\n").returncode == 0
     assert gcloud.calls[-2][:5] == ["compute", "tpus", "tpu-vm", "delete", "my tpu"]
