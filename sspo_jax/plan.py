@@ -147,6 +147,7 @@ def plan(config: "TrainConfig", *, topology: str, slices: int = 1, report: Any =
     from sspo_jax.models.qwen import qwen_shardings
     from sspo_jax.sampler.schedule import cache_columns
     from sspo_jax.sharding import batch_shards, make_mesh
+    from sspo_jax.trainer.trainable import Trainable, count
 
     devices = topology_devices(topology, slices)
     mesh = make_mesh(config.mesh, devices)
@@ -160,6 +161,9 @@ def plan(config: "TrainConfig", *, topology: str, slices: int = 1, report: Any =
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
     report(f"{model.num_parameters / 1e9:.2f} B parameters on {topology} x {slices}: {len(devices)} devices, {sizes}")
     report(f"micro-batch {rows} x {time_} tokens, remat {model.remat}, {model.dtype}")
+    if config.model.lora is not None:
+        trained = count(Trainable(model, config.model.lora).abstract())
+        report(f"LoRA of rank {config.model.lora.rank}: {trained / 1e6:.1f} M parameters are trained")
     slots = num_slots(config, batch_shards(mesh))
     buckets = cache_columns(config.rollout.max_prompt_tokens, config.rollout.max_new_tokens, count=None, multiple=128)
     columns = buckets[-1]
@@ -225,8 +229,8 @@ def _lowerings(
 
     from sspo_jax.data.tokenizer import load_tokenizer
     from sspo_jax.models.qwen import abstract_qwen, qwen_shardings
-    from sspo_jax.sampler.decode import decode_block, prefill
-    from sspo_jax.sampler.engine import UNROLL_LAYERS
+    from sspo_jax.sampler.decode import decode_block, prefill, ready_weights
+    from sspo_jax.sampler.engine import UNROLL_LAYERS, usable_weights
     from sspo_jax.sampler.kv_cache import insert_prompts_everywhere, resize_cache
     from sspo_jax.sampler.sampling import SamplingParams
     from sspo_jax.sampler.schedule import prefill_chunk, prefill_shape
@@ -260,6 +264,7 @@ def _lowerings(
         **{name: per_row(jnp.float32) for name in floats},
         **{name: per_row(jnp.int32) for name in ints},
         mask=per_row(jnp.bool_),
+        ref_logprobs=per_row(jnp.float32) if config.loss.kl_coefficient else None,
         mean_entropy=array((), jnp.float32),
         denominator=array((), jnp.float32),
     )
@@ -316,21 +321,35 @@ def _lowerings(
     scalar = array((), jnp.int32)
     insert = jax.jit(insert_prompts_everywhere, donate_argnums=(0,))
     resize = jax.jit(functools.partial(resize_cache, columns=columns[-1]))
-    optimizer_bytes = _bytes_per_device(optimizer)  # gradients are not kept while responses are sampled
-    beside = _bytes_per_device((params, base)) + optimizer_bytes
+
+    def make_weights(params: Any, base: Any) -> Any:
+        policy = train.trainable.policy(params, base)
+        usable = usable_weights(policy, model, unrolled=unrolled)
+        others = {name: leaf for name, leaf in policy.items() if name not in usable}
+        return ready_weights(others, model, unrolled=unrolled)
+
+    size = _bytes_per_device
+    # The reference policy of a KL term is frozen where training began; with LoRA it is adapters of zeros.
+    reference = size(params) if config.loss.kl_coefficient else 0
+    usable = size(usable_weights(params if base is None else base, model, unrolled=unrolled))
+    if base is not None and "blocks" in usable_weights(base, model, unrolled=unrolled):
+        usable -= size(base["blocks"])  # adapters are folded into a copy
+    # While responses are sampled no gradients are kept, and what the sampler takes as it is lies there once.
+    beside = size((params, base, optimizer)) + reference - usable
     return [  # the update last: it compiles longest
-        ("optimizer", lambda: train.apply_update.lower(params, optimizer, params), _bytes_per_device(base)),
+        ("optimizer", lambda: train.apply_update.lower(params, optimizer, params), size(base) + reference),
+        ("weights", lambda: jax.jit(make_weights).lower(params, base), size(optimizer) + reference),
         (
             "prefill",
             lambda: fill.lower(weights, array((prompts, width), jnp.int32), array((prompts,), jnp.int32)),
-            beside + _bytes_per_device(whole),
+            beside + size(whole),
         ),
         (
             "insert",
             lambda: insert.lower(whole, cache(prompts, width), scalar, array((slots,), jnp.bool_), slot[0]),
-            beside + _bytes_per_device(weights),
+            beside + size(weights),
         ),
-        ("resize", lambda: resize.lower(smaller, scalar), beside + _bytes_per_device(weights)),
+        ("resize", lambda: resize.lower(smaller, scalar), beside + size(weights)),
         (
             "decode",
             lambda: decode.lower(weights, whole, *slot, array((slots, 2), jnp.uint32), scalar, scalar, scalar),
@@ -339,7 +358,7 @@ def _lowerings(
         (
             "update",
             lambda: train.micro_batch.lower(params, params, batch, array((), jnp.bool_), base),
-            optimizer_bytes,
+            size(optimizer) + reference,
         ),
     ]
 
@@ -407,6 +426,25 @@ def model_flops(model: "QwenConfig", context: int) -> float:
     return 2.0 * weights + 2.0 * model.num_layers * model.num_heads * dim * context
 
 
+def step_flops(config: "TrainConfig", model: "QwenConfig") -> float:
+    """Model FLOPs of a step whose responses are all at full length.
+
+    Every token passes forward when it is sampled and when it is scored (twice with a reference policy), and each epoch
+    forward and backward. A backward pass is two forward passes' worth, one for the gradients of activations and one
+    for those of the weights; with LoRA the second is of the adapters alone, which the sampler has folded in.
+    """
+    from sspo_jax.trainer.trainable import Trainable, count
+
+    length = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+    tokens = length * config.rollout.prompts * config.rollout.group_size
+    epochs, scorings = config.update.epochs, 2 if config.loss.kl_coefficient else 1
+    forward, lora = model_flops(model, length), config.model.lora
+    if lora is None:
+        return tokens * forward * (1 + scorings + 3 * epochs)
+    adapters = 2.0 * count(Trainable(model, lora).abstract())
+    return tokens * (forward * (1 + scorings + 2 * epochs) + adapters * (scorings + 3 * epochs))
+
+
 def _figures(
     config: "TrainConfig", model: "QwenConfig", chip: Chip, mesh: Any, *, slots: int, columns: int
 ) -> list[str]:
@@ -414,10 +452,7 @@ def _figures(
     import math
 
     samples = config.rollout.prompts * config.rollout.group_size
-    length = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
-    forward = model_flops(model, length) * samples * length
-    # Sampled once, scored once, and each epoch forward and backward: 1 + 1 + 3 forward passes' worth.
-    total = forward * (2 + 3 * config.update.epochs)
+    total = step_flops(config, model)
     devices = math.prod(mesh.shape.values())
     seconds = total / (devices * chip.peak_tflops * 1e12)
     lines = [
@@ -478,6 +513,8 @@ def verdict(programs: list[Program], config: "TrainConfig", chip: Chip, *, shard
     if worst.name in ("prefill", "insert", "resize", "decode"):
         advice.append(f"--rollout.slots {max(shards, num_slots(config, shards) // 2)}")
     advice.append("more shards of the parameters (--mesh.fsdp, --mesh.tensor) or more chips")
+    if config.model.lora is None:
+        advice.append("adapters instead of all weights (--model.lora.rank 16)")
     return [f"DOES NOT FIT: {worst.name} is over{by}; try {', or '.join(advice)}"]
 
 

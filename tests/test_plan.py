@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -12,8 +13,11 @@ import pytest
 
 from sspo_jax import plan
 from sspo_jax.models import configs
+from sspo_jax.models.lora import LoraConfig
 from sspo_jax.sharding import MeshConfig, make_mesh
 from sspo_jax.train import load_experiment
+from sspo_jax.trainer.config import TrainConfig
+from tests.trainer.conftest import small
 
 CHIP = plan.CHIPS["v5e"]
 
@@ -71,6 +75,102 @@ def test_the_bound_of_decoding_by_hand():
     assert f"balances at 1: bound by arithmetic, at most {1e9 / 464:,.0f} tokens/s" in bound(1, slow)
 
 
+def tiny(**model: object) -> TrainConfig:
+    """4 prompts x 4 samples of 40 + 16 tokens."""
+    return small(warm_start=None, **{f"model__{name}": value for name, value in model.items()})
+
+
+# Of rank 2: query and output 32 x 32, key and value 32 x 16, MLP 3 of 32 x 64; inputs and outputs added, 2 layers.
+ADAPTERS = 2 * 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
+
+
+def test_step_flops_by_hand():
+    """896 tokens, one epoch. All weights: sampled, scored, and 3 forward passes' worth: 5. With adapters the backward
+    pass has no gradients of the weights: 4; and 2 FLOPs for each of an adapter's, scored once and 3 in the update.
+    """
+    config = tiny()
+    model = plan.model_shape(config)
+    forward = plan.model_flops(model, 56)
+    assert plan.step_flops(config, model) == 896 * 5 * forward
+    penalised = dataclasses.replace(config, loss=dataclasses.replace(config.loss, kl_coefficient=0.1))
+    assert plan.step_flops(penalised, model) == 896 * 6 * forward
+    adapted = tiny(lora=LoraConfig(rank=2))
+    assert plan.step_flops(adapted, model) == 896 * (4 * forward + 4 * 2 * ADAPTERS)
+
+
+MEASURE = """
+import dataclasses, json, sys
+import jax
+from sspo_jax import plan
+from sspo_jax.models.lora import LoraConfig
+from sspo_jax.sharding import MeshConfig, make_mesh
+from tests.trainer.conftest import small
+
+found = {}
+mesh = make_mesh(MeshConfig(fsdp=1))
+sizes = {"rows": 8, "time_": 64, "slots": 16, "columns": [64, 128]}
+plain = small(warm_start=None)
+for name, config, compiled in (
+    ("lora", small(warm_start=None, model__lora=LoraConfig(rank=2), model__dtype="bfloat16"), ("optimizer", "weights")),
+    ("plain", plain, ()),
+    ("penalised", dataclasses.replace(plain, loss=dataclasses.replace(plain.loss, kl_coefficient=0.1)), ("update",)),
+):
+    lowerings = plan._lowerings(config, plan.model_shape(config), mesh, **sizes)
+    with jax.set_mesh(mesh):
+        found[name] = {
+            program: [resident, plan._compile(program, lower, resident).arguments if program in compiled else None]
+            for program, lower, resident in lowerings
+        }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, dict[str, list[int]]]:
+    """{configuration: {program: [bytes beside it, bytes of its arguments]}}, on one CPU device, so that bytes can be
+    counted by hand; in a process of its own, where batches of abstract arrays pass."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, env=environment, cwd=root, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_with_lora_the_optimizer_is_of_the_adapters_and_the_weights_are_kept_in_bfloat16(measured):
+    """4 bytes of an adapter's weight, 8 of its moments, 2 of a frozen weight."""
+    lora = measured["lora"]
+    adapters = 4 * ADAPTERS
+    base = 2 * plan.model_shape(tiny()).num_parameters
+    state = 2 * adapters + 8  # and the counts of Adam and of the schedule
+    usable = 2 * (512 * 32 + 32)  # the embedding and the last norm: the sampler takes them as they are
+    assert {name: beside for name, (beside, _) in lora.items()} == {
+        "optimizer": base,
+        "weights": state,
+        "decode": base + adapters + state - usable,
+        "prefill": base
+        + adapters
+        + state
+        - usable
+        + 2 * 2 * 2 * 16 * 128 * 16,  # and the cache: 2 layers, keys, values
+        "insert": base + adapters + state - usable + base,
+        "resize": base + adapters + state - usable + base,
+        "update": state,
+    }
+    figures = 8  # gradient norm and learning rate
+    assert 0 <= lora["optimizer"][1] - (adapters + state + adapters + figures) < 4096  # alignment and pointers
+    assert 0 <= lora["weights"][1] - (base + adapters + base - usable) < 4096
+
+
+def test_a_reference_policy_takes_its_place(measured):
+    """Float32 weights once more beside every program; the loss finds its log-probs in the batch."""
+    weights = 4 * plan.model_shape(tiny()).num_parameters
+    for name, (beside, _) in measured["penalised"].items():
+        assert beside - measured["plain"][name][0] == weights, name
+    assert measured["penalised"]["update"][1] > 2 * weights
+
+
 def test_verdict_names_what_is_free_or_missing():
     config = load_experiment("qwen25_math_1p5b_sspo")
     assert plan.verdict([program("update", 12.0), program("decode", 3.0)], config, CHIP, shards=4) == [
@@ -123,6 +223,17 @@ def test_tiny_run_on_eight_chips():
     for name in ("optimizer", "prefill", "insert", "resize", "decode", "update"):
         assert f"\n  {name}" in result.stdout
     assert "fsdp 4, tensor 2" in result.stdout
+    assert "FITS" in result.stdout
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_adapters_of_a_tiny_run():
+    options = ("--update.micro-rows", "8", "--model.lora.rank", "4")
+    result = run("arithmetic_tiny", "--topology", "v5e:2x4", *options)
+    assert result.returncode == 0, result.stderr
+    assert "LoRA of rank 4" in result.stdout
+    assert "\n  weights" in result.stdout
     assert "FITS" in result.stdout
 
 

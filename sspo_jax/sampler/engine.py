@@ -154,13 +154,7 @@ class Sampler:
         """
         if isinstance(params["blocks"], tuple):
             return params
-        dtype = jnp.dtype(self.config.dtype)
-        as_they_are = {
-            name: leaf for name, leaf in params.items() if name != "blocks" and getattr(leaf, "dtype", None) == dtype
-        }
-        blocks = params["blocks"]
-        if not self.unrolled and not has_lora(params) and all(x.dtype == dtype for x in jax.tree.leaves(blocks)):
-            as_they_are["blocks"] = blocks
+        as_they_are = usable_weights(params, self.config, unrolled=self.unrolled)
         others = {name: leaf for name, leaf in params.items() if name not in as_they_are}
         if not others:
             return params
@@ -251,3 +245,13 @@ def _merge(parts: list[Any]) -> Any:
     if isinstance(parts[0], tuple):
         return tuple(_merge(list(each)) for each in zip(*parts, strict=True))
     return parts[0]
+
+
+def usable_weights(params: Any, config: QwenConfig, *, unrolled: bool) -> Any:
+    """The part of the parameters that the sampler uses as it is; of the others it makes a copy in another form."""
+    dtype = jnp.dtype(config.dtype)
+    found = {name: leaf for name, leaf in params.items() if name != "blocks" and getattr(leaf, "dtype", None) == dtype}
+    blocks = params["blocks"]
+    if not unrolled and not has_lora(params) and all(x.dtype == dtype for x in jax.tree.leaves(blocks)):
+        found["blocks"] = blocks
+    return found
