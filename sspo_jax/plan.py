@@ -338,7 +338,7 @@ def _lowerings(
     beside = size((params, base, optimizer)) + reference - usable
     return [  # the update last: it compiles longest
         ("optimizer", lambda: train.apply_update.lower(params, optimizer, params), size(base) + reference),
-        ("weights", lambda: jax.jit(make_weights).lower(params, base), size(optimizer) + reference),
+        ("weights", lambda: jax.jit(make_weights).lower(params, base), size(optimizer) + reference + usable),
         (
             "prefill",
             lambda: fill.lower(weights, array((prompts, width), jnp.int32), array((prompts,), jnp.int32)),

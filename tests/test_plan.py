@@ -147,7 +147,7 @@ def test_with_lora_the_optimizer_is_of_the_adapters_and_the_weights_are_kept_in_
     usable = 2 * (512 * 32 + 32)  # the embedding and the last norm: the sampler takes them as they are
     assert {name: beside for name, (beside, _) in lora.items()} == {
         "optimizer": base,
-        "weights": state,
+        "weights": state + usable,
         "decode": base + adapters + state - usable,
         "prefill": base
         + adapters
@@ -160,7 +160,7 @@ def test_with_lora_the_optimizer_is_of_the_adapters_and_the_weights_are_kept_in_
     }
     figures = 8  # gradient norm and learning rate
     assert 0 <= lora["optimizer"][1] - (adapters + state + adapters + figures) < 4096  # alignment and pointers
-    assert 0 <= lora["weights"][1] - (base + adapters + base - usable) < 4096
+    assert 0 <= lora["weights"][1] - (adapters + 2 * (base - usable)) < 4096
 
 
 def test_a_reference_policy_takes_its_place(measured):
