@@ -142,11 +142,11 @@ def test_several_processes_ask_each_other_about_once_a_second(monkeypatch: pytes
     assert not stop  # another process was asked
 
 
-LONG = ("--rollout.prompts", "64", "--rollout.group-size", "32", "--rollout.slots", "4", "--evaluation.samples", "0")
+LONG = ("--rollout.prompts", "64", "--rollout.group-size", "16", "--rollout.slots", "1", "--evaluation.samples", "0")
 
 
 def test_ctrl_c_in_a_rollout_of_the_real_program(cache: pathlib.Path, tmp_path: pathlib.Path):
-    """SIGINT to the whole group, as a terminal does it, in a rollout of 2,048 responses in four slots."""
+    """SIGINT to the whole group, as a terminal does it, in a rollout of 1,024 responses in one slot."""
     run = tmp_path / "run"
     command = [sys.executable, "-m", "sspo_jax", "train", str(SMALL), "--run-dir", str(run), "--log.quiet", *LONG]
     process = subprocess.Popen(
