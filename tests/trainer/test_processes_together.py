@@ -16,6 +16,7 @@ from tests.trainer.conftest import SMALL
 from tests.trainer.launch import Launch, assert_close, environment, metrics, run_alone
 
 pytestmark = pytest.mark.slow
+_PATIENT = ("--distributed.heartbeat-seconds", "150")  # on a machine that is paused nobody has died
 
 _EXPERIMENT = """
 import dataclasses
@@ -64,7 +65,7 @@ def one(setting: tuple[pathlib.Path, dict[str, str]]) -> pathlib.Path:
 def two(setting: tuple[pathlib.Path, dict[str, str]], one: pathlib.Path) -> pathlib.Path:
     """Of two processes, uninterrupted."""
     experiment, environment = setting
-    launch = Launch(experiment.parent / "two", experiment, environment)
+    launch = Launch(experiment.parent / "two", experiment, environment, per_process=_PATIENT)
     assert launch.wait() == [0, 0], launch.text(0) + launch.text(1)
     return launch.run_dir
 
@@ -95,7 +96,7 @@ def test_two_processes_are_one(one: pathlib.Path, two: pathlib.Path) -> None:
 def test_one_of_two_is_told_to_stop(setting: tuple[pathlib.Path, dict[str, str]], two: pathlib.Path) -> None:
     """SIGTERM to the process that does not write: both save and end well, and the restart is the uninterrupted run."""
     experiment, environment = setting
-    launch = Launch(experiment.parent / "stopped", experiment, environment)
+    launch = Launch(experiment.parent / "stopped", experiment, environment, per_process=_PATIENT)
     launch.reach(step=1)
     launch.processes[1].send_signal(signal.SIGTERM)
     assert launch.wait() == [0, 0], launch.text(0) + launch.text(1)
@@ -103,7 +104,7 @@ def test_one_of_two_is_told_to_stop(setting: tuple[pathlib.Path, dict[str, str]]
     assert step < 3
     assert f"stopped after step {step:.0f}," in launch.text(0)
     assert steps_in(launch.run_dir / "checkpoints") == [step]
-    again = Launch(launch.run_dir, experiment, environment)
+    again = Launch(launch.run_dir, experiment, environment, per_process=_PATIENT)
     assert again.wait() == [0, 0], again.text(0) + again.text(1)
     assert f"resuming after step {step:.0f}" in again.text(0)
     assert metrics(again.run_dir) == metrics(two)
