@@ -19,6 +19,8 @@ from sspo_jax.sharding import constrain, platform
 
 Weights = dict[str, Any]
 
+_FEW_SLOTS = 32  # up to which the faster product is worth turning the logits round
+
 MASKED = -1e30  # finite: a row that masks every column still yields finite numbers
 
 
@@ -176,7 +178,7 @@ def decode_logits(
         (x, keys, values), _ = jax.lax.scan(body, (x, cache[0][0], cache[1][0]), (layers, weights["blocks"]))
         cache = ((keys,), (values,))
     x = qwen.rms_norm(x, weights["final_norm"], config.norm_epsilon)
-    if platform() == "cpu" and "unembedding" not in weights:
+    if platform() == "cpu" and "unembedding" not in weights and x.shape[0] <= _FEW_SLOTS:
         return qwen.OutputMajor(weights["embedding"], (config.vocab_size,)).product(x, dtype=jnp.float32), cache
     table = qwen.unembedding(weights)
     return jnp.einsum("bd,dv->bv", x, table, preferred_element_type=jnp.float32), cache
