@@ -169,11 +169,15 @@ class OutputMajor:
 
     def product(self, x: Float[Array, "rows inputs"], *, dtype: Any = None) -> Float[Array, "rows outputs"]:
         """x times the kernel; `dtype`: of the sums and the result, by default that of x."""
-        weight = self.weight.astype(x.dtype)
         if x.shape[0] > _FEW_ROWS:
-            return jnp.matmul(x, weight.T, preferred_element_type=dtype)
+            return jnp.matmul(x, self.weight.astype(x.dtype).T, preferred_element_type=dtype)
+        return self.columns(x.T, dtype=dtype).T
+
+    def columns(self, x: Float[Array, "inputs rows"], *, dtype: Any = None) -> Float[Array, "outputs rows"]:
+        """The same with a column for each row."""
         # Without the barrier XLA turns this back into x @ weight.T.
-        return jax.lax.optimization_barrier(jnp.matmul(weight, x.T, preferred_element_type=dtype)).T
+        weight = self.weight.astype(x.dtype)
+        return jax.lax.optimization_barrier(jnp.matmul(weight, x, preferred_element_type=dtype))
 
 
 def matmul(x: Array, kernel: Array | OutputMajor, *, summed: int = 1) -> Array:
@@ -222,7 +226,15 @@ def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Arra
     x = rms_norm(x, block["mlp_norm"], config.norm_epsilon)
     if config.num_experts:
         return mixture_of_experts(block, config, x)
+    if x.ndim == 2 and isinstance(block["gate"], OutputMajor) and x.shape[0] <= _FEW_ROWS:
+        return _mlp_of_columns(block, x.T).T
     return _project(block, "down", jax.nn.silu(_project(block, "gate", x)) * _project(block, "up", x))
+
+
+def _mlp_of_columns(block: Params, x: Float[Array, "embed rows"]) -> Float[Array, "embed rows"]:
+    """The gated MLP with a column for each row, as the products of `OutputMajor` take and give them."""
+    gate, up = (block[name].columns(x) for name in ("gate", "up"))
+    return block["down"].columns(jax.nn.silu(gate) * up)
 
 
 def embed(params: Params, config: QwenConfig, tokens: Int[Array, "..."]) -> Array:

@@ -130,16 +130,18 @@ def decode_logits(
     cache: Cache,
     tokens: Int[Array, " slots"],
     positions: Int[Array, " slots"],
+    angles: tuple[Array, Array],
     clock: Int[Array, ""],
     *,
     unrolled: bool,
 ) -> tuple[Array, Cache]:
-    """Logits [slots, vocab], float32, after one token a slot, and the cache with that token written."""
+    """Logits [slots, vocab], float32, after one token a slot, and the cache with that token written.
+
+    `angles` are the rotary angles of `positions`.
+    """
     columns = cache[0][0].shape[KEY_COLUMNS]
     column = clock % columns
     mask = column_ages(clock, columns)[None, None] <= positions[:, None, None]
-    angles = qwen.rotary_angles(positions, config)
-
     def block_step(block: qwen.Params, x: Array, write: Any) -> tuple[Array, Any]:
         query, key, value = qwen.attention_inputs(block, config, x, angles)
         keys, values, written = write(key, value)
@@ -228,16 +230,20 @@ def decode_block(
     if sampling.entropies:
         buffers["entropies"] = jnp.zeros((max_steps, slots), jnp.float32)
 
+    # For all steps ahead of the loop: inside it, the compiler computes a cosine again for each layer and head.
+    angles = qwen.rotary_angles(positions[None] + jnp.arange(max_steps)[:, None], config)
+
     def go_on(state: tuple) -> Array:
         i, _, _, _, active, _ = state
         running = jnp.sum(active)
         return (i < num_steps) & (running > 0) & (before - running < finish_limit)
 
     def one_step(state: tuple) -> tuple:
-        i, cache, tokens, generated_here, active, buffers = state
-        at = generated + generated_here
+        i, cache, tokens, counts, active, buffers = state
+        at = generated + i  # where a slot is active; what others compute is dropped
+        here = jax.tree.map(lambda table: jax.lax.dynamic_index_in_dim(table, i, keepdims=False), angles)
         logits, cache = decode_logits(
-            weights, config, cache, tokens, positions + generated_here, clock + i, unrolled=unrolled
+            weights, config, cache, tokens, positions + i, here, clock + i, unrolled=unrolled
         )
         logits = constrain(logits, "batch", "vocab")
         drawn = draw(
@@ -249,10 +255,10 @@ def decode_block(
             name: jax.lax.dynamic_update_slice(buffer, values[name][None], (i, jnp.zeros_like(i)))
             for name, buffer in buffers.items()
         }
-        generated_here = generated_here + active
+        counts = counts + active
         stopped = jnp.any(drawn.tokens[:, None] == stop_ids[None], axis=1)
         active = active & ~stopped & (at + 1 < budgets)
-        return i + 1, cache, tokens, generated_here, active, buffers
+        return i + 1, cache, tokens, counts, active, buffers
 
     state = (jnp.zeros((), jnp.int32), cache, tokens, jnp.zeros_like(generated), active, buffers)
     steps, cache, _, counts, active, buffers = jax.lax.while_loop(go_on, one_step, state)

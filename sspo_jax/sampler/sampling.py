@@ -99,11 +99,13 @@ def draw(
       forbid_stops: rows that may not draw a stop token; log-probabilities are of the unrestricted distribution.
     """
     scaled = logits if sampling.temperature in (0.0, 1.0) else logits / sampling.temperature
-    allowed = scaled
-    if sampling.stop_token_ids and forbid_stops is not None and sampling.min_new_tokens:
+    allowed, log_forbidden = scaled, None
+    stops = np.array(sorted({token for token in sampling.stop_token_ids if token < logits.shape[-1]}), np.int32)
+    if len(stops) and forbid_stops is not None and sampling.min_new_tokens:
         is_stop = np.zeros(logits.shape[-1], bool)
-        is_stop[[token for token in sampling.stop_token_ids if token < logits.shape[-1]]] = True
+        is_stop[stops] = True
         allowed = jnp.where(forbid_stops[:, None] & jnp.asarray(is_stop)[None], -jnp.inf, scaled)
+        log_forbidden = jnp.where(forbid_stops, jax.nn.logsumexp(scaled[:, stops], axis=-1), -jnp.inf)
 
     def at(tokens: Array) -> Array:
         return jnp.take_along_axis(scaled, tokens[:, None], axis=-1)[:, 0]
@@ -114,8 +116,10 @@ def draw(
     else:
         kept = _truncate(allowed, sampling) if sampling.is_truncated else allowed
         tokens, log_kept = _inverse_cdf(kept, bits)
-    is_whole = allowed is scaled and not (sampling.is_truncated or sampling.is_greedy)
-    log_total = log_kept if is_whole else jax.nn.logsumexp(scaled, axis=-1)
+    if sampling.is_truncated or sampling.is_greedy:
+        log_total = jax.nn.logsumexp(scaled, axis=-1)
+    else:  # one pass over the vocabulary less
+        log_total = log_kept if log_forbidden is None else jnp.logaddexp(log_kept, log_forbidden)
     entropies = jnp.zeros(tokens.shape, jnp.float32)
     if sampling.entropies:
         logprobs = scaled - log_total[:, None]
