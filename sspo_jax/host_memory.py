@@ -27,3 +27,11 @@ def keep_freed_memory() -> bool:
     # One heap for all threads: the others' are limited to 64 MiB, and what is larger would bypass them.
     settings = ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 1 << 30), (_TRIM_THRESHOLD, (1 << 31) - 1))
     return all(mallopt(name, value) for name, value in settings)
+
+
+def release_freed_memory() -> None:
+    """Hands back what has been freed so far, after something that needed much memory once. Nothing without glibc."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -27,15 +27,26 @@ MASKED = -1e30  # finite: a row that masks every column still yields finite numb
 def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) -> Weights:
     """The parameters, adapters folded in, in the dtype of the computation; unrolled, each layer in arrays of its own.
 
-    A slice of a stacked array would be copied at every step; copied once here, a step reads each weight once.
+    A slice of a stacked array would be copied at every step; copied once here, a step reads each weight once. On a CPU
+    kernels are stored by outputs, and on one device those of the same input together.
     """
     if "blocks" in params:
         params = fold_lora(params)
     cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
     if unrolled and "blocks" in cast:
         layers = [jax.tree.map(lambda x, i=i: x[i], cast["blocks"]) for i in range(config.num_layers)]
-        cast["blocks"] = tuple(map(_output_major, layers) if platform() == "cpu" else layers)
+        if platform() == "cpu":
+            layers = [_output_major(layer) for layer in layers]
+            if fuses_kernels():
+                layers = [qwen.fuse_kernels(layer) for layer in layers]
+        cast["blocks"] = tuple(layers)
     return cast
+
+
+def fuses_kernels() -> bool:
+    """Whether kernels of the same input are stored together here: on a CPU, and not where heads lie on many devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return platform() == "cpu" and (mesh.empty or mesh.size == 1)
 
 
 def _output_major(block: qwen.Params) -> qwen.Params:
@@ -142,6 +153,7 @@ def decode_logits(
     columns = cache[0][0].shape[KEY_COLUMNS]
     column = clock % columns
     mask = column_ages(clock, columns)[None, None] <= positions[:, None, None]
+
     def block_step(block: qwen.Params, x: Array, write: Any) -> tuple[Array, Any]:
         query, key, value = qwen.attention_inputs(block, config, x, angles)
         keys, values, written = write(key, value)
@@ -242,9 +254,7 @@ def decode_block(
         i, cache, tokens, counts, active, buffers = state
         at = generated + i  # where a slot is active; what others compute is dropped
         here = jax.tree.map(lambda table: jax.lax.dynamic_index_in_dim(table, i, keepdims=False), angles)
-        logits, cache = decode_logits(
-            weights, config, cache, tokens, positions + i, here, clock + i, unrolled=unrolled
-        )
+        logits, cache = decode_logits(weights, config, cache, tokens, positions + i, here, clock + i, unrolled=unrolled)
         logits = constrain(logits, "batch", "vocab")
         drawn = draw(
             logits, token_bits(keys, at.astype(jnp.uint32)), sampling, forbid_stops=at < sampling.min_new_tokens

@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from sspo_jax.host_memory import release_freed_memory
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import has_lora
+from sspo_jax.models.qwen import fusable, fuse_kernels
 from sspo_jax.sampler.assemble import assemble, pad_rows
-from sspo_jax.sampler.decode import ready_weights
+from sspo_jax.sampler.decode import fuses_kernels, ready_weights
 from sspo_jax.sampler.programs import Programs
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
@@ -168,7 +170,22 @@ class Sampler:
                 part = functools.reduce(lambda node, name: {name: node}, reversed(names), leaf)
                 parts.append(jax.block_until_ready(self.programs(("weights", *names), convert, part)))
                 leaf.delete()
-        return _merge(parts)
+                release_freed_memory()
+            weights = _merge(parts)
+            if self.unrolled and fuses_kernels():
+                weights["blocks"] = tuple(map(self._fuse, weights["blocks"]))
+        return weights
+
+    def _fuse(self, block: Any) -> Any:
+        """The block with kernels of the same input in one; their parts are deleted."""
+        apart = fusable(block)
+        if not apart:
+            return block
+        together = jax.block_until_ready(self.programs("fuse", fuse_kernels, apart))
+        for leaf in jax.tree.leaves(apart):
+            leaf.delete()
+        release_freed_memory()
+        return {name: leaf for name, leaf in block.items() if name not in apart} | together
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()

@@ -106,10 +106,11 @@ def _as_it_lies(cache: Array) -> Array:
 def resize_cache(
     cache: Cache, clock: Int[Array, ""], rows: Int[Array, " slots"] | None = None, *, columns: int
 ) -> Cache:
-    """Moves slot `rows[i]` to slot i (by default all stay) and unrolls the ring into one of another size.
+    """Moves slot `rows[i]` to slot i (by default all stay) and makes the ring one of another size.
 
-    The newest columns end at column min(old, new) - 1, so the clock goes on from min(old, new). Shrinking keeps the
-    newest: the caller makes sure that no slot it still needs holds more tokens than that.
+    A ring that grows gets its new columns at the clock, before the oldest ones, and the clock goes on from where it
+    is. One that shrinks is unrolled, the newest column last, and the clock goes on from 0: the caller makes sure that
+    no slot it still needs holds more tokens than that.
 
     On a mesh slots stay on their devices: `rows` counts from the first slot of the device that slot i lies on.
     """
@@ -118,13 +119,16 @@ def resize_cache(
         if x.ndim > -SLOTS:  # one layer at a time: what is computed on the way is as large as what comes in
             return jax.lax.map(lambda x: move(x, clock, rows, axis), x)
         old = x.shape[axis]
-        kept = min(old, columns)
         if rows is not None:
             x = jnp.take(x, rows, axis=SLOTS)
-        x = jnp.take(x, (clock - kept + jnp.arange(kept)) % old, axis=axis)
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = (0, columns - kept)
-        return jnp.pad(x, widths)
+        if columns < old:
+            return jnp.take(x, (clock - columns + jnp.arange(columns)) % old, axis=axis)
+        if columns == old:
+            return x
+        shape, before, behind = [1] * x.ndim, [(0, 0)] * x.ndim, [(0, 0)] * x.ndim
+        shape[axis], before[axis], behind[axis] = columns, (columns - old, 0), (0, columns - old)
+        is_newer = (jnp.arange(columns) < clock).reshape(shape)
+        return jnp.where(is_newer, jnp.pad(x, behind), jnp.pad(x, before))
 
     def here(cache: Cache, clock: Array, rows: Array | None) -> Cache:
         keys, values = cache

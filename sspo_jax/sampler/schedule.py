@@ -209,7 +209,8 @@ class Run:
             np.int32(self.clock),
             self._give_up_slots(slots) if slots < self.slots else None,
         )
-        self.clock = min(self.columns, columns)
+        if columns < self.columns:
+            self.clock = 0
         self.columns = columns
         self.stats.resizes += 1
 
