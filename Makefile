@@ -13,7 +13,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install install-dev train eval test test-all lint format bench smoke-real lock clean
+.PHONY: help install install-dev train eval test test-all lint format bench bench-peers smoke-real lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -56,6 +56,10 @@ format: $(DEV)  ## let ruff rewrite what it can
 
 bench: $(DEV)  ## speed and memory, one JSON line each
 	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+bench-peers:  ## an environment with Tunix beside .venv, for `make bench` to compare with
+	test -x .venv-tunix/bin/python || $(PYTHON) -m venv .venv-tunix
+	.venv-tunix/bin/python -m pip install -q google-tunix==0.1.7
 
 smoke-real: $(DEV)  ## the 1.5B experiment end to end at a small size: train, evaluate, export, load elsewhere
 	$(BIN)/python tests/smoke_real.py $(ARGS)

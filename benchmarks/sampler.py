@@ -11,11 +11,13 @@ Workloads (random weights, tied embeddings, float32, temperature 1, no end token
 Every system is a process of its own, pinned to `--core`; they take turns, one repetition each, so that a slow phase of
 the machine hits all alike. Prints one JSON line for each: tokens/s by wall clock and by CPU seconds (the latter is what
 to compare while others use the machine), seconds of the first call, compiled programs, peak memory (ours also as a
-multiple of weights and cache, without what the process held before: of the first call, and of the later ones).
+multiple of weights and cache, without what the process held before: of the first call, and of the later ones). Ours
+says how far it is from the bound, the larger of two times a step: its FLOPs at the rate of a large product here, and
+its bytes (weights, and what the samples have in the cache) at the rate memory is read, both measured in the same
+process. At the end there is a table, on stderr.
 
 Peers that are not installed are left out. transformers comes with the development dependencies (torch, CPU build);
-Tunix wants an environment of its own: `python3.11 -m venv T && T/bin/pip install google-tunix==0.1.7`, then
-`--tunix-python T/bin/python`.
+Tunix has an environment of its own, `.venv-tunix`, which `make bench-peers` makes (or `--tunix-python PYTHON`).
 """
 
 import argparse
@@ -43,6 +45,7 @@ SHAPES: dict[str, dict[str, int]] = {
     }.items()
 }
 PEERS = pathlib.Path(__file__).parent / "peers"
+TUNIX = pathlib.Path(__file__).parents[1] / ".venv-tunix" / "bin" / "python"
 
 
 def workload(name: str, shorten: int) -> dict[str, Any]:
@@ -73,8 +76,8 @@ def serve_rounds(run_once: Any, described: dict[str, Any]) -> None:
         if line.strip() != "go":
             break
         print(json.dumps(timed()), flush=True)
-    extra = described() if callable(described) else described
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    extra = described() if callable(described) else described
     print(json.dumps({**extra, "peak_mb": peak}), flush=True)
 
 
@@ -90,6 +93,37 @@ def forget_peak() -> None:
     """The peak starts anew: making random weights takes several times their size."""
     ctypes.CDLL(None).malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def bound(config: Any, work: dict[str, Any], slots: int) -> dict[str, float]:
+    """The most tokens a second that this machine's arithmetic and its memory allow, each as measured now."""
+    import jax
+    import jax.numpy as jnp
+
+    def best(function: Any, *arrays: Any) -> float:
+        compiled, seconds = jax.jit(function), []
+        for _ in range(8):
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(*arrays))
+            seconds.append(time.perf_counter() - start)
+        return min(seconds[1:])
+
+    side, count = 2048, 1 << 26
+    matrix = jnp.ones((side, side))
+    flops_rate = 2 * side**3 / best(jnp.matmul, matrix, matrix)
+    bytes_rate = 4 * count / best(lambda x: jnp.sum(x.reshape(-1, 1024), axis=0), jnp.ones(count))
+    tokens = sum(work["lengths"])
+    # A response of n tokens reads prompt, prompt + 1, ... prompt + n - 1 entries of the cache.
+    entries = sum(n * work["prompt"] + n * (n - 1) / 2 for n in work["lengths"])
+    heads = config.num_layers * config.head_dim
+    flops = 2 * config.num_parameters * tokens + 4 * heads * config.num_heads * entries
+    steps = tokens / slots  # of full batches: each reads the weights once
+    read = 4 * config.num_parameters * steps + 2 * 4 * heads * config.num_kv_heads * entries
+    return {
+        "gflops": round(flops_rate / 1e9, 1),
+        "gigabytes_per_second": round(bytes_rate / 1e9, 1),
+        "bound_tokens_per_second": round(tokens / max(flops / flops_rate, read / bytes_rate), 1),
+    }
 
 
 def ours(work: dict[str, Any]) -> None:
@@ -140,6 +174,7 @@ def ours(work: dict[str, Any]) -> None:
         stats = sampler.stats
         slots = sampler.num_slots(len(work["lengths"]))
         least = weights + cache_bytes(config, slots, work["prompt"] + longest, "float32")
+        peaks.append(resident("VmHWM"))
         return {
             "system": "sspo_jax",
             "programs": len(sampler.programs),
@@ -147,8 +182,9 @@ def ours(work: dict[str, Any]) -> None:
             "useful_fraction": round(stats.useful_fraction, 3),
             "steps": stats.steps,
             "weights_mb": weights >> 20,
-            "memory_to_weights_and_cache": [round((peak - beside) / least, 2) for peak in (*peaks, resident("VmHWM"))],
+            "memory_to_weights_and_cache": [round((peak - beside) / least, 2) for peak in peaks],
             "temporary_mb": sampler.programs.temporary_bytes() >> 20,
+            **bound(config, work, slots),
         }
 
     serve_rounds(run_once, described)  # type: ignore[arg-type]
@@ -162,8 +198,10 @@ def read_json(process: subprocess.Popen) -> dict[str, Any]:
     raise RuntimeError(f"a worker ended with code {process.wait()}")
 
 
-def compare(commands: dict[str, list[str]], work: dict[str, Any], rounds: int, core: int) -> None:
-    """Interleaves the workers and prints a line for each."""
+def compare(
+    commands: dict[str, list[str]], work: dict[str, Any], rounds: int, core: int, shorten: int
+) -> list[dict[str, Any]]:
+    """Interleaves the workers, prints a line for each and returns them; with 0 rounds the first call is what counts."""
 
     def pin() -> None:
         if core >= 0:
@@ -194,7 +232,9 @@ def compare(commands: dict[str, list[str]], work: dict[str, Any], rounds: int, c
             processes[name].stdin.write("go\n")
             processes[name].stdin.flush()
             times[name].append(read_json(processes[name]))
+    lines = []
     for name, process in processes.items():
+        times[name] = times[name] or [firsts[name]]
         process.stdin.write("end\n")
         process.stdin.flush()
         described = read_json(process)
@@ -203,45 +243,70 @@ def compare(commands: dict[str, list[str]], work: dict[str, Any], rounds: int, c
             f"tokens_per_{kind}_second": round(statistics.median(t["tokens"] / t[kind] for t in times[name]), 1)
             for kind in ("wall", "cpu")
         }
-        spread = [round(t["tokens"] / t["cpu"], 1) for t in times[name]]
-        print(
-            json.dumps(
-                {
-                    "benchmark": "sampler",
-                    "workload": work["name"],
-                    "peer": name,
-                    **rates,
-                    "cpu_rates": spread,
-                    "first_call_wall": round(firsts[name]["wall"], 2),
-                    "first_call_cpu": round(firsts[name]["cpu"], 2),
-                    **described,
-                }
-            ),
-            flush=True,
+        line = {
+            "benchmark": "sampler",
+            "workload": work["name"] + (f"/{shorten}" if work["name"] == "tail" else ""),
+            "peer": name,
+            **rates,
+            "cpu_rates": [round(t["tokens"] / t["cpu"], 1) for t in times[name]],
+            "first_call_wall": round(firsts[name]["wall"], 2),
+            "first_call_cpu": round(firsts[name]["cpu"], 2),
+            **described,
+        }
+        if "bound_tokens_per_second" in line:
+            line["share_of_bound"] = round(line["tokens_per_wall_second"] / line["bound_tokens_per_second"], 3)
+        print(json.dumps(line), flush=True)
+        lines.append(line)
+    return lines
+
+
+def show(lines: list[dict[str, Any]]) -> None:
+    """All systems beside each other, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Rollouts: tokens per second of wall clock, medians")
+    for column in ("workload", "system", "tokens/s", "ours is", "of the bound", "first call, s", "useful", "peak MB"):
+        table.add_column(column, justify="left" if column in ("workload", "system") else "right")
+    reference = {line["workload"]: line["tokens_per_wall_second"] for line in lines if line["peer"] == "ours"}
+    for line in lines:
+        rate, own = line["tokens_per_wall_second"], reference.get(line["workload"])
+        table.add_row(
+            line["workload"],
+            line["system"],
+            f"{rate:,.0f}",
+            f"{own / rate:.2f} x" if own and line["peer"] != "ours" else "",
+            f"{line['share_of_bound']:.0%}" if "share_of_bound" in line else "",
+            f"{line['first_call_wall']:.1f}",
+            f"{line['useful_fraction']:.3f}" if "useful_fraction" in line else "",
+            f"{line['peak_mb']:,}",
         )
+    Console(stderr=True, width=120).print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workloads", nargs="*", default=["A", "small"], help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("workloads", nargs="*", default=["A", "B", "tail"], help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--rounds", type=int, default=4, help="calls after the first; 0: that one is taken")
     parser.add_argument("--core", type=int, default=0, help="the core all are pinned to; -1: not pinned")
     parser.add_argument("--shorten", type=int, default=16, help="divides the lengths of `tail`")
     parser.add_argument("--peers", default="transformers,tunix", help="which to run beside ours")
-    parser.add_argument("--tunix-python", default="", help="interpreter of an environment with google-tunix")
+    parser.add_argument("--tunix-python", default=str(TUNIX), help="interpreter of an environment with google-tunix")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         ours(json.loads(sys.stdin.readline()))
         return
+    lines = []
     for name in arguments.workloads:
         work = workload(name, arguments.shorten)
         commands = {"ours": [sys.executable, __file__, "--worker"]}
         if "transformers" in arguments.peers:
             commands["transformers"] = [sys.executable, str(PEERS / "transformers_rollout.py")]
-        if "tunix" in arguments.peers and arguments.tunix_python:
+        if "tunix" in arguments.peers and pathlib.Path(arguments.tunix_python).exists():
             commands["tunix"] = [arguments.tunix_python, str(PEERS / "tunix_rollout.py")]
-        compare(commands, work, arguments.rounds, arguments.core)
+        lines += compare(commands, work, arguments.rounds, arguments.core, arguments.shorten)
+    show(lines)
 
 
 if __name__ == "__main__":
