@@ -22,7 +22,7 @@ class ProcessesNotFoundError(ConnectionError):
 
 
 _ERRORS: dict[str, type[Exception]] = {
-    error.__name__: error for error in (ValueError, OSError, FileNotFoundError, FileExistsError)
+    error.__name__: error for error in (ValueError, OSError, FileNotFoundError, FileExistsError, ConnectionError)
 }
 
 
@@ -151,9 +151,10 @@ def together(function: Callable[[], T]) -> T:
         result = function()
     except (ValueError, OSError) as caught:
         error = caught
-    for process, report in enumerate(gather(None if error is None else [type(error).__name__, str(error)])):
+    known = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS), "OSError")
+    for process, report in enumerate(gather(None if error is None else [known, str(error)])):
         if error is None and report is not None:
-            raise _ERRORS.get(report[0], OSError)(f"process {process}: {report[1]}")
+            raise _ERRORS[report[0]](f"process {process}: {report[1]}")
     if error is not None:
         raise error
     return result  # pyright: ignore[reportReturnType]

@@ -8,8 +8,8 @@ arrive together are decoded together, each with its own length, seed and slot.
 
 Two fields go beyond OpenAI's, as in vLLM: `prompt` may be token ids, and `return_token_ids` adds `token_ids` to each
 choice. `seed` is a 64-bit key: the tokens of a choice depend on weights, prompt, seed and settings, not on what else
-the server decodes. `weights_version` tells which weights sampled; `/sspo/reload` with `path` and `version` replaces
-them between two batches.
+the server decodes. `weights_version` and `weights_path` tell which weights sampled; `/sspo/reload` with `path` and
+`version` replaces them between two batches.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,6 +44,8 @@ class ServeConfig:
     """Directory of a Hugging Face checkpoint."""
     tokenizer: str | None = None
     """Directory of a tokenizer, or `tiny`; none: that of the checkpoint, if it has one (else token ids only)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation and of the weights in memory."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all. There is no authentication."""
     port: int = 8000
@@ -73,6 +75,7 @@ class _Job:
     logprobs: list[float] = dataclasses.field(default_factory=list)
     finish_reason: str = ""
     weights_version: int = 0
+    weights_path: str = ""
     error: Exception | None = None
 
 
@@ -86,6 +89,7 @@ class CompletionService:
         *,
         tokenizer: Any = None,
         name: str = "model",
+        path: str = "",
         slots: int | None = None,
         max_tokens: int = 4096,
         gather_seconds: float = 0.005,
@@ -98,6 +102,8 @@ class CompletionService:
         self._weights = threading.Lock()  # held while a batch decodes, and while weights are replaced
         self.version = 0
         """Of the weights; 0 for those of the start."""
+        self.path = path
+        """Directory that the weights were read from."""
         self.tokens = 0
         """Generated since the start."""
         threading.Thread(target=self._work, daemon=True, name="decode").start()
@@ -106,7 +112,12 @@ class CompletionService:
 
     def health(self) -> dict[str, Any]:
         """State of the server."""
-        return {"status": "ok", "weights_version": self.version, "tokens": self.tokens}
+        return {
+            "status": "ok",
+            "weights_version": self.version,
+            "weights_path": self.path,
+            "tokens": self.tokens,
+        }
 
     def models(self) -> dict[str, Any]:
         """The one model there is."""
@@ -115,6 +126,8 @@ class CompletionService:
             "object": "model",
             "owned_by": "sspo_jax",
             "max_model_len": self._config.max_positions,
+            "max_tokens": self._max_tokens,
+            "architecture": self._config.architecture,
         }
         return {"object": "list", "data": [card]}
 
@@ -127,17 +140,17 @@ class CompletionService:
         if not isinstance(body.get("path"), str) or not isinstance(body.get("version"), int):
             raise RequestError("reload wants {'path': directory of a checkpoint, 'version': whole number}")
         try:
-            params, config = load_qwen(body["path"], dtype=self._config.dtype)
+            params, config = load_qwen(body["path"], dtype=self._config.dtype, param_dtype=self._config.dtype)
         except (OSError, ValueError) as error:
             raise RequestError(f"checkpoint {body['path']}: {error}") from None
-        if (config.hidden_size, config.num_layers, config.vocab_size) != (
-            self._config.hidden_size,
-            self._config.num_layers,
-            self._config.vocab_size,
-        ):
-            raise RequestError(f"checkpoint {body['path']} has another shape than the model that is served")
+        theirs, ours = config.architecture, self._config.architecture
+        differing = [f"{name} {theirs[name]}, served {ours[name]}" for name in ours if theirs[name] != ours[name]]
+        if differing:
+            raise RequestError(
+                f"checkpoint {body['path']} has another shape than the model that is served: {'; '.join(differing)}"
+            )
         with self._weights:
-            self._params, self.version = params, body["version"]
+            self._params, self.version, self.path = params, body["version"], body["path"]
         return self.health()
 
     def completions(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -252,6 +265,7 @@ class CompletionService:
             "model": self._name,
             "choices": choices,
             "weights_version": jobs[0].weights_version,
+            "weights_path": jobs[0].weights_path,
             "usage": {
                 "prompt_tokens": prompt_tokens,
                 "completion_tokens": completion_tokens,
@@ -312,7 +326,7 @@ class CompletionService:
             job.tokens = rollout.response_tokens[row][mask].tolist()
             job.logprobs = rollout.sampler_logprobs[row][mask].tolist()
             job.finish_reason = "stop" if rollout.finish_reasons[row] == FinishReason.STOP else "length"
-            job.weights_version = self.version
+            job.weights_version, job.weights_path = self.version, self.path
         self.tokens += int(rollout.response_mask.sum())
 
 
@@ -400,12 +414,13 @@ def main(arguments: Sequence[str]) -> int:
     tokenizer = None
     if config.tokenizer or (directory / "tokenizer.json").is_file():
         tokenizer = load_tokenizer(config.tokenizer or config.model)
-    params, model = load_qwen(directory)
+    params, model = load_qwen(directory, dtype=config.dtype, param_dtype=config.dtype)
     service = CompletionService(
         params,
         model,
         tokenizer=tokenizer,
         name=directory.name,
+        path=str(directory.resolve()),
         slots=config.slots,
         max_tokens=config.max_tokens,
         gather_seconds=config.gather_seconds,

@@ -10,6 +10,8 @@ from sspo_jax.models.rotary import RopeScaling, scaling_from_hf, scaling_to_hf
 
 SUPPORTED = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 
+_NOT_ARCHITECTURE = ("max_positions", "init_scale", "eos_token_ids", "dtype", "remat", "attention")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QwenConfig:
@@ -77,6 +79,12 @@ class QwenConfig:
     def mlp_size(self) -> int:
         """Inner width of the MLP, or of one expert's."""
         return self.expert_size if self.num_experts else self.intermediate_size
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """As JSON holds it: what must be the same for weights to fit and to mean the same."""
+        fields = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {name: value for name, value in fields.items() if name not in _NOT_ARCHITECTURE}
 
     @property
     def num_parameters(self) -> int:

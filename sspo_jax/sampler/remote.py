@@ -1,9 +1,14 @@
 """Rollouts from an OpenAI-compatible server in another process: `sspo serve`, or vLLM.
 
 Prompts go out as token ids, one request a sample, and come back as token ids with log-probabilities. A request that
-fails is sent again, with growing pauses, until `patience_seconds` have passed without any answer; responses that have
-come back are kept, whatever happens to the server meanwhile. Weights travel as a safetensors directory that appears
-under its final name only when complete (`save_qwen`), followed by a reload call.
+fails is sent again until patience ends (`connection.py`); responses that have come back are kept, whatever happens to
+the server meanwhile. Weights travel as a safetensors directory that appears under its final name only when complete
+(`save_qwen`), followed by a reload call. Where several processes train together, process 0 talks to the server and
+hands every answer on; all of them return the same rollout.
+
+`sspo serve` says with each answer which weights sampled it. Of other servers it is assumed that they have those handed
+over last, until a connection breaks: then the server may be another process, so they are handed over again, and what
+was being sampled meanwhile is asked for again.
 
 Against `sspo serve` the tokens are those of the local engine, because the seed of a request is the key of its row.
 Other servers sample with noise of their own. vLLM must report the log-probabilities of the tempered distribution
@@ -11,31 +16,31 @@ Other servers sample with noise of their own. vLLM must report the log-probabili
 diagnostics: training recomputes them (`sampler/logprob_gap_*`).
 """
 
-import concurrent.futures
+import contextlib
 import dataclasses
-import http.client
-import json
+import functools
 import pathlib
 import shutil
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.lora import fold_lora, has_lora
 from sspo_jax.models.weights import DType, save_qwen
+from sspo_jax.processes import is_main
 from sspo_jax.sampler.assemble import assemble, pad_rows
+from sspo_jax.sampler.connection import Connection, ServerError, arrivals
+from sspo_jax.sampler.interface import NO_WEIGHTS
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.types import FinishReason, Rollout
 
-
-class ServerError(RuntimeError):
-    """The server could not be reached for too long, or refuses what it is asked."""
+ATTEMPTS = 5
+"""Times that one response is asked for, while the server turns out to have other weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,8 @@ class Reload:
     """POSTed to."""
     body: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"path": "{path}", "version": "{version}"})
     """The JSON body; a field that is just "{version}" becomes a number."""
+    then: tuple[str, ...] = ()
+    """Routes POSTed to afterwards, without a body."""
 
     def filled(self, path: str, version: int) -> dict[str, Any]:
         """The body for these weights."""
@@ -60,6 +67,14 @@ class Reload:
         return fill(self.body)
 
 
+VLLM_RELOAD = Reload(
+    route="/collective_rpc",
+    body={"method": "reload_weights", "kwargs": {"weights_path": "{path}"}},
+    then=("/reset_prefix_cache",),  # keys and values of prompts under the weights before
+)
+"""vLLM's, as its documentation has it (Sleep Mode, Layerwise Reloading); routes of VLLM_SERVER_DEV_MODE=1."""
+
+
 class RemoteEngine:
     """`RolloutEngine` over HTTP."""
 
@@ -67,13 +82,12 @@ class RemoteEngine:
         self,
         url: str,
         config: QwenConfig,
-        sampling: SamplingParams,
         *,
         export_directory: str | pathlib.Path,
         export_dtype: DType = "float32",
         model: str | None = None,
         reload: Reload | None = None,
-        concurrency: int = 64,
+        concurrency: int = 256,
         timeout_seconds: float | int = 600,
         patience_seconds: float | int = 60,
     ):
@@ -81,8 +95,7 @@ class RemoteEngine:
         Args:
           url: of the server, without /v1.
           config: shape of the model, for the export.
-          sampling: as for `Sampler`; stop strings are the server's task.
-          export_directory: where weights are written; the server must see it under the same path.
+          export_directory: where weights are written, this engine's alone; the server must see it under the same path.
           export_dtype: of the weights written; bfloat16 halves the files and rounds.
           model: name in the requests; by default what the server lists first.
           reload: the call after an export; by default that of `sspo serve`.
@@ -90,147 +103,212 @@ class RemoteEngine:
           timeout_seconds: for the answer to one request.
           patience_seconds: how long requests are repeated while the server does not answer at all.
         """
-        self._url, self._config, self._sampling = url.rstrip("/"), config, sampling
+        self._connection = Connection(url, timeout_seconds=timeout_seconds, patience_seconds=patience_seconds)
+        self._config = config
         self._export_directory = pathlib.Path(export_directory).resolve()
         self._export_dtype: DType = export_dtype
         self._model, self._reload = model, reload or Reload()
-        self._concurrency, self._timeout, self._patience = concurrency, timeout_seconds, patience_seconds
-        self._version, self._exported = -1, None
+        self._concurrency = concurrency
+        self._version = NO_WEIGHTS
+        self._exported = self._export_directory
         self._reloading = threading.Lock()
-        self._last_answer = time.monotonic()
-        self.retries = 0
-        """Requests that were sent again so far."""
+        self._loads = 0  # so far
+        self._broken = 0  # connections, at the start of the load before
 
     @property
     def version(self) -> int:
         """Of the weights handed over last."""
         return self._version
 
-    def sync(self, params: Any, version: int) -> None:
-        """Exports the weights and has the server load them; the export before the last one is deleted.
+    @property
+    def retries(self) -> int:
+        """Requests that were sent again so far."""
+        return self._connection.retries
+
+    def sync(self, params: Any, version: int, *, look: Callable[[], None] | None = None) -> None:
+        """Exports the weights, adapters folded in, and has the server load them; earlier exports are deleted.
 
         Raises:
           ServerError: the server refuses them or stays away.
         """
         path = self._export_directory / f"weights-{version:08d}"
-        save_qwen(path, params, self._config, dtype=self._export_dtype, overwrite=True)  # moved into place when whole
-        previous, self._exported, self._version = self._exported, path, version
-        self._last_answer = time.monotonic()
-        self._load_weights()
-        if previous is not None and previous != path:
-            shutil.rmtree(previous, ignore_errors=True)
+        plain = _folded(params) if has_lora(params) else params
+        save_qwen(path, plain, self._config, dtype=self._export_dtype, overwrite=True)  # moved into place when whole
+        self._exported, self._version = path, version
+        try:
+            load = functools.partial(self._load_weights, is_forced=True)
+            with contextlib.closing(arrivals([load], threads=1)) as results:
+                for _ in results:
+                    if look is not None:
+                        look()
+        except BaseException:
+            self._version = NO_WEIGHTS
+            raise
+        if is_main():
+            for other in self._export_directory.glob("weights-" + 8 * "[0-9]"):
+                if other != path:
+                    shutil.rmtree(other, ignore_errors=True)
+
+    def release(self) -> None:
+        """Nothing is held here: the server keeps its copy."""
+        self._version = NO_WEIGHTS
 
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
         *,
         group_size: int = 1,
         seed: int,
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
         on_finished: Callable[[int, list[int]], None] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Rollout:
-        """See `Sampler.generate`.
+        """See `Sampler.generate`; without a `sync` before, from the weights that the server has.
+
+        Args:
+          sampling: stop strings are the server's task; entropies and truncated_logprobs are not to be had.
+          progress: the tokens counted are those of finished responses.
 
         Raises:
+          ValueError: no prompts, an empty one, or `sampling` asks for what servers do not report.
           ServerError: the server stayed away for `patience_seconds`, refuses a request, or samples from other weights
             than those handed over last, even after they were handed over again.
         """
         if not prompts or group_size < 1 or not all(prompts):
             raise ValueError(f"there are {len(prompts)} prompts, group_size is {group_size}: want at least 1 of each")
+        if sampling.entropies or sampling.truncated_logprobs:
+            raise ValueError("servers report neither entropies nor truncated_logprobs: leave them out of `sampling`")
         rows = [(list(prompt), index, sample) for index, prompt in enumerate(prompts) for sample in range(group_size)]
         ids = list(range(len(prompts))) if prompt_ids is None else prompt_ids
         keys = row_keys(seed, step, [ids[index] for _, index, _ in rows], [sample for *_, sample in rows])
-        self._last_answer = time.monotonic()
+        jobs = [functools.partial(self._sample, row[0], sampling, key) for row, key in zip(rows, keys, strict=True)]
+        choices: list[Any] = [None] * len(rows)
+        num_tokens = 0
+        with contextlib.closing(arrivals(jobs, threads=self._concurrency)) as finished:
+            for results in finished:
+                for row, choice in results:
+                    choices[row] = choice
+                    num_tokens += len(choice[0])
+                    if on_finished is not None:
+                        on_finished(row, list(choice[0]))
+                if progress is not None:
+                    progress(num_tokens)
+        tokens, logprobs, reasons = zip(*choices, strict=True)
+        padded, _ = pad_rows([np.asarray(values, np.float32) for values in logprobs])
+        return assemble(prompts, group_size, tokens, padded, [*map(int, reasons)])
+
+    def _sample(
+        self, prompt: list[int], sampling: SamplingParams, key: np.ndarray, is_over: threading.Event
+    ) -> tuple[list[int], list[float], int]:
+        """One response: its tokens, their log-probabilities, and the value of its `FinishReason`."""
         if self._model is None:
-            self._model = self._call("/v1/models")["data"][0]["id"]
-        choices: list[dict[str, Any]] = [{} for _ in rows]
-        pool = concurrent.futures.ThreadPoolExecutor(min(self._concurrency, len(rows)))
-        try:
-            futures = {pool.submit(self._complete, row[0], key): i for i, (row, key) in enumerate(zip(rows, keys))}  # noqa: B905
-            for future in concurrent.futures.as_completed(futures):
-                row = futures[future]
-                choices[row] = future.result()
-                if on_finished is not None:
-                    on_finished(row, list(choices[row]["token_ids"]))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        logprobs = [np.asarray(choice["logprobs"]["token_logprobs"], np.float32) for choice in choices]
-        stopped = [
-            FinishReason.STOP if choice["finish_reason"] == "stop" else FinishReason.LENGTH for choice in choices
-        ]
-        return assemble(
-            prompts,
-            group_size,
-            [choice["token_ids"] for choice in choices],
-            pad_rows(logprobs)[0],
-            [*map(int, stopped)],
-        )
-
-    def _complete(self, prompt: list[int], key: np.ndarray) -> dict[str, Any]:
-        """One sample: the choice of the answer, checked."""
-        sampling = self._sampling
-        word = int(key[0]) << 32 | int(key[1])
-        body = {
-            "model": self._model,
-            "prompt": prompt,
-            "max_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k or -1,
-            "min_p": sampling.min_p,
-            "min_tokens": sampling.min_new_tokens,
-            "stop_token_ids": list(sampling.stop_token_ids),
-            "ignore_eos": True,  # the end tokens are those of `sampling`
-            "stop": list(sampling.stop_strings),
-            "seed": word - 2**64 if word >= 2**63 else word,  # servers take a signed integer
-            "logprobs": 0,  # of the sampled token alone
-            "return_token_ids": True,
-        }
+            self._model = served_models(self._connection, is_over=is_over)[0]["id"]
+        body = completion_request(self._model, prompt, sampling, key)
         answer: dict[str, Any] = {}
-        for attempt in range(3):
-            answer = self._call("/v1/completions", body)
-            choice = answer["choices"][0]
-            if not isinstance(choice.get("token_ids"), list) or not choice.get("logprobs"):
-                raise ServerError(
-                    f"{self._url} answers without token_ids or logprobs: it does not know return_token_ids"
-                )
-            if answer.get("weights_version", self._version) == self._version or self._version < 0:
+        for _ in range(ATTEMPTS):
+            if self._broken != self._connection.broken:
+                self._load_weights(is_over)
+            loads = self._loads
+            answer = self._connection.call("/v1/completions", body, is_over=is_over)
+            choice = checked_choice(answer, self._connection.url)
+            if choice is not None and self._are_ours(answer, loads):
                 return choice
-            if attempt < 2:  # the server was started anew, with the weights it began with
-                self._load_weights()
+            self._load_weights(is_over)
+        said = f" from weights {answer['weights_version']}" if "weights_version" in answer else ""
         raise ServerError(
-            f"{self._url} samples from weights {answer['weights_version']}, want {self._version}, which it was handed "
-            "twice: does another run use this server?"
+            f"{self._connection.url} has not sampled{said} with weights {self._version}, which it was handed "
+            f"{ATTEMPTS} times: does another run use this server, or does it end again and again?"
         )
 
-    def _load_weights(self) -> None:
-        with self._reloading:
-            health = self._call("/health") if self._reload.route == "/sspo/reload" else {}
-            if health.get("weights_version") != self._version:
-                self._call(self._reload.route, self._reload.filled(str(self._exported), self._version))
+    def _are_ours(self, answer: Mapping[str, Any], loads: int) -> bool:
+        """Whether the weights handed over last have sampled all of the answer to a request sent after `loads`."""
+        if self._version == NO_WEIGHTS:
+            return True
+        if "weights_version" in answer:
+            return self._has_ours(answer)
+        return loads == self._loads and self._broken == self._connection.broken
 
-    def _call(self, route: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The JSON answer; repeated while the server is away or fails, refused requests are not."""
-        data = None if body is None else json.dumps(body).encode()
-        pause = 0.05
-        while True:
-            request = urllib.request.Request(self._url + route, data, {"Content-Type": "application/json"})
-            try:
-                with urllib.request.urlopen(request, timeout=self._timeout) as response:
-                    text = response.read()
-                self._last_answer = time.monotonic()
-                return json.loads(text) if text.strip() else {}
-            except urllib.error.HTTPError as error:
-                reason = f"{error.code} {error.read().decode(errors='replace')[:500]}"
-                if error.code < 500 and error.code not in (408, 429):
-                    raise ServerError(f"{self._url}{route} refuses: {reason}") from None
-            except (OSError, http.client.HTTPException, ValueError) as error:  # away, cut off, or half an answer
-                reason = str(error) or type(error).__name__
-            if time.monotonic() - self._last_answer > self._patience:
-                raise ServerError(
-                    f"{self._url}{route} has not answered for {self._patience:g} seconds ({reason}): is the server up?"
-                )
-            self.retries += 1
-            time.sleep(pause)
-            pause = min(2 * pause, 5.0)
+    def _has_ours(self, answer: Mapping[str, Any]) -> bool:
+        path = str(self._exported)
+        return answer["weights_version"] == self._version and answer.get("weights_path", path) == path
+
+    def _load_weights(self, is_over: threading.Event, *, is_forced: bool = False) -> None:
+        """Has the server load the weights handed over last, unless it has them."""
+        if self._version == NO_WEIGHTS:
+            return
+        with self._reloading:
+            broken = self._connection.broken
+            if not is_forced:
+                if self._reload.route == Reload.route:
+                    has_them = self._has_ours(self._connection.call("/health", is_over=is_over))
+                    broken = self._connection.broken  # it has answered since
+                else:
+                    has_them = self._broken == broken
+                if has_them:
+                    self._broken = broken
+                    return
+            body = self._reload.filled(str(self._exported), self._version)
+            self._connection.call(self._reload.route, body, is_over=is_over)
+            for route in self._reload.then:
+                self._connection.call(route, {}, is_over=is_over)
+            self._broken = self._connection.broken
+            self._loads += 1
+
+
+@jax.jit
+def _folded(params: Any) -> Any:
+    return fold_lora(params)
+
+
+def completion_request(model: str, prompt: list[int], sampling: SamplingParams, key: np.ndarray) -> dict[str, Any]:
+    """The body of a request for one response; `key` is that of its row, two words."""
+    word = int(key[0]) << 32 | int(key[1])
+    return {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or -1,
+        "min_p": sampling.min_p,
+        "min_tokens": sampling.min_new_tokens,
+        "stop_token_ids": list(sampling.stop_token_ids),
+        "ignore_eos": True,  # the end tokens are those of `sampling`
+        "stop": list(sampling.stop_strings),
+        "seed": word - 2**64 if word >= 2**63 else word,  # servers take a signed integer
+        "logprobs": 0,  # of the sampled token alone
+        "return_token_ids": True,
+    }
+
+
+def checked_choice(answer: Mapping[str, Any], url: str) -> tuple[list[int], list[float], int] | None:
+    """Tokens, log-probabilities and `FinishReason` of the one choice; None where the server has broken it off.
+
+    Raises:
+      ServerError: it is not what was asked for.
+    """
+    choice = (answer.get("choices") or [{}])[0]
+    tokens, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
+    if not isinstance(tokens, list) or not isinstance(logprobs, list) or len(tokens) != len(logprobs):
+        raise ServerError(
+            f"{url} answers without token_ids or logprobs, want one of each a token: it does not know "
+            "return_token_ids; use `sspo serve`, or a vLLM that has it"
+        )
+    reasons = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+    if choice.get("finish_reason") not in reasons or not tokens:
+        return None
+    return tokens, logprobs, int(reasons[choice["finish_reason"]])
+
+
+def served_models(connection: Connection, *, is_over: threading.Event | None = None) -> list[dict[str, Any]]:
+    """What the server lists, at least one.
+
+    Raises:
+      ServerError: it lists none.
+    """
+    cards = connection.call("/v1/models", is_over=is_over).get("data")
+    if not isinstance(cards, list) or not cards:
+        raise ServerError(f"{connection.url}/v1/models lists no model: want an OpenAI-compatible server")
+    return cards

@@ -12,6 +12,7 @@ from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
 from sspo_jax.models.attention import Implementation
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
+from sspo_jax.models.weights import DType
 from sspo_jax.processes import DistributedConfig
 from sspo_jax.rewards import RewardConfig
 from sspo_jax.sharding import MeshConfig
@@ -41,6 +42,37 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Rollouts and evaluations from a server, in place of this process's own sampler."""
+
+    url: str = "http://localhost:8000"
+    """Of an OpenAI-compatible server that samples from this model: `sspo serve`, or vLLM."""
+    model: str | None = None
+    """Name of the model there; None: what the server lists first."""
+    protocol: Literal["sspo", "vllm"] = "sspo"
+    """How it is told to load weights: as `sspo serve` (/sspo/reload) or as vLLM (/collective_rpc, reload_weights)."""
+    export_directory: str | None = None
+    """Where the weights are written for it before each rollout, of this run alone; the server must see it under the
+    same path. None: weights/ in the run directory."""
+    export_dtype: DType = "float32"
+    """Of the written weights; bfloat16 halves the files, and rounds what is sampled from."""
+    concurrency: int = 256
+    """Requests in flight; `sspo serve` decodes those together that arrive together."""
+    timeout_seconds: float = 600.0
+    """For the answer to one request, which may wait for others."""
+    patience_seconds: float = 120.0
+    """How long a server that does not answer is waited for before the run saves and ends."""
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"--rollout.server.url is {self.url!r}, want one like http://localhost:8000")
+        for name in ("concurrency", "timeout_seconds", "patience_seconds"):
+            if getattr(self, name) <= 0:
+                option = name.replace("_", "-")
+                raise ValueError(f"--rollout.server.{option} is {getattr(self, name)}, want more than 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     """How responses are sampled."""
 
@@ -67,6 +99,9 @@ class RolloutConfig:
     equal. 0 keeps such groups (they add nothing to the gradient)."""
     stop_token_ids: tuple[int, ...] = ()
     """End tokens in addition to those of the tokenizer and of the checkpoint's generation config."""
+    server: ServerConfig | None = None
+    """Sample through a server in another process; None: here. Any of its options switches it on, for instance
+    --rollout.server.url http://localhost:8000."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

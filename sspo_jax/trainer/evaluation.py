@@ -1,4 +1,4 @@
-"""Evaluation inside a run, with the run's own sampler and checker."""
+"""Evaluation inside a run, with the run's own engine and checker."""
 
 import dataclasses
 import json
@@ -9,9 +9,8 @@ from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource
 from sspo_jax.evaluation.policy import evaluate_policy
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
-from sspo_jax.models.qwen import Params
 from sspo_jax.processes import is_main
-from sspo_jax.sampler import Sampler, SamplingParams
+from sspo_jax.sampler import RolloutEngine, SamplingParams
 from sspo_jax.trainer.config import TrainConfig
 from sspo_jax.trainer.metrics import Display
 from sspo_jax.trainer.rollouts import Judge, SharedVerifier
@@ -23,24 +22,21 @@ class Evaluator:
     """Scores the policy on the held-out sets: greedy, and avg@k at the temperature of the rollout.
 
     Args:
-      sampler: of the rollouts; its compiled programs are used where the settings allow.
+      sampling: of the rollouts; the engine's programs are used again where the settings allow.
     """
 
-    def __init__(self, config: TrainConfig, parts: Parts, sampler: Sampler, judge: Judge, directory: RunDirectory):
+    def __init__(
+        self, config: TrainConfig, parts: Parts, sampling: SamplingParams, judge: Judge, directory: RunDirectory
+    ):
         settings = config.evaluation
         self._config = config
         self._parts = parts
         self._verifier = SharedVerifier(judge.verifier)
         self._directory = directory
         limit = settings.max_new_tokens or config.rollout.max_new_tokens
-        sampled = dataclasses.replace(sampler.sampling, max_new_tokens=limit)
-        greedy = dataclasses.replace(sampled, temperature=0.0, top_p=1.0, top_k=0)
-        self._sampled = sampler if sampled == sampler.sampling else self._like(sampled)
-        self._greedy = self._like(greedy)
+        self._sampled = dataclasses.replace(sampling, max_new_tokens=limit)
+        self._greedy = dataclasses.replace(self._sampled, temperature=0.0, top_p=1.0, top_k=0)
         self.sets: tuple[ProblemSource, ...] = tuple(_first(source, settings.problems) for source in parts.evaluation)
-
-    def _like(self, sampling: SamplingParams) -> Sampler:
-        return Sampler(self._parts.model, sampling, slots=self._config.rollout.slots, mesh=self._parts.mesh)
 
     def is_due(self, step: int) -> bool:
         """Whether to evaluate after this step (0: before the first)."""
@@ -48,17 +44,18 @@ class Evaluator:
         return bool(self.sets) and (step in (0, self._config.steps) or (every > 0 and step % every == 0))
 
     def __call__(
-        self, params: Params, step: int, display: Display, *, look: Callable[[], None] = lambda: None
+        self, engine: RolloutEngine, step: int, display: Display, *, look: Callable[[], None] = lambda: None
     ) -> dict[str, dict[str, Any]]:
         """Scores of each set; responses and scores are written to evaluations/step_N.jsonl and .json.
 
         Args:
+          engine: with the weights of the policy.
           look: called between blocks of decoding; what it raises ends the evaluation, and nothing is written.
         """
         scores: dict[str, dict[str, Any]] = {}
         rows: list[SampleRow] = []
         for source in self.sets:
-            greedy, greedy_rows = self._score(params, source, self._greedy, 1, display, look)
+            greedy, greedy_rows = self._score(engine, source, self._greedy, 1, display, look)
             rows += greedy_rows
             scores[source.name] = {
                 "problems": greedy.problems,
@@ -69,7 +66,7 @@ class Evaluator:
             }
             samples = self._config.evaluation.samples
             if samples:
-                sampled, sampled_rows = self._score(params, source, self._sampled, samples, display, look)
+                sampled, sampled_rows = self._score(engine, source, self._sampled, samples, display, look)
                 rows += sampled_rows
                 scores[source.name] |= {
                     "samples": samples,
@@ -90,9 +87,9 @@ class Evaluator:
 
     def _score(
         self,
-        params: Params,
+        engine: RolloutEngine,
         source: ProblemSource,
-        sampler: Sampler,
+        sampling: SamplingParams,
         group_size: int,
         display: Display,
         look: Callable[[], None],
@@ -101,7 +98,7 @@ class Evaluator:
         display.phase(f"evaluate {source.name}, {what}", total=None)
 
         def sample(prompts: list[list[int]], *, group_size: int, sampling: SamplingParams, seed: int) -> Any:
-            return sampler.generate(params, prompts, group_size=group_size, seed=seed, progress=lambda _: look())
+            return engine.generate(prompts, sampling, group_size=group_size, seed=seed, progress=lambda _: look())
 
         responses_at_once = self._config.rollout.prompts * self._config.rollout.group_size
         return evaluate_policy(
@@ -110,7 +107,7 @@ class Evaluator:
             prompts=self._parts.prompts,
             tokenizer=self._parts.tokenizer,
             verifier=self._verifier,
-            sampling=sampler.sampling,
+            sampling=sampling,
             group_size=group_size,
             seed=self._config.seed,
             problems_at_once=max(1, responses_at_once // group_size),

@@ -20,7 +20,7 @@ from sspo_jax.advantages import group_relative, leave_one_out
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.models.weights import load_qwen
 from sspo_jax.processes import any_process, is_main, on_main, together
-from sspo_jax.sampler import Sampler, SamplingParams
+from sspo_jax.sampler import RolloutEngine, ServerError
 from sspo_jax.sharding import fetch
 from sspo_jax.trainer import curriculum
 from sspo_jax.trainer.base_weights import frozen_weights
@@ -29,6 +29,7 @@ from sspo_jax.trainer.best import BestPolicy
 from sspo_jax.trainer.checkpoint import Checkpoint, Checkpoints
 from sspo_jax.trainer.compilation import CompileLog
 from sspo_jax.trainer.config import TrainConfig
+from sspo_jax.trainer.engine import open_engine, rollout_sampling
 from sspo_jax.trainer.evaluation import Evaluator, metrics_of
 from sspo_jax.trainer.interrupt import Interrupted, StopRequest
 from sspo_jax.trainer.metrics import Display, MetricsWriter, combine, host_value
@@ -60,6 +61,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
 
     Raises:
       ValueError, FileNotFoundError, OSError: before anything expensive starts; see `setup.check` and `RunDirectory`.
+      ServerError: the server of rollouts is gone or of no use; the last finished step is saved.
     """
     started = time.monotonic()
     compiles = CompileLog()
@@ -80,12 +82,15 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         if is_main():
             summary.write(directory.path / "summary.json")
         show_summary(display, summary, directory.path)
-    elif trainer.state.step:
-        display.say(
-            f"stopped after step {trainer.state.step}, saved in {directory.path}; the same --run-dir resumes it"
-        )
-    else:
-        display.say(f"stopped before the first step was done; the same --run-dir, {directory.path}, begins again")
+        return summary
+    stopped = (
+        f"stopped after step {trainer.state.step}, saved in {directory.path}; the same --run-dir resumes it"
+        if trainer.state.step
+        else f"stopped before the first step was done; the same --run-dir, {directory.path}, begins again"
+    )
+    if trainer.server_error is not None:
+        raise type(trainer.server_error)(f"{trainer.server_error}\n{stopped}") from trainer.server_error
+    display.say(stopped)
     return summary
 
 
@@ -122,19 +127,10 @@ class Trainer:
             lora=config.model.lora,
         )
         self.trainable = self.programs.trainable
-        self.sampler = Sampler(
-            parts.model,
-            SamplingParams(
-                max_new_tokens=config.rollout.max_new_tokens,
-                temperature=config.rollout.temperature,
-                top_p=config.rollout.top_p,
-                top_k=config.rollout.top_k,
-                stop_token_ids=parts.stop_token_ids,
-            ),
-            slots=config.rollout.slots,
-            mesh=parts.mesh,
-        )
-        self.evaluator = Evaluator(config, parts, self.sampler, judge, directory)
+        self.sampling = rollout_sampling(config, parts.stop_token_ids)
+        self.engine = open_engine(config, parts.model, parts.mesh, directory.path)
+        self.server_error: ServerError | None = None
+        self.evaluator = Evaluator(config, parts, self.sampling, judge, directory)
         self.best = BestPolicy(directory.checkpoints, config.evaluation.best)
         self.gradients: Params | None = None
         self.warm_start: dict[str, float] = {}
@@ -195,9 +191,9 @@ class Trainer:
                 look()
 
             with watch("rollout"):
-                sampled = self.sampler.generate(
-                    self.policy,
+                sampled = self.synced_engine(look).generate(
                     prompts,
+                    self.sampling,
                     group_size=rollout.group_size,
                     seed=self.config.seed,
                     step=step,
@@ -290,6 +286,7 @@ class Trainer:
 
     def update(self, minibatches: list[list[TrainBatch]]) -> dict[str, float]:
         """Several updates of the policy on one rollout."""
+        self.engine.release()  # the updates take over the memory of the weights
         parts, applied = [], []
         total = len(minibatches) * self.config.update.epochs
         for number in range(total):
@@ -324,7 +321,8 @@ class Trainer:
             self.start(checkpoints)
             self.writer = self.open_writer()
             self._steps(checkpoints)
-        except Interrupted:
+        except (Interrupted, ServerError) as reason:
+            self.server_error = reason if isinstance(reason, ServerError) else None
             self.judge.abandon()
             self._save(checkpoints)
         finally:
@@ -335,6 +333,7 @@ class Trainer:
 
     def start(self, checkpoints: Checkpoints) -> None:
         """The state to go on from: the newest intact checkpoint, or a new one."""
+        self.engine.release()
         lora = self.config.model.lora
         like = abstract_state(self.parts.model, self.parts.mesh, self.programs.optimizer, lora)
         restored = checkpoints.restore(like)
@@ -366,8 +365,18 @@ class Trainer:
 
     @property
     def policy(self) -> Params:
-        """Parameters of the present policy, for the sampler."""
+        """Parameters of the present policy, for the engine."""
         return self.trainable.policy(self.state.params, self.base)
+
+    def synced_engine(self, look: Callable[[], None]) -> RolloutEngine:
+        """The engine with the weights of the present policy, handed over once after they have changed.
+
+        Args:
+          look: called while they are handed over; what it raises ends that.
+        """
+        if self.engine.version != self.state.step:
+            self.engine.sync(self.policy, self.state.step, look=look)
+        return self.engine
 
     def first_params(self) -> Params:
         """Of a checkpoint, of the warm start, or random."""
@@ -429,7 +438,8 @@ class Trainer:
     def evaluate(self, step: int) -> dict[str, float]:
         """Scores of the present policy, as metrics."""
         with self.stage_seconds("evaluation"):
-            scores = self.evaluator(self.policy, step, self.display, look=self.stop.looks())
+            look = self.stop.looks()
+            scores = self.evaluator(self.synced_engine(look), step, self.display, look=look)
             is_best = self.best.offer(self.state.params, step, scores)
         shown = "  ".join(f"{name} {100 * score['greedy']['value']:.1f} %" for name, score in scores.items())
         self.display.say(f"evaluation after step {step}, greedy: {shown}{'  (best so far)' if is_best else ''}")

@@ -6,6 +6,7 @@ checkpoints/     to resume from; in checkpoints/best the policy of the best eval
 base/            the frozen weights of a LoRA run that started from none that are kept elsewhere
 rollouts/        sampled texts with rewards and verdicts, one file a step
 evaluations/     scores and responses of the evaluations inside the run
+weights/         what a server of rollouts loads (--rollout.server), the latest only
 tensorboard/     events
 summary.json     written when the run is complete
 """
@@ -35,7 +36,7 @@ PACKAGES = (
     *("transformers", "tokenizers", "sympy", "numpy"),
 )
 # Of one run: where it is, what is shown, what it runs on.
-_MAY_DIFFER = ("run_dir", "log", "mesh", "checkpoint", "distributed")
+_MAY_DIFFER = ("run_dir", "log", "mesh", "checkpoint", "distributed", "rollout.server")
 _MIN_FREE_BYTES = 64 * 1024 * 1024
 
 
@@ -120,7 +121,7 @@ class RunDirectory:
             f"{name}: {old!r} there, {new!r} here"
             for part in ("config", "provenance")
             for name, old, new in _differences(before[part], record[part])
-            if part == "provenance" or name.split(".")[0] not in _MAY_DIFFER
+            if part == "provenance" or not f"{name}.".startswith(tuple(f"{field}." for field in _MAY_DIFFER))
         ]
         if differing:
             raise ValueError(

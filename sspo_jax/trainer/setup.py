@@ -14,9 +14,11 @@ from sspo_jax.data.tokenizer import load_tokenizer, tokenizer_digest
 from sspo_jax.models.configs import QwenConfig, config_from_hf
 from sspo_jax.models.qwen import qwen_shardings
 from sspo_jax.models.weights import model_digest
+from sspo_jax.processes import is_main
 from sspo_jax.sharding import batch_shards, make_mesh
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.config import ModelConfig, TrainConfig
+from sspo_jax.trainer.engine import check_server
 from sspo_jax.trainer.trainable import Trainable
 
 
@@ -38,10 +40,10 @@ class Parts:
 
 
 def check(config: TrainConfig) -> Parts:
-    """Opens data, tokenizer, model files and mesh.
+    """Opens data, tokenizer, model files and mesh, and asks the server of rollouts, if there is one.
 
     Raises:
-      ValueError, FileNotFoundError: what came, what is wanted and what to do.
+      ValueError, FileNotFoundError, ServerError: what came, what is wanted and what to do.
     """
     _check_numbers(config)
     mesh = make_mesh(config.mesh)
@@ -86,11 +88,14 @@ def check(config: TrainConfig) -> Parts:
         min_tokens=config.segmenter.min_tokens,
         math_aware=config.segmenter.math_aware,
     )
+    stop_token_ids = stop_tokens(config, tokenizer, path)
+    if is_main():
+        check_server(config, model, stop_token_ids)
     return Parts(
         model=model,
         model_path=path,
         tokenizer=tokenizer,
-        stop_token_ids=stop_tokens(config, tokenizer, path),
+        stop_token_ids=stop_token_ids,
         prompts=prompts,
         data=data,
         dropped=dropped,

@@ -69,10 +69,20 @@ def show_plan(display: Display, config: TrainConfig, parts: Parts, path: pathlib
                 f"{samples * rollout.max_new_tokens:,} sampled tokens; {update.per_rollout * update.epochs} updates "
                 f"in micro-batches of {update.micro_rows} x {row_tokens} tokens",
             ),
-            ("programs", "prefill and decode per cache size; training 1, optimizer 2, segmenter 1"),
+            *_sampling(config),
             ("written to", str(path)),
         ],
     )
+
+
+def _sampling(config: TrainConfig) -> list[tuple[str, str]]:
+    server = config.rollout.server
+    if server is None:
+        return [("programs", "prefill and decode per cache size; training 1, optimizer 2, segmenter 1")]
+    return [
+        ("programs", "training 1, optimizer 2, segmenter 1"),
+        ("sampled by", f"{server.url} ({server.protocol}), at most {server.concurrency} requests at once"),
+    ]
 
 
 def _adapters(config: TrainConfig, parts: Parts) -> list[tuple[str, str]]:

@@ -1,14 +1,6 @@
 """`sspo serve` in a process of its own, asked over HTTP: same tokens as here, weights handed over, death survived."""
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 
 import jax
 import numpy as np
@@ -16,43 +8,10 @@ import pytest
 
 from sspo_jax.models.qwen import init_qwen
 from sspo_jax.models.weights import save_qwen
-from sspo_jax.sampler import LocalEngine, RemoteEngine, Sampler, SamplingParams, ServerError
+from sspo_jax.sampler import LocalEngine, RemoteEngine, SamplingParams, ServerError
+from tests.sampler.server_process import ServerProcess, free_port
 
 SAMPLING = SamplingParams(max_new_tokens=12, stop_token_ids=(5, 6))
-
-
-class ServerProcess:
-    """`sspo serve` as a user starts it."""
-
-    def __init__(self, model: str, *, port: int = 0, tokenizer: str | None = None):
-        command = [sys.executable, "-m", "sspo_jax", "serve", "--model", model, "--port", str(port)]
-        command += ["--tokenizer", tokenizer] if tokenizer else []
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-        if cache := jax.config.jax_compilation_cache_dir:
-            environment |= {
-                "JAX_COMPILATION_CACHE_DIR": cache,
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            }
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        line = self.process.stdout.readline()
-        assert line.startswith("serving "), line
-        self.url = line.split(" at ")[1].strip().removesuffix("/v1")
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def ask(self, route: str, body: dict | None = None) -> dict:
-        data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.url + route, data), timeout=120) as response:
-            return json.load(response)
-
-    def refusal(self, route: str, body: dict) -> str:
-        with pytest.raises(urllib.error.HTTPError) as error:
-            self.ask(route, body)
-        assert error.value.code == 400
-        return json.loads(error.value.read())["error"]["message"]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +30,7 @@ def server(checkpoint):
 
 
 def local(tiny) -> LocalEngine:
-    engine = LocalEngine(Sampler(tiny[0], SAMPLING, slots=8, block_steps=8))
+    engine = LocalEngine(tiny[0], slots=8)
     engine.sync(tiny[1], 0)
     return engine
 
@@ -83,11 +42,11 @@ def assert_same(got, want) -> None:
 
 
 def test_the_server_gives_the_tokens_of_the_local_engine(server, tiny, prompts, tmp_path):
-    remote = RemoteEngine(server.url, tiny[0], SAMPLING, export_directory=tmp_path)
+    remote = RemoteEngine(server.url, tiny[0], export_directory=tmp_path)
     finished = {}
     arguments = {"group_size": 3, "seed": 9, "step": 2, "prompt_ids": [3, 1, 4, 15, 9, 2]}
-    rollout = remote.generate(prompts, on_finished=finished.__setitem__, **arguments)
-    assert_same(rollout, local(tiny).generate(prompts, **arguments))
+    rollout = remote.generate(prompts, SAMPLING, on_finished=finished.__setitem__, **arguments)
+    assert_same(rollout, local(tiny).generate(prompts, SAMPLING, **arguments))
     want = {row: rollout.response_tokens[row][rollout.response_mask[row]].tolist() for row in range(18)}
     assert finished == want
 
@@ -95,17 +54,17 @@ def test_the_server_gives_the_tokens_of_the_local_engine(server, tiny, prompts, 
 def test_weights_are_handed_over_and_checked(server, tiny, prompts, tmp_path):
     config, _ = tiny
     other = init_qwen(config, jax.random.key(8))
-    remote = RemoteEngine(server.url, config, SAMPLING, export_directory=tmp_path)
+    remote = RemoteEngine(server.url, config, export_directory=tmp_path)
     here = local(tiny)
     for version, params in ((41, other), (42, tiny[1])):
         remote.sync(params, version)
         here.sync(params, version)
         assert remote.version == here.version == version
         assert server.ask("/health")["weights_version"] == version
-        assert_same(remote.generate(prompts, seed=1), here.generate(prompts, seed=1))
+        assert_same(remote.generate(prompts, SAMPLING, seed=1), here.generate(prompts, SAMPLING, seed=1))
     assert [path.name for path in tmp_path.iterdir()] == ["weights-00000042"]
     server.ask("/sspo/reload", {"path": str(tmp_path / "weights-00000042"), "version": 7})  # another run meddles
-    assert_same(remote.generate(prompts, seed=1), here.generate(prompts, seed=1))
+    assert_same(remote.generate(prompts, SAMPLING, seed=1), here.generate(prompts, SAMPLING, seed=1))
     assert server.ask("/health")["weights_version"] == 42
 
 
@@ -140,13 +99,9 @@ def test_openai_fields(server):
 
 def test_a_server_that_dies_mid_batch_loses_nothing(checkpoint, tiny, prompts, tmp_path):
     config, _ = tiny
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     servers = [ServerProcess(checkpoint, port=port)]
-    remote = RemoteEngine(
-        servers[0].url, config, SAMPLING, export_directory=tmp_path, concurrency=2, patience_seconds=100.0
-    )
+    remote = RemoteEngine(servers[0].url, config, export_directory=tmp_path, concurrency=2, patience_seconds=100.0)
     other = init_qwen(config, jax.random.key(8))
     remote.sync(other, 5)
     finished: list[int] = []
@@ -158,27 +113,25 @@ def test_a_server_that_dies_mid_batch_loses_nothing(checkpoint, tiny, prompts, t
             servers.append(ServerProcess(checkpoint, port=port))
 
     try:
-        rollout = remote.generate(prompts, group_size=3, seed=9, on_finished=kill_after_a_few)
+        rollout = remote.generate(prompts, SAMPLING, group_size=3, seed=9, on_finished=kill_after_a_few)
         health = servers[-1].ask("/health")
     finally:
         for server in servers:
             server.kill()
     here = local(tiny)
     here.sync(other, 5)
-    assert_same(rollout, here.generate(prompts, group_size=3, seed=9))
+    assert_same(rollout, here.generate(prompts, SAMPLING, group_size=3, seed=9))
     assert sorted(finished) == list(range(18))  # each once
     assert health["weights_version"] == 5  # the new server began with others
     assert remote.retries > 0
 
 
 def test_patience_ends(tiny, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    remote = RemoteEngine(url, tiny[0], SAMPLING, export_directory=tmp_path, patience_seconds=0.5)
+    url = f"http://127.0.0.1:{free_port()}"
+    remote = RemoteEngine(url, tiny[0], export_directory=tmp_path, patience_seconds=0.5)
     start = time.monotonic()
     with pytest.raises(ServerError, match=r"has not answered for 0\.5 seconds"):
-        remote.generate([[4]], seed=0)
+        remote.generate([[4]], SAMPLING, seed=0)
     assert time.monotonic() - start < 10
 
 
