@@ -165,7 +165,7 @@ def plan(config: "TrainConfig", *, topology: str, slices: int = 1, report: Any =
         trained = count(Trainable(model, config.model.lora).abstract())
         report(f"LoRA of rank {config.model.lora.rank}: {trained / 1e6:.1f} M parameters are trained")
     slots = num_slots(config, batch_shards(mesh))
-    buckets = cache_columns(config.rollout.max_prompt_tokens, config.rollout.max_new_tokens, count=None, multiple=128)
+    buckets = cache_columns(config.rollout.max_prompt_tokens, config.rollout.max_new_tokens, count=None, on_cpu=False)
     columns = buckets[-1]
     lowerings = _lowerings(config, model, mesh, rows=rows, time_=time_, slots=slots, columns=buckets)
     programs = []

@@ -147,6 +147,12 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def is_one_cpu() -> bool:
+    """Whether the program being traced is for a single CPU device, where some things pay that do not elsewhere."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return platform() == "cpu" and (mesh.empty or mesh.size == 1)
+
+
 def shards(logical_axis: str) -> int:
     """Into how many parts the mesh of `jax.set_mesh` cuts a logical axis; 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -12,16 +12,15 @@ from jaxtyping import Array, Bool, Int, UInt32
 from sspo_jax.models import qwen
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import fold_lora
-from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, column_ages, shard_cache, write_column
+from sspo_jax.sampler.cache_attention import attend, attend_ring
+from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, shard_cache, write_column
 from sspo_jax.sampler.random_bits import token_bits
 from sspo_jax.sampler.sampling import SamplingParams, draw
-from sspo_jax.sharding import constrain, platform
+from sspo_jax.sharding import constrain, is_one_cpu, platform
 
 Weights = dict[str, Any]
 
 _FEW_SLOTS = 32  # up to which the faster product is worth turning the logits round
-
-MASKED = -1e30  # finite: a row that masks every column still yields finite numbers
 
 
 def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) -> Weights:
@@ -37,40 +36,16 @@ def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) ->
         layers = [jax.tree.map(lambda x, i=i: x[i], cast["blocks"]) for i in range(config.num_layers)]
         if platform() == "cpu":
             layers = [_output_major(layer) for layer in layers]
-            if fuses_kernels():
+            if is_one_cpu():
                 layers = [qwen.fuse_kernels(layer) for layer in layers]
         cast["blocks"] = tuple(layers)
     return cast
-
-
-def fuses_kernels() -> bool:
-    """Whether kernels of the same input are stored together here: on a CPU, and not where heads lie on many devices."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return platform() == "cpu" and (mesh.empty or mesh.size == 1)
 
 
 def _output_major(block: qwen.Params) -> qwen.Params:
     """The kernels in the order that a CPU multiplies fastest."""
     summed = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
     return block | {name: qwen.OutputMajor.of(block[name], summed=summed[name]) for name in summed if name in block}
-
-
-def _attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """Grouped-query attention of query [slots, time, heads, head_dim] over a cache; mask [slots, time, columns]."""
-    slots, time, heads, dim = query.shape
-    kv_heads = keys.shape[-3]
-    query = query.reshape(slots, time, kv_heads, heads // kv_heads, dim) * dim**-0.5
-    keys, values = keys.astype(query.dtype), values.astype(query.dtype)
-    query = query.swapaxes(1, 2).reshape(slots, kv_heads, time * heads // kv_heads, dim)
-    scores = jnp.einsum("bkqd,bkds->bkqs", query, keys, preferred_element_type=jnp.float32)
-    scores = scores.reshape(slots, kv_heads, time, heads // kv_heads, -1)
-    scores = jnp.where(mask[:, None, :, None], scores, MASKED)
-    shares = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-    total = jnp.sum(shares, axis=-1, keepdims=True)
-    shares = shares.reshape(slots, kv_heads, time * heads // kv_heads, -1).astype(values.dtype)
-    attended = jnp.einsum("bkqs,bksd->bkqd", shares, values, preferred_element_type=jnp.float32)
-    attended = attended.reshape(slots, kv_heads, time, heads // kv_heads, dim) / total
-    return attended.swapaxes(1, 2).reshape(slots, time, heads, dim).astype(query.dtype)
 
 
 def prefill(
@@ -105,7 +80,7 @@ def prefill(
             values, value.transpose(0, 2, 1, 3).astype(values.dtype), (zero, zero, start, zero)
         )
         mask = is_prompt[:, None] & (columns[None, None] <= here[None, :, None])
-        x = x + qwen.attention_output(block, _attend(query, keys, values, mask))
+        x = x + qwen.attention_output(block, attend(query, keys, values, mask))
         return x + qwen.mlp(block, config, x), keys, values
 
     def chunk_step(start: Array, cache: Cache) -> Cache:
@@ -152,13 +127,11 @@ def decode_logits(
     """
     columns = cache[0][0].shape[KEY_COLUMNS]
     column = clock % columns
-    mask = column_ages(clock, columns)[None, None] <= positions[:, None, None]
 
     def block_step(block: qwen.Params, x: Array, write: Any) -> tuple[Array, Any]:
         query, key, value = qwen.attention_inputs(block, config, x, angles)
         keys, values, written = write(key, value)
-        attended = _attend(query[:, None], keys, values, mask)[:, 0]
-        x = x + qwen.attention_output(block, attended)
+        x = x + qwen.attention_output(block, attend_ring(query, keys, values, positions, clock))
         x = x + qwen.mlp(block, config, x)
         return constrain(x, "batch", "activation_embed"), written
 

@@ -22,12 +22,12 @@ from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import has_lora
 from sspo_jax.models.qwen import fusable, fuse_kernels
 from sspo_jax.sampler.assemble import assemble, pad_rows
-from sspo_jax.sampler.decode import fuses_kernels, ready_weights
+from sspo_jax.sampler.decode import ready_weights
 from sspo_jax.sampler.programs import Programs
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.sampler.schedule import RolloutStats, Run, Sample
-from sspo_jax.sharding import batch_shards
+from sspo_jax.sharding import batch_shards, is_one_cpu
 from sspo_jax.types import Rollout
 
 UNROLL_LAYERS = 8
@@ -172,7 +172,7 @@ class Sampler:
                 leaf.delete()
                 release_freed_memory()
             weights = _merge(parts)
-            if self.unrolled and fuses_kernels():
+            if self.unrolled and is_one_cpu():
                 weights["blocks"] = tuple(map(self._fuse, weights["blocks"]))
         return weights
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sspo_jax.sampler.cache_attention import CHUNK
 from sspo_jax.sampler.decode import decode_block, prefill
 from sspo_jax.sampler.kv_cache import (
     Cache,
@@ -126,7 +127,6 @@ class Run:
             max(len(sample.prompt) for sample in samples),
             max(sample.budget for sample in samples),
             count=sampler.cache_buckets,
-            multiple=8 if jax.default_backend() == "cpu" else 128,
         )
         self.occupants: list[Sample | None] = [None] * slots
         self.used = [False] * slots
@@ -396,13 +396,17 @@ def prefill_shape(prompt_tokens: int, prompts: int, slots: int, group_size: int,
     return -(-count // shards) * shards, width
 
 
-def cache_columns(prompt_tokens: int, new_tokens: int, *, count: int | None, multiple: int) -> tuple[int, ...]:
+def cache_columns(
+    prompt_tokens: int, new_tokens: int, *, count: int | None, on_cpu: bool | None = None
+) -> tuple[int, ...]:
     """The numbers of columns the cache may have, rising, where the longest sample has so many tokens.
 
-    >>> cache_columns(prompt_tokens=1024, new_tokens=3000, count=None, multiple=128)
+    >>> cache_columns(prompt_tokens=1024, new_tokens=3000, count=None, on_cpu=False)
     (1536, 2048, 2944, 4096)
     """
     longest = _length_bucket(prompt_tokens - 1) + _length_bucket(new_tokens)
+    on_cpu = jax.default_backend() == "cpu" if on_cpu is None else on_cpu
+    multiple = 128 if not on_cpu else 8 if longest <= 512 else CHUNK
     return column_buckets(longest, count=count or (2 if longest <= 512 else 4), multiple=multiple)
 
 
