@@ -1,6 +1,10 @@
 """`sspo serve` in a process of its own, asked over HTTP: same tokens as here, weights handed over, death survived."""
 
+import http.server
+import json
+import threading
 import time
+import urllib.request
 
 import jax
 import numpy as np
@@ -8,7 +12,9 @@ import pytest
 
 from sspo_jax.models.qwen import init_qwen
 from sspo_jax.models.weights import save_qwen
-from sspo_jax.sampler import LocalEngine, RemoteEngine, SamplingParams, ServerError
+from sspo_jax.sampler import NO_WEIGHTS, VLLM_RELOAD, LocalEngine, RemoteEngine, SamplingParams, ServerError
+from sspo_jax.sampler.remote import checked_choice
+from sspo_jax.types import FinishReason
 from tests.sampler.server_process import ServerProcess, free_port
 
 SAMPLING = SamplingParams(max_new_tokens=12, stop_token_ids=(5, 6))
@@ -124,6 +130,130 @@ def test_a_server_that_dies_mid_batch_loses_nothing(checkpoint, tiny, prompts, t
     assert sorted(finished) == list(range(18))  # each once
     assert health["weights_version"] == 5  # the new server began with others
     assert remote.retries > 0
+
+
+class AsVllm(http.server.BaseHTTPRequestHandler):
+    """Before a real `sspo serve`, speaks as vLLM does: its reload call, and no word on which weights sampled."""
+
+    behind: str
+    calls: list[tuple[str, dict]]
+
+    def do_GET(self) -> None:
+        self.pass_on(self.path, None)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/completions":
+            self.pass_on(self.path, body)
+            return
+        self.calls.append((self.path, body))
+        if self.path == "/collective_rpc":
+            self.pass_on("/sspo/reload", {"path": body["kwargs"]["weights_path"], "version": 0})
+        else:
+            self.send(200, b"")
+
+    def pass_on(self, route: str, body: dict | None) -> None:
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.behind + route, data), timeout=60) as response:
+                answer = json.load(response)
+        except OSError:
+            self.send(502, b"nobody behind")
+            return
+        self.send(200, json.dumps({k: v for k, v in answer.items() if not k.startswith("weights_")}).encode())
+
+    def send(self, status: int, data: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_server_that_does_not_say_which_weights_it_has(checkpoint, tiny, prompts, tmp_path):
+    """vLLM's calls. When it dies and comes back with other weights, nothing that these have sampled is kept."""
+    config, _ = tiny
+    port = free_port()
+    servers = [ServerProcess(checkpoint, port=port)]
+    handler = type("Handler", (AsVllm,), {"behind": servers[0].url, "calls": []})
+    front = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=front.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{front.server_address[1]}"
+    other = init_qwen(config, jax.random.key(8))
+    remote = RemoteEngine(
+        url, config, export_directory=tmp_path, reload=VLLM_RELOAD, concurrency=3, patience_seconds=100.0
+    )
+    remote.sync(other, 5)
+    reload = [
+        (
+            "/collective_rpc",
+            {"method": "reload_weights", "kwargs": {"weights_path": str(tmp_path / "weights-00000005")}},
+        ),
+        ("/reset_prefix_cache", {}),
+    ]
+    assert handler.calls == reload
+    finished: list[int] = []
+
+    def kill_after_a_few(row: int, tokens: list[int]) -> None:
+        finished.append(row)
+        if len(finished) == 6:
+            servers[0].kill()
+            servers.append(ServerProcess(checkpoint, port=port))
+
+    try:
+        rollout = remote.generate(prompts, SAMPLING, group_size=3, seed=9, on_finished=kill_after_a_few)
+    finally:
+        front.shutdown()
+        front.server_close()
+        for server in servers:
+            server.kill()
+    here = local(tiny)
+    here.sync(other, 5)
+    assert_same(rollout, here.generate(prompts, SAMPLING, group_size=3, seed=9))
+    assert sorted(finished) == list(range(18))
+    assert handler.calls[2:4] == reload
+
+
+def test_an_answer_without_what_was_asked_for_is_refused():
+    logprobs = {"token_logprobs": [-1.0, -2.0]}
+    good = {"token_ids": [4, 5], "logprobs": logprobs, "finish_reason": "stop"}
+    assert checked_choice({"choices": [good]}, "there") == ([4, 5], [-1.0, -2.0], FinishReason.STOP)
+    assert checked_choice({"choices": [{**good, "finish_reason": "abort"}]}, "there") is None
+    for bad in ({"logprobs": logprobs}, {"token_ids": [4, 5]}, {"token_ids": [4], "logprobs": logprobs}):
+        with pytest.raises(ServerError, match="there answers without token_ids or logprobs"):
+            checked_choice({"choices": [bad]}, "there")
+    with pytest.raises(ServerError, match="without token_ids"):
+        checked_choice({}, "there")
+
+
+def test_progress_and_a_look_end_the_wait(server, tiny, prompts, tmp_path):
+    """What they raise comes out soon, whatever is in flight; they are called also while nothing comes back."""
+    remote = RemoteEngine(server.url, tiny[0], export_directory=tmp_path, concurrency=2)
+    counts: list[int] = []
+
+    def stop(tokens: int) -> None:
+        counts.append(tokens)
+        if tokens:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        remote.generate(prompts, SAMPLING, group_size=100, seed=9, progress=stop)
+    assert counts[-1] < 600
+    nobody = f"http://127.0.0.1:{free_port()}"
+    away = RemoteEngine(nobody, tiny[0], export_directory=tmp_path, patience_seconds=300)
+    looks: list[float] = []
+
+    def look() -> None:
+        looks.append(time.monotonic())
+        if len(looks) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        away.sync(tiny[1], 1, look=look)
+    assert max(np.diff(looks)) < 2
+    assert away.version == NO_WEIGHTS
 
 
 def test_patience_ends(tiny, tmp_path):
