@@ -4,7 +4,8 @@ sspo serve --model DIR --port 8000
 curl localhost:8000/v1/completions -d '{"prompt": "1 + 1 =", "max_tokens": 16}'
 
 Routes: GET /health, GET /v1/models, POST /v1/completions, POST /v1/chat/completions, POST /sspo/reload. Requests that
-arrive together are decoded together, each with its own length, seed and slot.
+arrive together are decoded together, each with its own length, seed and slot, and each is answered when it has ended;
+equal prompts are prefilled once. What arrives meanwhile is decoded next.
 
 Two fields go beyond OpenAI's, as in vLLM: `prompt` may be token ids, and `return_token_ids` adds `token_ids` to each
 choice. `seed` is a 64-bit key: the tokens of a choice depend on weights, prompt, seed and settings, not on what else
@@ -31,6 +32,7 @@ from sspo_jax.models.weights import load_qwen
 from sspo_jax.sampler.engine import Sampler
 from sspo_jax.sampler.random_bits import threefry
 from sspo_jax.sampler.sampling import SamplingParams
+from sspo_jax.sampler.schedule import Sample
 from sspo_jax.types import FinishReason
 
 LOG = logging.getLogger(__name__)
@@ -300,9 +302,9 @@ class CompletionService:
             except Exception as error:  # handed to the threads that wait; the server lives on
                 LOG.exception("a batch of %d could not be decoded", len(batch))
                 for job in batch:
-                    job.error = error
-            for job in batch:
-                job.done.set()
+                    if not job.done.is_set():
+                        job.error = error
+                        job.done.set()
 
     def _decode_batch(self, batch: list[_Job]) -> None:
         sampling = batch[0].sampling
@@ -312,22 +314,25 @@ class CompletionService:
             if len(self._samplers) > 8:
                 self._samplers.pop(next(iter(self._samplers)))
         self._params = self._samplers[sampling].ready(self._params)  # the others can go
-        rows: dict[int, _Job] = dict(enumerate(batch))
         words = np.array([[job.key >> 32, job.key & 0xFFFFFFFF] for job in batch], np.uint32)
-        rollout = self._samplers[sampling].generate(
+
+        def answer(sample: Sample) -> None:
+            """Lets the thread of the request go on, while others are still decoded."""
+            job = batch[sample.row]
+            job.tokens, job.logprobs = list(sample.tokens), sample.logprobs.tolist()
+            job.finish_reason = "stop" if sample.finish == FinishReason.STOP else "length"
+            job.weights_version, job.weights_path = self.version, self.path
+            self.tokens += len(job.tokens)
+            job.done.set()
+
+        self._samplers[sampling].generate(
             self._params,
             [job.prompt for job in batch],
             seed=0,
             budgets=[job.budget for job in batch],
             keys=words,
+            on_sample=answer,
         )
-        for row, job in rows.items():
-            mask = rollout.response_mask[row]
-            job.tokens = rollout.response_tokens[row][mask].tolist()
-            job.logprobs = rollout.sampler_logprobs[row][mask].tolist()
-            job.finish_reason = "stop" if rollout.finish_reasons[row] == FinishReason.STOP else "length"
-            job.weights_version, job.weights_path = self.version, self.path
-        self.tokens += int(rollout.response_mask.sum())
 
 
 def _choice_key(key: int, index: int) -> int:

@@ -107,6 +107,7 @@ class Sampler:
         budgets: Sequence[int] | None = None,
         keys: np.ndarray | None = None,
         on_finished: Callable[[int, list[int]], None] | None = None,
+        on_sample: Callable[[Sample], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Rollout:
         """Samples `group_size` responses to each prompt; rows are ordered by prompt, then by sample.
@@ -121,6 +122,7 @@ class Sampler:
           budgets: length budget of each row, at most `max_new_tokens`; by default that.
           keys: [rows, 2] uint32 instead of those made from seed, step and ids: a server passes those of its clients.
           on_finished: called with row and tokens of a response as soon as it has ended, while others go on.
+          on_sample: the same with all that is known of it: log-probabilities, how it ended.
           progress: called between blocks with the number of tokens generated so far.
 
         Raises:
@@ -138,7 +140,14 @@ class Sampler:
             if keys is None:
                 ids = np.array([[sample.prompt_id, sample.sample_id] for sample in samples], np.uint32)
                 keys = row_keys(seed, step, *ids.T)
-            Run(self, weights, samples, keys, on_finished=on_finished, progress=progress).run()
+
+            def finished(sample: Sample) -> None:
+                if on_finished is not None:
+                    on_finished(sample.row, list(sample.tokens))
+                if on_sample is not None:
+                    on_sample(sample)
+
+            Run(self, weights, samples, keys, on_finished=finished, progress=progress).run()
         self.stats.seconds = time.perf_counter() - start
         self.stats.compile_seconds = self.programs.seconds - compiled_before
         self.stats.programs = len(self.programs)
@@ -213,7 +222,8 @@ class Sampler:
             raise ValueError(f"prompt_ids has {len(prompt_ids)} entries, want {len(prompts)}, one a prompt")
         if budgets is not None and len(budgets) != len(prompts) * group_size:
             raise ValueError(f"budgets has {len(budgets)} entries, want {len(prompts) * group_size}, one a row")
-        samples = []
+        samples: list[Sample] = []
+        places: dict[tuple[int, ...], int] = {}  # equal prompts are prefilled once
         for index, prompt in enumerate(prompts):
             prompt = [int(token) for token in prompt]
             if not prompt:
@@ -223,6 +233,7 @@ class Sampler:
             prompt_id = index if prompt_ids is None else int(prompt_ids[index])
             if not 0 <= prompt_id < 2**32:
                 raise ValueError(f"prompt id {prompt_id} of prompt {index}, want 0 <= id < 2^32")
+            place = places.setdefault(tuple(prompt), len(places))
             for sample in range(group_size):
                 row = len(samples)
                 budget = longest if budgets is None else int(budgets[row])
@@ -233,7 +244,7 @@ class Sampler:
                         f"prompt {index} has {len(prompt)} tokens, with a budget of {budget} more than the model's "
                         f"{limit} positions: shorten the prompt or max_new_tokens"
                     )
-                samples.append(Sample(row, prompt, index, prompt_id, sample, budget))
+                samples.append(Sample(row, prompt, place, prompt_id, sample, budget))
         return samples
 
     def _check_signature(self, params: Any) -> None:

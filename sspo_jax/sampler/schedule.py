@@ -81,13 +81,18 @@ class Sample:
 
     row: int
     prompt: list[int]
-    prompt_index: int  # in this call: the group
+    prompt_index: int  # among the different prompts of this call, in the order in which they come
     prompt_id: int  # folded into the key
     sample_id: int
     budget: int
     tokens: list[int] = dataclasses.field(default_factory=list)
     values: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)  # per-token arrays, block by block
     finish: FinishReason = FinishReason.LENGTH
+
+    @property
+    def logprobs(self) -> np.ndarray:
+        """Of its tokens, temperature-only softmax."""
+        return np.concatenate(self.values["logprobs"])[: len(self.tokens)]
 
 
 @dataclasses.dataclass(eq=False)
@@ -109,7 +114,7 @@ class Run:
         samples: list[Sample],
         keys: np.ndarray,
         *,
-        on_finished: Callable[[int, list[int]], None] | None,
+        on_finished: Callable[[Sample], None],
         progress: Callable[[int], None] | None,
     ):
         self.sampler, self.weights, self.stats = sampler, weights, sampler.stats
@@ -378,8 +383,7 @@ class Run:
         self.stats.tokens += len(sample.tokens) - before
         if not is_active:
             self.occupants[slot] = None
-            if self.on_finished is not None:
-                self.on_finished(sample.row, list(sample.tokens))
+            self.on_finished(sample)
 
 
 def prefill_shape(prompt_tokens: int, prompts: int, slots: int, group_size: int, shards: int) -> tuple[int, int]:

@@ -231,6 +231,32 @@ def test_prompts_are_prefilled_once_and_chunks_change_nothing(tiny, monkeypatch)
         np.testing.assert_allclose(whole.sampler_logprobs[row], want, atol=2e-5)
 
 
+@pytest.mark.parametrize("slots", [2, 8])
+def test_equal_prompts_are_prefilled_once_and_keep_their_own_noise(slots, tiny, prompts):
+    config, params = tiny
+    order = [2, 3, 2, 0, 3, 2]
+    sampler = Sampler(config, SAMPLING, slots=slots, block_steps=4)
+    rollout = sampler.generate(params, [prompts[i] for i in order], seed=3, prompt_ids=[10, 11, 12, 13, 14, 15])
+    assert sampler.stats.prompt_tokens == sum(len(prompts[i]) - 1 for i in {*order})
+    for row, i in enumerate(order):
+        alone = generate(params, config, [prompts[i]], SAMPLING, seed=3, prompt_ids=[10 + row])
+        assert responses(rollout)[row] == responses(alone)[0]
+    assert rollout.group_ids.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_is_known_of_a_sample_is_there_when_it_has_ended(reference, tiny, prompts):
+    config, params = tiny
+    seen = {}
+    sampler = Sampler(config, SAMPLING, slots=4, block_steps=4)
+    sampler.generate(
+        params, prompts, group_size=3, seed=11, step=4, on_sample=lambda sample: seen.update({sample.row: sample})
+    )
+    for row, response in enumerate(responses(reference)):
+        assert seen[row].tokens == response
+        assert seen[row].finish == reference.finish_reasons[row]
+        np.testing.assert_allclose(seen[row].logprobs, reference.sampler_logprobs[row][: len(response)], atol=2e-5)
+
+
 def test_slots_are_given_up_when_few_long_samples_remain(tiny, monkeypatch):
     config, params = tiny
     monkeypatch.setattr("sspo_jax.sampler.schedule.SHRINK_STEPS", 8)

@@ -298,3 +298,22 @@ def test_text_chat_and_stop_strings(tmp_path):
         assert message["role"] == "assistant"
     finally:
         server.kill()
+
+
+def test_a_short_response_is_answered_while_a_long_one_is_decoded(server):
+    ended: dict[str, float] = {}
+
+    def ask(name: str, tokens: int) -> None:
+        server.ask("/v1/completions", {"prompt": [4, 9], "max_tokens": tokens, "ignore_eos": True, "seed": tokens})
+        ended[name] = time.monotonic()
+
+    ask("compiled", 200)
+    started = time.monotonic()
+    ask("alone", 200)
+    for _ in range(2):  # the first time, decoding two together is compiled
+        threads = [threading.Thread(target=ask, args=request) for request in (("long", 200), ("short", 2))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert ended["long"] - ended["short"] > (ended["alone"] - started) / 2
