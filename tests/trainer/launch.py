@@ -100,4 +100,6 @@ def assert_close(one: list[dict[str, float]], two: list[dict[str, float]]) -> No
     for first, second in zip(one, two, strict=True):
         assert first.keys() == second.keys()
         for name, value in first.items():
-            assert second[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+            # The gap between sampler and training program is rounding itself: both are small, and no more can be said.
+            absolute = 2e-5 if name.startswith("sampler/logprob_gap") else 1e-6
+            assert second[name] == pytest.approx(value, rel=1e-4, abs=absolute), name
