@@ -1,5 +1,6 @@
 """`sspo serve` in a process of its own, asked over HTTP: same tokens as here, weights handed over, death survived."""
 
+import dataclasses
 import http.server
 import json
 import threading
@@ -14,6 +15,7 @@ from sspo_jax.models.qwen import init_qwen
 from sspo_jax.models.weights import save_qwen
 from sspo_jax.sampler import NO_WEIGHTS, VLLM_RELOAD, LocalEngine, RemoteEngine, SamplingParams, ServerError
 from sspo_jax.sampler.remote import checked_choice
+from sspo_jax.serve import CompletionService
 from sspo_jax.types import FinishReason
 from tests.sampler.server_process import ServerProcess, free_port
 
@@ -300,20 +302,25 @@ def test_text_chat_and_stop_strings(tmp_path):
         server.kill()
 
 
-def test_a_short_response_is_answered_while_a_long_one_is_decoded(server):
-    ended: dict[str, float] = {}
+def test_a_short_response_is_answered_while_a_long_one_is_decoded(tiny):
+    """One batch; what had been sampled in all when each request was let go."""
+    config, params = tiny
+    service = CompletionService(params, config)
+    answered: list[tuple[int, int]] = []
 
-    def ask(name: str, tokens: int) -> None:
-        server.ask("/v1/completions", {"prompt": [4, 9], "max_tokens": tokens, "ignore_eos": True, "seed": tokens})
-        ended[name] = time.monotonic()
+    class Watched(threading.Event):
+        def __init__(self, tokens: int):
+            super().__init__()
+            self.tokens = tokens
 
-    ask("compiled", 200)
-    started = time.monotonic()
-    ask("alone", 200)
-    for _ in range(2):  # the first time, decoding two together is compiled
-        threads = [threading.Thread(target=ask, args=request) for request in (("long", 200), ("short", 2))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert ended["long"] - ended["short"] > (ended["alone"] - started) / 2
+        def set(self) -> None:
+            answered.append((self.tokens, service.tokens))
+            super().set()
+
+    batch = []
+    for tokens in (40, 2, 20):
+        body = {"max_tokens": tokens, "ignore_eos": True, "seed": tokens}
+        batch += [dataclasses.replace(job, done=Watched(tokens)) for job in service._make_jobs([4, 9], body)]
+    service._decode_batch(batch)
+    assert answered == [(2, 2), (20, 22), (40, 62)]
+    assert [len(job.tokens) for job in batch] == [len(job.logprobs) for job in batch] == [40, 2, 20]
