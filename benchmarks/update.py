@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sspo_jax.config import OptimizerConfig
 from sspo_jax.data.tokenizer import load_tokenizer
 from sspo_jax.losses import Sspo
 from sspo_jax.models import configs, init_qwen
@@ -32,7 +33,6 @@ from sspo_jax.models.qwen import abstract_qwen, qwen_shardings
 from sspo_jax.sharding import MeshConfig, make_mesh, named_sharding
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import Rows
-from sspo_jax.trainer.config import OptimizerConfig
 from sspo_jax.trainer.step import TrainPrograms
 from sspo_jax.types import TrainBatch
 

@@ -6,10 +6,7 @@ Stage 1 imitates demonstrations of which three in five guess the answer at once 
 that the model, greedy, mostly guesses. Stage 2 is RLVR with SSPO: the reward makes it find out that reasoning pays.
 """
 
-from sspo_jax.data.arithmetic import ArithmeticData
-from sspo_jax.losses import Sspo
-from sspo_jax.models.configs import QwenConfig
-from sspo_jax.trainer.config import (
+from sspo_jax.config import (
     CheckpointConfig,
     EvaluationConfig,
     ModelConfig,
@@ -19,6 +16,9 @@ from sspo_jax.trainer.config import (
     UpdateConfig,
     WarmStartConfig,
 )
+from sspo_jax.data.arithmetic import ArithmeticData
+from sspo_jax.losses import Sspo
+from sspo_jax.models.configs import QwenConfig
 
 
 def config() -> TrainConfig:

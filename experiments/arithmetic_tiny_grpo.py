@@ -3,8 +3,8 @@
 import dataclasses
 
 from experiments import arithmetic_tiny
+from sspo_jax.config import TrainConfig
 from sspo_jax.losses import Grpo
-from sspo_jax.trainer.config import TrainConfig
 
 
 def config() -> TrainConfig:

@@ -10,9 +10,7 @@ learning rate 1e-6, no KL term, temperature 1, 3,000 new tokens, and four update
 would be 1. Not yet run at full size: see docs/real_runs.md for what it needs.
 """
 
-from sspo_jax.data.sources import JsonlData
-from sspo_jax.losses import Sspo
-from sspo_jax.trainer.config import (
+from sspo_jax.config import (
     CheckpointConfig,
     ModelConfig,
     OptimizerConfig,
@@ -20,6 +18,8 @@ from sspo_jax.trainer.config import (
     TrainConfig,
     UpdateConfig,
 )
+from sspo_jax.data.sources import JsonlData
+from sspo_jax.losses import Sspo
 
 
 def config() -> TrainConfig:

@@ -8,7 +8,7 @@ Not yet run at full size: see docs/real_runs.md for what it needs.
 import dataclasses
 
 from experiments import qwen25_math_1p5b_sspo
-from sspo_jax.trainer.config import TrainConfig
+from sspo_jax.config import TrainConfig
 
 
 def config() -> TrainConfig:

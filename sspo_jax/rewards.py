@@ -20,8 +20,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .checker import Verdict, Verifier, ledger
-from .checker.pool import WorkerDied, WorkerError
+from sspo_jax.checker import Verdict, Verifier, ledger
+from sspo_jax.checker.pool import WorkerDied, WorkerError
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 

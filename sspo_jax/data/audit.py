@@ -34,55 +34,6 @@ class Finding:
     """What was found."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AuditConfig:
-    """List the golds of a file of problems that cannot be parsed, are ambiguous, or do not match themselves."""
-
-    file: str
-    """Problems as JSON lines with `id`, `problem`, `answer` and, where there is one, `solution`."""
-    output: str | None = None
-    """Write the findings as JSON lines."""
-    solutions: bool = True
-    """Also check that the worked solution, where there is one, leads to the gold."""
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The command line of `sspo data audit FILE [options]`."""
-    from sspo_jax.cli import parse
-
-    arguments = list(arguments)
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--file", *arguments]
-    return audit_command(parse(AuditConfig, arguments, prog="sspo data audit"))
-
-
-def audit_command(config: AuditConfig) -> int:
-    """Print the findings by kind; 0 where there are none, else 1.
-
-    Raises:
-        ValueError: a line of the file is no problem.
-    """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    rows = list(_read_rows(config.file))
-    findings = audit(rows, solutions=config.solutions)
-    table = Table("kind", "id", "gold", "what was found")
-    for finding in sorted(findings, key=lambda finding: (finding.kind, finding.id)):
-        table.add_row(finding.kind, escape(finding.id), escape(finding.answer[:60]), escape(finding.detail[:110]))
-    console = Console()
-    console.print(table)
-    counts = collections.Counter(finding.kind for finding in findings)
-    summary = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
-    console.print(f"{len(rows):,} golds: {summary}", highlight=False)
-    if config.output is not None:
-        with open(config.output, "w", encoding="utf-8") as file:
-            for finding in findings:
-                file.write(json.dumps(dataclasses.asdict(finding)) + "\n")
-    return 1 if findings else 0
-
-
 def audit(rows: Sequence[Mapping[str, Any]], *, solutions: bool = True) -> list[Finding]:
     """The findings on problems given as mappings with `id`, `problem`, `answer` and perhaps `solution`."""
     findings = [finding for row in rows for finding in _look_at(row)]
@@ -175,7 +126,7 @@ def _boxed(answer: str) -> str:
     return f"\\boxed{{{answer}}}"
 
 
-def _read_rows(path: str) -> Iterator[dict[str, Any]]:
+def read_rows(path: str) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if line.strip():

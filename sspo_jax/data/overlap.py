@@ -12,7 +12,6 @@ A translated problem cannot be found this way.
 """
 
 import dataclasses
-import itertools
 import json
 import re
 import unicodedata
@@ -126,69 +125,6 @@ def _match(
     return (holder, "near", share) if share >= near_share else None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OverlapConfig:
-    """Finds training problems that are in evaluation sets."""
-
-    train: str
-    """Training problems: a .jsonl path, tfds:NAME, ..."""
-    evals: tuple[str, ...]
-    """Evaluation sets: names of files in the data folder, or paths."""
-    data_dir: str | None = None
-    """Folder of the sets called by name; none: $SSPO_DATA, then data/."""
-    ngram: int = 8
-    """Words of an n-gram."""
-    near_share: float = 0.5
-    """Share of common n-grams from which two problems are near duplicates."""
-    write: str | None = None
-    """Write the training problems without the ones found to this .jsonl file."""
-    show: int = 10
-    """Pairs to print."""
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The command line of `sspo data overlap TRAIN EVAL [EVAL ...] [options]`."""
-    from sspo_jax.cli import parse
-
-    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-    options = list(arguments)[len(words) :]
-    if words:
-        options = ["--train", words[0], *(["--evals", *words[1:]] if words[1:] else []), *options]
-    return overlap_command(parse(OverlapConfig, options, prog="sspo data overlap"))
-
-
-def overlap_command(config: OverlapConfig) -> int:
-    """Prints what was found, writes the cleaned file if asked to; exit code 1 if there was overlap and none written.
-
-    Raises:
-      ValueError, FileNotFoundError: as `open_problems`; `write` is not a new .jsonl file.
-    """
-    import os
-
-    from sspo_jax.data.sources import open_problems
-
-    if config.write is not None and (not config.write.endswith(".jsonl") or os.path.exists(config.write)):
-        raise ValueError(f"--write is {config.write}, want a .jsonl file that does not exist yet")
-    train = open_problems(config.train, data_dir=config.data_dir)
-    evals = [open_problems(spec, data_dir=config.data_dir) for spec in config.evals]
-    found = find_overlap(train, evals, ngram=config.ngram, near_share=config.near_share)
-    counts = Counter((overlap.eval_set, overlap.kind) for overlap in found)
-    print(f"{train.name}: {len(found)} of {len(train)} problems are in the evaluation sets")
-    for (name, kind), count in sorted(counts.items()):
-        print(f"  {name:<16} {kind:<8} {count}")
-    by_set = {source.name: source for source in evals}
-    for overlap in sorted(found, key=lambda one: one.share)[: config.show]:  # the doubtful ones: those to look at
-        other = next(problem for problem in iterate(by_set[overlap.eval_set]) if problem.id == overlap.eval_id)
-        print(f"\n{overlap.kind}, {overlap.share:.0%}: {overlap.train_id} / {overlap.eval_id}")
-        print(f"  {_one_line(train[overlap.train_index].problem)}\n  {_one_line(other.problem)}")
-    if config.write is not None:
-        dropped = {overlap.train_index for overlap in found}
-        write_problems(config.write, (problem for index, problem in enumerate(iterate(train)) if index not in dropped))
-        print(f"\nwrote {len(train) - len(dropped)} problems to {config.write}")
-        return 0
-    return 1 if found else 0
-
-
 def write_problems(path: str, problems: Iterable[Problem]) -> None:
     """Writes problems as JSON lines, fields at their defaults left out."""
     with open(path, "x", encoding="utf-8") as file:
@@ -197,6 +133,6 @@ def write_problems(path: str, problems: Iterable[Problem]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 160 else f"{text[:120]} ... {text[-36:]}"

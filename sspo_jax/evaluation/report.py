@@ -9,8 +9,9 @@ from typing import Any
 from sspo_jax.data.problems import Problem
 from sspo_jax.evaluation.intervals import Estimate
 from sspo_jax.evaluation.presets import facts_of
-from sspo_jax.evaluation.results import Evaluation, replace_text
+from sspo_jax.evaluation.results import Evaluation
 from sspo_jax.evaluation.scoring import SampleRow, SetScores, accuracy_per_problem
+from sspo_jax.files import replace_text
 
 _TEMPLATE = pathlib.Path(__file__).parent / "report.html.jinja"
 _MOST_TEXT = 4_000  # characters of a response that are shown; samples.jsonl has all of them

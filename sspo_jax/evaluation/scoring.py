@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from sspo_jax.data.problems import Problem
 from sspo_jax.evaluation.intervals import Estimate, estimate
-from sspo_jax.evaluation.metrics import average_at_k, majority_at_k, pass_at_k
+from sspo_jax.evaluation.pass_at_k import average_at_k, majority_at_k, pass_at_k
 
 STATUSES = ("correct", "wrong", "unparsed", "timeout", "error")
 

@@ -17,29 +17,33 @@ import numpy as np
 from jaxtyping import Float
 
 from sspo_jax.advantages import group_relative, leave_one_out
+from sspo_jax.config import TrainConfig
+from sspo_jax.distributed.interrupt import Interrupted, StopRequest
+from sspo_jax.distributed.processes import any_process, is_main, on_main, together
+from sspo_jax.distributed.watch import Watch
+from sspo_jax.models.hf.weights import load_qwen
 from sspo_jax.models.qwen import Params, init_qwen
-from sspo_jax.models.weights import load_qwen
-from sspo_jax.processes import any_process, is_main, on_main, together
-from sspo_jax.sampler import RolloutEngine, ServerError
+from sspo_jax.optimizer import abstract_state
+from sspo_jax.runs.base_weights import frozen_weights
+from sspo_jax.runs.best import BestPolicy
+from sspo_jax.runs.checkpoint import Checkpoint, Checkpoints
+from sspo_jax.runs.compilation import CompileLog
+from sspo_jax.runs.directory import RunDirectory
+from sspo_jax.runs.display import Display
+from sspo_jax.runs.metrics_file import MetricsWriter, combine, host_value
+from sspo_jax.runs.summary import Summary, peak_memory_bytes, show_summary
+from sspo_jax.sampler import RolloutEngine
+from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
-from sspo_jax.trainer import curriculum
-from sspo_jax.trainer.base_weights import frozen_weights
+from sspo_jax.trainer import stream as curriculum
 from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
-from sspo_jax.trainer.best import BestPolicy
-from sspo_jax.trainer.checkpoint import Checkpoint, Checkpoints
-from sspo_jax.trainer.compilation import CompileLog
-from sspo_jax.trainer.config import TrainConfig
-from sspo_jax.trainer.engine import open_engine, rollout_sampling
-from sspo_jax.trainer.evaluation import Evaluator, metrics_of
-from sspo_jax.trainer.interrupt import Interrupted, StopRequest
-from sspo_jax.trainer.metrics import Display, MetricsWriter, combine, host_value
-from sspo_jax.trainer.rollouts import Groups, Judge, Stopwatch
-from sspo_jax.trainer.run_directory import RunDirectory
+from sspo_jax.trainer.evaluator import Evaluator, metrics_of
+from sspo_jax.trainer.grading import Groups, Judge, Stopwatch
+from sspo_jax.trainer.overview import show_plan
+from sspo_jax.trainer.rollout_engine import open_engine, rollout_sampling
 from sspo_jax.trainer.setup import Parts, check
-from sspo_jax.trainer.step import TrainPrograms, abstract_state
-from sspo_jax.trainer.summary import Summary, peak_memory_bytes, show_plan, show_summary
+from sspo_jax.trainer.step import TrainPrograms
 from sspo_jax.trainer.warm_start import warm_start
-from sspo_jax.trainer.watch import Watch
 from sspo_jax.types import TrainBatch
 
 
@@ -337,7 +341,12 @@ class Trainer:
         lora = self.config.model.lora
         like = abstract_state(self.parts.model, self.parts.mesh, self.programs.optimizer, lora)
         restored = checkpoints.restore(like)
-        self.base = frozen_weights(self.config, self.parts, self.directory.path, self.first_params)
+        self.base = None
+        if lora is not None:
+            path = self.parts.model_path or self.directory.path / "base"
+            self.base = frozen_weights(
+                path, self.parts.model, self.parts.mesh, tokenizer=self.parts.tokenizer, first=self.first_params
+            )
         self.gradients = None
         if restored is not None:
             self.state = TrainState(

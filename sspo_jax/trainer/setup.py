@@ -7,19 +7,19 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from sspo_jax.config import ModelConfig, TrainConfig
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource, iterate
 from sspo_jax.data.prompts import PromptTokenizer, load_template
 from sspo_jax.data.tokenizer import load_tokenizer, tokenizer_digest
+from sspo_jax.distributed.processes import is_main
 from sspo_jax.models.configs import QwenConfig, config_from_hf
+from sspo_jax.models.hf.hub import fetch_model, model_digest
 from sspo_jax.models.qwen import qwen_shardings
-from sspo_jax.models.weights import model_digest
-from sspo_jax.processes import is_main
+from sspo_jax.models.trainable import Trainable
 from sspo_jax.sharding import batch_shards, make_mesh
 from sspo_jax.subsentences import Segmenter
-from sspo_jax.trainer.config import ModelConfig, TrainConfig
-from sspo_jax.trainer.engine import check_server
-from sspo_jax.trainer.trainable import Trainable
+from sspo_jax.trainer.rollout_engine import check_server
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,26 +128,6 @@ def resolve_model(config: ModelConfig) -> tuple[QwenConfig, pathlib.Path | None]
     if not list(path.glob("*.safetensors")):
         raise FileNotFoundError(f"no .safetensors file in {path}: want a Hugging Face checkpoint")
     return config_from_hf(path, **computed), path
-
-
-def fetch_model(name: str) -> pathlib.Path:
-    """The directory of a checkpoint: `name` itself, or what the Hub has under it."""
-    path = pathlib.Path(name)
-    if path.is_dir():
-        return path
-    import huggingface_hub
-
-    try:
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
-        )
-    except Exception as error:
-        # The Hub's client has a dozen ways to say no; all mean that there is nothing to train.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FileNotFoundError(
-            f"model {name!r} is neither a directory nor to be had from the Hub ({reason}): give the directory of a "
-            "Hugging Face checkpoint with --model.path"
-        ) from None
 
 
 def stop_tokens(config: TrainConfig, tokenizer: Any, path: pathlib.Path | None) -> tuple[int, ...]:

@@ -16,16 +16,17 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from sspo_jax.config import Objective, OptimizerConfig
 from sspo_jax.logprobs import logprobs_and_entropies
 from sspo_jax.losses import diagnostics
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params, hidden_states
+from sspo_jax.models.trainable import Trainable
+from sspo_jax.optimizer import learning_rate_schedule, make_optimizer, optimizer_shardings, updates_done
 from sspo_jax.sharding import after, named_sharding, put, replicated, shards
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import Rows
-from sspo_jax.trainer.config import Objective, OptimizerConfig
-from sspo_jax.trainer.trainable import Trainable
 from sspo_jax.types import TrainBatch
 
 
@@ -64,94 +65,6 @@ def sequence_logprobs(
         return jnp.pad(x.reshape(batch.tokens.shape)[:, :-1], ((0, 0), (1, 0)))
 
     return align(logprobs), align(entropies)
-
-
-def make_optimizer(
-    config: OptimizerConfig, learning_rate: optax.Schedule | None = None
-) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm; norms and biases are not decayed."""
-    if learning_rate is None:
-        learning_rate = learning_rate_schedule(config)
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(
-            learning_rate,
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            mask=_is_decayed,
-        ),
-    )
-
-
-def _is_decayed(params: Params) -> Any:
-    def decayed(path: tuple[Any, ...], _: Any) -> bool:
-        name = path[-1].key
-        return not name.endswith(("norm", "bias"))
-
-    return jax.tree_util.tree_map_with_path(decayed, params)
-
-
-def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
-    """Update number to learning rate: linear from 0 over the warm-up, then constant."""
-    if config.warmup_updates == 0:
-        return optax.constant_schedule(config.learning_rate)
-    return optax.linear_schedule(0.0, config.learning_rate, config.warmup_updates)
-
-
-def _updates_done(state: Any) -> Array:
-    """The optimizer's own count, which survives a resume."""
-
-    def is_adam(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByAdamState)
-
-    return next(node for node in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(node)).count
-
-
-def optimizer_shardings(
-    optimizer: optax.GradientTransformation, config: QwenConfig, mesh: Mesh, lora: LoraConfig | None = None
-) -> Any:
-    """Of the optimizer's state: moments lie like their parameters, everything else is replicated.
-
-    Explicit even for the step counter: without it, that scalar stays on one device, the second update compiles anew
-    and a checkpoint cannot be restored on several processes.
-    """
-    trainable = Trainable(config, lora)
-    state = jax.eval_shape(optimizer.init, trainable.abstract())
-    return optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        state,
-        trainable.shardings(mesh),
-        transform_non_params=lambda _: replicated(mesh),
-    )
-
-
-def abstract_state(
-    config: QwenConfig,
-    mesh: Mesh,
-    optimizer: optax.GradientTransformation | None = None,
-    lora: LoraConfig | None = None,
-) -> dict[str, Any]:
-    """{"params": ..., "optimizer": ...} of `jax.ShapeDtypeStruct` with shardings: where a checkpoint is restored.
-
-    With `lora` both are of the adapters. The shapes of the optimizer's state do not depend on its settings, so that a
-    reader needs none.
-    """
-    optimizer = make_optimizer(OptimizerConfig()) if optimizer is None else optimizer
-    trainable = Trainable(config, lora)
-    shapes = trainable.abstract()
-
-    def place(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
-
-    return {
-        "params": jax.tree.map(place, shapes, trainable.shardings(mesh)),
-        "optimizer": jax.tree.map(
-            place, jax.eval_shape(optimizer.init, shapes), optimizer_shardings(optimizer, config, mesh, lora)
-        ),
-    }
 
 
 @dataclasses.dataclass
@@ -233,7 +146,7 @@ class TrainPrograms:
         self, params: Params, state: Any, gradients: Params
     ) -> tuple[Params, Any, Params, dict[str, Array]]:
         """(parameters, optimizer state, zeroed gradients, {gradient norm before clipping, learning rate})."""
-        figures = {"grad_norm": optax.global_norm(gradients), "learning_rate": self.learning_rate(_updates_done(state))}
+        figures = {"grad_norm": optax.global_norm(gradients), "learning_rate": self.learning_rate(updates_done(state))}
         updates, state = self.optimizer.update(gradients, state, params)
         params = jax.tree.map(jnp.add, params, updates)
         return params, state, jax.tree.map(jnp.zeros_like, gradients), figures

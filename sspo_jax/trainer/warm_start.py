@@ -20,17 +20,18 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from sspo_jax.cache import cache_directory
+from sspo_jax.config import OptimizerConfig, TrainConfig, WarmStartConfig
 from sspo_jax.data.problems import ProblemSource
+from sspo_jax.distributed.processes import gather
+from sspo_jax.files import cache_directory
+from sspo_jax.models.hf.weights import load_qwen, save_qwen
 from sspo_jax.models.qwen import Params, init_qwen, qwen_shardings
-from sspo_jax.models.weights import load_qwen, save_qwen
-from sspo_jax.processes import gather
+from sspo_jax.optimizer import make_optimizer, optimizer_shardings
+from sspo_jax.runs.display import Display
 from sspo_jax.sharding import named_sharding, put, replicated
 from sspo_jax.trainer.batch import Rows
-from sspo_jax.trainer.config import OptimizerConfig, TrainConfig, WarmStartConfig
-from sspo_jax.trainer.metrics import Display
 from sspo_jax.trainer.setup import Parts
-from sspo_jax.trainer.step import make_optimizer, optimizer_shardings, sequence_logprobs
+from sspo_jax.trainer.step import sequence_logprobs
 from sspo_jax.types import TrainBatch
 
 _VERSION = 1  # part of the cache key: raise it when the same configuration would give other weights

@@ -6,8 +6,9 @@ import pathlib
 import pytest
 
 from sspo_jax.checker import STATUSES, Verdict, ledger
-from sspo_jax.data.audit import AuditConfig, audit, audit_command, reformattings
-from sspo_jax.verify import VerifyConfig, main, verify_command
+from sspo_jax.commands.data import AuditConfig, audit_command
+from sspo_jax.commands.verify import VerifyConfig, main, verify_command
+from sspo_jax.data.audit import audit, reformattings
 
 
 def test_one_response_is_explained(capsys: pytest.CaptureFixture[str]):

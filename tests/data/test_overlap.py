@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from sspo_jax.data.overlap import find_overlap, main, word_ngrams
+from sspo_jax.commands.data import main
+from sspo_jax.data.overlap import find_overlap, word_ngrams
 from sspo_jax.data.problems import JsonlSource, ListSource, Problem, iterate
 
 STORY = "A train leaves the station at noon and travels due north at a speed of sixty miles per hour for three hours."
@@ -54,13 +55,13 @@ def test_the_command_writes_a_clean_file(tmp_path, capsys):
     train.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "quiz.jsonl").write_text(json.dumps({"id": "q", "problem": "What is 1+1?", "answer": "2"}))
-    arguments = [str(train), "quiz", "--data-dir", str(tmp_path)]
+    arguments = ["overlap", str(train), "quiz", "--data-dir", str(tmp_path)]
     assert main(arguments) == 1
     assert "1 of 2 problems" in capsys.readouterr().out
     cleaned = tmp_path / "cleaned.jsonl"
     assert main([*arguments, "--write", str(cleaned)]) == 0
     assert [json.loads(line) for line in cleaned.read_text().splitlines()] == rows[1:]
-    assert main([str(cleaned), "quiz", "--data-dir", str(tmp_path)]) == 0
+    assert main(["overlap", str(cleaned), "quiz", "--data-dir", str(tmp_path)]) == 0
     with pytest.raises(ValueError, match="does not exist yet"):
         main([*arguments, "--write", str(cleaned)])
 

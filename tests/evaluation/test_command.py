@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import pytest
 
+from sspo_jax.commands.evaluate import EvaluateConfig, evaluate, evaluate_command, main
 from sspo_jax.data.tokenizer import load_tokenizer
-from sspo_jax.evaluate import EvaluateConfig, evaluate, evaluate_command, main
 from sspo_jax.evaluation.results import SAMPLES, read_results, read_samples
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.hf.weights import save_qwen
 from sspo_jax.models.qwen import init_qwen
-from sspo_jax.models.weights import save_qwen
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from sspo_jax.commands.evaluate import EvaluateConfig, evaluate, evaluate_command, main
 from sspo_jax.data.problems import JsonlSource, iterate
-from sspo_jax.evaluate import EvaluateConfig, evaluate, evaluate_command, main
 
 SETS = {"aime24": 30, "aime25": 30, "amc23": 40, "math500": 500, "minerva": 272, "olympiadbench": 675}
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from sspo_jax.evaluation.compare import compare, comparison_table
+from sspo_jax.evaluation.comparison import compare, comparison_table
 from sspo_jax.evaluation.report import html, markdown, summary_table, write_report
 from sspo_jax.evaluation.results import (
     SampleFile,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sspo_jax.evaluation.metrics import average_at_k, group_answers, majority_at_k, pass_at_k
+from sspo_jax.evaluation.pass_at_k import average_at_k, group_answers, majority_at_k, pass_at_k
 
 
 def test_average_by_hand():

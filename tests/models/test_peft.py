@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sspo_jax.models import QwenConfig, apply_qwen, init_qwen, save_qwen
+from sspo_jax.models.hf.peft import save_peft
 from sspo_jax.models.lora import LoraConfig, init_lora, merge_lora, with_lora
-from sspo_jax.models.peft import save_peft
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sspo_jax.models.qwen import init_qwen
-from sspo_jax.sampler import NO_WEIGHTS, LocalEngine, RemoteEngine, RolloutEngine, Sampler, SamplingParams
+from sspo_jax.sampler import NO_WEIGHTS, LocalEngine, RolloutEngine, Sampler, SamplingParams
+from sspo_jax.serving import RemoteEngine
 
 SAMPLING = SamplingParams(max_new_tokens=8, stop_token_ids=(5, 6))
 

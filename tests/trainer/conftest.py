@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from sspo_jax.train import load_experiment
-from sspo_jax.trainer.checkpoint import Checkpoints
-from sspo_jax.trainer.config import TrainConfig
+from sspo_jax.commands.experiments import load_experiment
+from sspo_jax.config import TrainConfig
+from sspo_jax.runs.checkpoint import Checkpoints
+from sspo_jax.runs.directory import RunDirectory
+from sspo_jax.runs.display import Display
+from sspo_jax.trainer.grading import Groups, Judge, Stopwatch
 from sspo_jax.trainer.loop import Trainer
-from sspo_jax.trainer.metrics import Display
-from sspo_jax.trainer.rollouts import Groups, Judge, Stopwatch
-from sspo_jax.trainer.run_directory import RunDirectory
 from sspo_jax.trainer.setup import check
 
 SMALL = pathlib.Path(__file__).parent / "small_experiment.py"

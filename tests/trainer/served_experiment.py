@@ -3,9 +3,9 @@
 import dataclasses
 import pathlib
 
+from sspo_jax.commands.experiments import load_experiment
+from sspo_jax.config import OptimizerConfig, TrainConfig
 from sspo_jax.rewards import Length, RewardConfig
-from sspo_jax.train import load_experiment
-from sspo_jax.trainer.config import OptimizerConfig, TrainConfig
 
 
 def config() -> TrainConfig:

@@ -1,9 +1,6 @@
 """An experiment of seconds: the real program on a model of 30 k parameters."""
 
-from sspo_jax.data.arithmetic import ArithmeticData
-from sspo_jax.losses import Sspo
-from sspo_jax.models.configs import QwenConfig
-from sspo_jax.trainer.config import (
+from sspo_jax.config import (
     CheckpointConfig,
     EvaluationConfig,
     ModelConfig,
@@ -13,6 +10,9 @@ from sspo_jax.trainer.config import (
     UpdateConfig,
     WarmStartConfig,
 )
+from sspo_jax.data.arithmetic import ArithmeticData
+from sspo_jax.losses import Sspo
+from sspo_jax.models.configs import QwenConfig
 
 
 def config() -> TrainConfig:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sspo_jax.trainer.best import Best, BestPolicy, mean_score, open_best, read_best
-from sspo_jax.trainer.checkpoint import Checkpoints
+from sspo_jax.runs.best import Best, BestPolicy, mean_score, open_best, read_best
+from sspo_jax.runs.checkpoint import Checkpoints
 
 SHARDING = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -60,7 +60,7 @@ def test_a_resumed_run_knows_it(tmp_path: pathlib.Path):
 def test_killed_between_the_checkpoint_and_its_name(tmp_path: pathlib.Path, monkeypatch):
     BestPolicy(tmp_path, "greedy").offer(params(1), 1, scores(0.1, 0.1))
     with monkeypatch.context() as patch:
-        patch.setattr("sspo_jax.trainer.best.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("sspo_jax.runs.best.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             BestPolicy(tmp_path, "greedy").offer(params(2), 2, scores(0.9, 0.9))
     best, steps, value = kept(tmp_path)
@@ -70,7 +70,7 @@ def test_killed_between_the_checkpoint_and_its_name(tmp_path: pathlib.Path, monk
 
 
 def test_the_rotation_of_the_others_leaves_it_alone(tmp_path: pathlib.Path):
-    from tests.trainer.test_checkpoint import save
+    from tests.runs.test_checkpoint import save
 
     BestPolicy(tmp_path, "greedy").offer(params(1), 1, scores(0.1, 0.1))
     checkpoints = Checkpoints(tmp_path, keep=1)

@@ -12,11 +12,11 @@ import pytest
 
 from sspo_jax.checker import Verdict
 from sspo_jax.data.curriculum import CurriculumConfig, CurriculumStream
-from sspo_jax.export import read_policy
-from sspo_jax.trainer import curriculum
-from sspo_jax.trainer.checkpoint import steps_in
+from sspo_jax.runs.checkpoint import steps_in
+from sspo_jax.runs.policy import read_policy
+from sspo_jax.trainer import stream as curriculum
+from sspo_jax.trainer.grading import Groups, Stopwatch
 from sspo_jax.trainer.loop import Trainer
-from sspo_jax.trainer.rollouts import Groups, Stopwatch
 from tests.trainer.conftest import SMALL, run_cli, small
 from tests.trainer.test_resume import metrics, start, wait_for_step
 

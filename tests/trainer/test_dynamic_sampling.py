@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sspo_jax.rewards import Length, RewardConfig
+from sspo_jax.trainer.grading import Judge, Stopwatch
 from sspo_jax.trainer.loop import Trainer
-from sspo_jax.trainer.rollouts import Judge, Stopwatch
 
 
 @pytest.fixture

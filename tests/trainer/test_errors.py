@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from sspo_jax.cli import main
+from sspo_jax.commands.main import main
 from tests.trainer.conftest import SMALL
 
 

@@ -17,18 +17,19 @@ import jax
 import numpy as np
 import pytest
 
+from sspo_jax.config import CheckpointConfig, TrainConfig
 from sspo_jax.data.curriculum import CurriculumConfig
-from sspo_jax.export import read_trained
+from sspo_jax.distributed import interrupt
+from sspo_jax.distributed.interrupt import Interrupted, StopRequest
 from sspo_jax.rewards import Length, RewardConfig
-from sspo_jax.trainer import curriculum, interrupt
-from sspo_jax.trainer.best import BestPolicy
-from sspo_jax.trainer.checkpoint import steps_in
-from sspo_jax.trainer.config import CheckpointConfig, TrainConfig
-from sspo_jax.trainer.interrupt import Interrupted, StopRequest
+from sspo_jax.runs.best import BestPolicy
+from sspo_jax.runs.checkpoint import steps_in
+from sspo_jax.runs.directory import RunDirectory
+from sspo_jax.runs.display import Display
+from sspo_jax.runs.policy import read_trained
+from sspo_jax.trainer import stream as curriculum
+from sspo_jax.trainer.grading import Judge
 from sspo_jax.trainer.loop import Trainer
-from sspo_jax.trainer.metrics import Display
-from sspo_jax.trainer.rollouts import Judge
-from sspo_jax.trainer.run_directory import RunDirectory
 from sspo_jax.trainer.setup import check
 from tests.trainer.conftest import SMALL, one_device, run_cli, small
 from tests.trainer.test_resume import metrics, wait_for_step

@@ -12,21 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sspo_jax.export import read_policy, read_trained
+from sspo_jax.config import OptimizerConfig
 from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
 from sspo_jax.models import apply_qwen, init_qwen, load_qwen
 from sspo_jax.models.lora import LoraConfig, init_lora, merge_lora, with_lora
+from sspo_jax.models.trainable import count
+from sspo_jax.runs.checkpoint import Checkpoints, steps_in
+from sspo_jax.runs.directory import RunDirectory
+from sspo_jax.runs.display import Display
+from sspo_jax.runs.policy import read_policy, read_trained
 from sspo_jax.sharding import MeshConfig, make_mesh
 from sspo_jax.trainer.batch import Rows
-from sspo_jax.trainer.checkpoint import Checkpoints, steps_in
-from sspo_jax.trainer.config import OptimizerConfig
+from sspo_jax.trainer.grading import Groups, Judge
 from sspo_jax.trainer.loop import Trainer
-from sspo_jax.trainer.metrics import Display
-from sspo_jax.trainer.rollouts import Groups, Judge
-from sspo_jax.trainer.run_directory import RunDirectory
 from sspo_jax.trainer.setup import check
 from sspo_jax.trainer.step import TrainPrograms
-from sspo_jax.trainer.trainable import count
 from tests.trainer.conftest import SMALL, one_device, run_cli, small
 from tests.trainer.test_resume import metrics, start, wait_for_step
 
@@ -142,7 +142,7 @@ def adapted(cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def groups(adapted: Trainer) -> Groups:
-    from sspo_jax.trainer.rollouts import Stopwatch
+    from sspo_jax.trainer.grading import Stopwatch
 
     sampled = adapted.sample_groups(1, Stopwatch())
     return dataclasses.replace(sampled, rewards=(sampled.rollout.sample_ids % 2).astype(float))

@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-from sspo_jax.processes import DistributedConfig, settings
-from sspo_jax.trainer.watch import LOST
+from sspo_jax.distributed.processes import DistributedConfig, settings
+from sspo_jax.distributed.watch import LOST
 from tests.trainer.conftest import SMALL
 from tests.trainer.launch import Launch, assert_close, environment, metrics, run_alone
 
 _EXPERIMENT = """
 import dataclasses
-from sspo_jax.train import load_experiment
-from sspo_jax.trainer.config import EvaluationConfig
+from sspo_jax.commands.experiments import load_experiment
+from sspo_jax.config import EvaluationConfig
 
 def config():
     small = load_experiment({small!r})

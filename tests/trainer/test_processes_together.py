@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from sspo_jax.export import read_policy, read_trained
+from sspo_jax.models.hf.weights import load_qwen
 from sspo_jax.models.lora import LoraConfig, merge_lora
-from sspo_jax.models.weights import load_qwen
-from sspo_jax.trainer.checkpoint import steps_in
+from sspo_jax.runs.checkpoint import steps_in
+from sspo_jax.runs.policy import read_policy, read_trained
 from tests.trainer.conftest import SMALL
 from tests.trainer.launch import Launch, assert_close, environment, metrics, run_alone
 
@@ -23,8 +23,8 @@ import dataclasses
 from sspo_jax.data.arithmetic import ArithmeticData
 from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.models.lora import LoraConfig
-from sspo_jax.train import load_experiment
-from sspo_jax.trainer.config import *
+from sspo_jax.commands.experiments import load_experiment
+from sspo_jax.config import *
 
 def config():
     small = load_experiment({small!r})

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from sspo_jax.export import read_policy
+from sspo_jax.runs.policy import read_policy
 from tests.trainer.conftest import SMALL, run_cli
 
 

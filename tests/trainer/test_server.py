@@ -16,16 +16,17 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from sspo_jax.cli import main
+from sspo_jax.commands.main import main
+from sspo_jax.config import ServerConfig, TrainConfig
+from sspo_jax.models.hf.weights import save_qwen
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import init_qwen
-from sspo_jax.models.weights import save_qwen
-from sspo_jax.sampler import NO_WEIGHTS, ServerGoneError
-from sspo_jax.trainer.checkpoint import steps_in
-from sspo_jax.trainer.config import ServerConfig, TrainConfig
+from sspo_jax.runs.checkpoint import steps_in
+from sspo_jax.sampler import NO_WEIGHTS
+from sspo_jax.serving import ServerGoneError
+from sspo_jax.trainer.grading import Judging
 from sspo_jax.trainer.loop import Trainer
-from sspo_jax.trainer.rollouts import Judging
-from tests.sampler.server_process import ServerProcess, free_port
+from tests.serving.server_process import ServerProcess, free_port
 from tests.trainer import served_experiment
 from tests.trainer.conftest import run_cli, small
 from tests.trainer.launch import Launch, assert_close, environment, metrics, run_alone

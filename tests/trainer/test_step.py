@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sspo_jax.runs.metrics_file import combine, host_value
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import pack_rows
+from sspo_jax.trainer.grading import Groups
 from sspo_jax.trainer.loop import Trainer
-from sspo_jax.trainer.metrics import combine, host_value
-from sspo_jax.trainer.rollouts import Groups
 from sspo_jax.trainer.step import TrainPrograms
 
 

@@ -9,17 +9,18 @@ import jax
 import numpy as np
 import pytest
 
+from sspo_jax.config import OptimizerConfig
 from sspo_jax.data.tokenizer import load_tokenizer
 from sspo_jax.losses import Sspo
 from sspo_jax.models import QwenConfig, init_qwen
 from sspo_jax.models.qwen import qwen_shardings
+from sspo_jax.optimizer import abstract_state
+from sspo_jax.runs.checkpoint import Checkpoint, Checkpoints
 from sspo_jax.sampler import Sampler, SamplingParams
 from sspo_jax.sharding import MeshConfig, make_mesh
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import Rows
-from sspo_jax.trainer.checkpoint import Checkpoint, Checkpoints
-from sspo_jax.trainer.config import OptimizerConfig
-from sspo_jax.trainer.step import TrainPrograms, abstract_state
+from sspo_jax.trainer.step import TrainPrograms
 
 MODEL = QwenConfig(
     vocab_size=512,

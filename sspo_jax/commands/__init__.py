@@ -1,0 +1,1 @@
+"""The command lines: one module a command, and what they share. Nothing in the package imports from here."""

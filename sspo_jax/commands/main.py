@@ -1,0 +1,68 @@
+"""The command line: `sspo COMMAND ...`. Each command imports only what it needs."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from sspo_jax.host_memory import keep_freed_memory
+
+COMMANDS = {
+    "train": ("sspo_jax.commands.train:main", "train an experiment, or resume its run"),
+    "evaluate": ("sspo_jax.commands.evaluate:main", "score a checkpoint or a run on problem sets"),
+    "verify": ("sspo_jax.commands.verify:main", "judge a response, or a file of them"),
+    "segment": ("sspo_jax.commands.segment:main", "show how texts are cut into subsentences"),
+    "export": ("sspo_jax.runs.policy:main", "write a run's policy as a Hugging Face checkpoint"),
+    "plan": ("sspo_jax.planning.plan:main", "does a run fit on TPUs that are not here"),
+    "data": ("sspo_jax.commands.data:main", "overlap of training and evaluation sets; audit of golds"),
+    "serve": ("sspo_jax.serving.service:main", "an OpenAI-compatible server for a checkpoint"),
+    "inspect": ("sspo_jax.commands.inspect:main", "what a run directory holds and how it went"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code (2: the command line is wrong, 1: it could not be done, 75: not now).
+
+    Without `arguments` the process is ours: the command line is read, and freed memory is kept.
+    """
+    if arguments is None:
+        keep_freed_memory()
+        arguments = sys.argv[1:]
+    arguments = list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from sspo_jax import __version__
+
+        print(f"sspo_jax {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"sspo: no command {name!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    _quiet_libraries()
+    module, _, function = COMMANDS[name][0].partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)(rest)
+    except (ValueError, FileNotFoundError, OSError) as error:
+        if os.environ.get("SSPO_TRACEBACK"):
+            raise
+        print(f"sspo {name}: {error}", file=sys.stderr)
+        return 75 if isinstance(error, ConnectionError) else 1  # 75: temporary, may be tried again
+    except KeyboardInterrupt:
+        print(f"sspo {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _quiet_libraries() -> None:
+    """No advice of libraries between the lines of a run."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _usage() -> str:
+    lines = ["usage: sspo COMMAND ... (`sspo COMMAND --help` for its options)", ""]
+    lines += [f"  {name:<10} {help_text}" for name, (_, help_text) in COMMANDS.items()]
+    return "\n".join(lines)

@@ -1,0 +1,254 @@
+"""What a run is: frozen dataclasses, nested by subject. An experiment file returns one `TrainConfig`.
+
+Every field can be set from the command line as `--section.field value`; the docstring under it is its help text.
+"""
+
+import dataclasses
+from typing import Literal
+
+from sspo_jax.data.curriculum import CurriculumConfig
+from sspo_jax.data.sources import Data
+from sspo_jax.distributed.processes import DistributedConfig
+from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
+from sspo_jax.models.attention import Implementation
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.hf.weights import DType
+from sspo_jax.models.lora import LoraConfig
+from sspo_jax.rewards import RewardConfig
+from sspo_jax.sharding import MeshConfig
+
+Objective = Sspo | Grpo | DrGrpo | Dapo | Gspo | Gmpo | Cispo | Sapo
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Where the policy comes from and how it is computed."""
+
+    path: str | None = None
+    """Hugging Face checkpoint: a directory or a name on the Hub. None: random weights of `shape`."""
+    shape: QwenConfig | None = None
+    """Shape of a model that starts from random weights; read from the checkpoint where `path` is given."""
+    tokenizer: str | None = None
+    """Directory or Hub name of the tokenizer; `tiny` is the one shipped with the project. None: that of `path`."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of activations and matrix products. Weights, optimizer, ratios and reductions are float32."""
+    remat: Literal["none", "full", "dots"] = "full"
+    """What the backward pass recomputes to save memory: nothing, whole layers, or all but matrix products."""
+    attention: Implementation = "auto"
+    """xla, cudnn (GPU) or splash (TPU); auto: the fastest there that computes these shapes."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters and leave the weights, kept in `dtype`, as they are; None: train the weights. Any of its
+    options switches it on, for instance --model.lora.rank 16."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Rollouts and evaluations from a server, in place of this process's own sampler."""
+
+    url: str = "http://localhost:8000"
+    """Of an OpenAI-compatible server that samples from this model: `sspo serve`, or vLLM."""
+    model: str | None = None
+    """Name of the model there; None: what the server lists first."""
+    protocol: Literal["sspo", "vllm"] = "sspo"
+    """How it is told to load weights: as `sspo serve` (/sspo/reload) or as vLLM (/collective_rpc, reload_weights)."""
+    export_directory: str | None = None
+    """Where the weights are written for it before each rollout, of this run alone; the server must see it under the
+    same path. None: weights/ in the run directory."""
+    export_dtype: DType = "float32"
+    """Of the written weights; bfloat16 halves the files, and rounds what is sampled from."""
+    concurrency: int = 256
+    """Requests in flight; `sspo serve` decodes those together that arrive together."""
+    timeout_seconds: float = 600.0
+    """For the answer to one request, which may wait for others."""
+    patience_seconds: float = 120.0
+    """How long a server that does not answer is waited for before the run saves and ends."""
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"--rollout.server.url is {self.url!r}, want one like http://localhost:8000")
+        for name in ("concurrency", "timeout_seconds", "patience_seconds"):
+            if getattr(self, name) <= 0:
+                option = name.replace("_", "-")
+                raise ValueError(f"--rollout.server.{option} is {getattr(self, name)}, want more than 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How responses are sampled."""
+
+    prompts: int = 128
+    """Problems per step."""
+    group_size: int = 8
+    """Responses per problem."""
+    max_new_tokens: int = 3000
+    """Longest response, in tokens; longer ones are truncated."""
+    max_prompt_tokens: int = 1024
+    """Longest prompt, in tokens."""
+    long_prompts: Literal["error", "drop"] = "error"
+    """Problems whose prompt is longer: refuse to start, or leave them out and say how many."""
+    temperature: float = 1.0
+    """Of the softmax; the training program scores responses at the same temperature."""
+    top_p: float = 1.0
+    """Nucleus: sample from the smallest set of tokens with this mass; 1 is off."""
+    top_k: int = 0
+    """Sample from the k most probable tokens; 0 is off."""
+    slots: int | None = None
+    """Responses decoded at the same time; None: all of a step."""
+    dynamic_sampling: int = 0
+    """DAPO's dynamic sampling: draw up to this many more batches of problems to replace groups whose rewards are all
+    equal. 0 keeps such groups (they add nothing to the gradient)."""
+    stop_token_ids: tuple[int, ...] = ()
+    """End tokens in addition to those of the tokenizer and of the checkpoint's generation config."""
+    server: ServerConfig | None = None
+    """Sample through a server in another process; None: here. Any of its options switches it on, for instance
+    --rollout.server.url http://localhost:8000."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmenterConfig:
+    """How responses are cut into subsentences."""
+
+    rule: str = "punctuation"
+    """punctuation, sentence, newline, fixed(n), entropy, token or response."""
+    min_tokens: int = 5
+    """Shorter subsentences are joined with their neighbour."""
+    math_aware: bool = True
+    """Clause marks inside brackets and formulas do not end a subsentence."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdvantageConfig:
+    """Rewards to advantages."""
+
+    estimator: Literal["group", "leave_one_out"] = "group"
+    """Relative to the group's mean, or to the mean of the others in the group."""
+    scale: Literal["group", "batch", "none"] = "group"
+    """Divide by the standard deviation of the group, of the batch, or not (Dr. GRPO)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UpdateConfig:
+    """How a rollout is turned into updates."""
+
+    per_rollout: int = 4
+    """Updates (minibatches of whole groups) per rollout and epoch. With one in all, every ratio is 1 and all methods
+    are the same up to aggregation."""
+    epochs: int = 1
+    """Times a rollout is gone through."""
+    row_tokens: int | None = None
+    """Length of a packed training row, in tokens; None: just the longest prompt and response."""
+    micro_rows: int = 8
+    """Rows whose gradient is computed at once; cut smaller to save memory, the result is the same."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with global-norm clipping."""
+
+    learning_rate: float = 1e-6
+    """Peak; constant after the warm-up."""
+    warmup_updates: int = 0
+    """Updates over which the rate rises linearly from 0."""
+    b1: float = 0.9
+    """Decay of the first moment."""
+    b2: float = 0.999
+    """Decay of the second moment."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay on matrices (not on norms and biases)."""
+    max_grad_norm: float = 1.0
+    """Gradients longer than this are scaled down to it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WarmStartConfig:
+    """Supervised training from random weights on demonstrations; its result is kept and reused."""
+
+    updates: int = 600
+    """Optimizer updates."""
+    rows: int = 24
+    """Rows of packed demonstrations per update."""
+    row_tokens: int = 192
+    """Length of a row, in tokens."""
+    learning_rate: float = 2e-3
+    """Peak; linear warm-up over 5 % of the updates, then cosine decay to a tenth."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay on matrices."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Evaluation inside the run."""
+
+    data: tuple[Data, ...] = ()
+    """Held-out sets; each is scored under its own name."""
+    every: int = 0
+    """Steps between evaluations; 0: only before the first and after the last step."""
+    problems: int | None = None
+    """Of each set, the first so many; None: all."""
+    samples: int = 8
+    """Responses per problem for avg@k, at temperature 1; besides, one greedy response. 0: greedy only."""
+    max_new_tokens: int | None = None
+    """Longest response; None: as in the rollout."""
+    best: Literal["greedy", "avg", "none"] = "greedy"
+    """Keep the policy of the evaluation with the highest mean of this score over the sets, beside the checkpoints that
+    are rotated; none: keep nothing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept to resume from."""
+
+    every: int = 10
+    """Steps between checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Checkpoints kept, newest first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What a person sees and what is written beside the metrics."""
+
+    quiet: bool = False
+    """No progress bars and no sampled texts: one line a step."""
+    samples_every: int = 10
+    """Steps between printed samples; 0: never."""
+    rollouts_every: int = 1
+    """Steps between written rollouts; 0: never."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run. The state of its loop is (parameters, optimizer, step, data cursor) and nothing else."""
+
+    steps: int
+    """Steps: a rollout, its verification and its updates."""
+    model: ModelConfig
+    data: Data
+    """Training problems."""
+    prompt: str = "qwen-math"
+    """Prompt template: chat, qwen-math, qwen-boxed, r1, none, or a Jinja file."""
+    curriculum: CurriculumConfig | None = None
+    """Draw problems that are always or never solved less often; None: every problem once an epoch. Any of its options
+    switches it on, for instance --curriculum.floor 0.1."""
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    segmenter: SegmenterConfig = SegmenterConfig()
+    loss: Objective = Sspo()
+    """The objective: which ratio, which clipping, which aggregation."""
+    update: UpdateConfig = UpdateConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    warm_start: WarmStartConfig | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    seed: int = 0
+    """Of weights, order of problems, and sampling."""
+    run_dir: str | None = None
+    """Where everything is written; None: runs/<experiment>-<time>. One with a checkpoint in it is resumed."""

@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints: found, read, written, as whole models or as PEFT adapters."""

@@ -1,0 +1,103 @@
+"""The optimizer of a run, and the shapes of what a checkpoint holds."""
+
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from sspo_jax.config import OptimizerConfig
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.lora import LoraConfig
+from sspo_jax.models.qwen import Params
+from sspo_jax.models.trainable import Trainable
+from sspo_jax.sharding import replicated
+
+
+def make_optimizer(
+    config: OptimizerConfig, learning_rate: optax.Schedule | None = None
+) -> optax.GradientTransformation:
+    """AdamW after clipping by the global norm; norms and biases are not decayed."""
+    if learning_rate is None:
+        learning_rate = learning_rate_schedule(config)
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adamw(
+            learning_rate,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            mask=_is_decayed,
+        ),
+    )
+
+
+def _is_decayed(params: Params) -> Any:
+    def decayed(path: tuple[Any, ...], _: Any) -> bool:
+        name = path[-1].key
+        return not name.endswith(("norm", "bias"))
+
+    return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
+    """Update number to learning rate: linear from 0 over the warm-up, then constant."""
+    if config.warmup_updates == 0:
+        return optax.constant_schedule(config.learning_rate)
+    return optax.linear_schedule(0.0, config.learning_rate, config.warmup_updates)
+
+
+def updates_done(state: Any) -> Array:
+    """The optimizer's own count, which survives a resume."""
+
+    def is_adam(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByAdamState)
+
+    return next(node for node in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(node)).count
+
+
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, config: QwenConfig, mesh: Mesh, lora: LoraConfig | None = None
+) -> Any:
+    """Of the optimizer's state: moments lie like their parameters, everything else is replicated.
+
+    Explicit even for the step counter: without it, that scalar stays on one device, the second update compiles anew
+    and a checkpoint cannot be restored on several processes.
+    """
+    trainable = Trainable(config, lora)
+    state = jax.eval_shape(optimizer.init, trainable.abstract())
+    return optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        state,
+        trainable.shardings(mesh),
+        transform_non_params=lambda _: replicated(mesh),
+    )
+
+
+def abstract_state(
+    config: QwenConfig,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation | None = None,
+    lora: LoraConfig | None = None,
+) -> dict[str, Any]:
+    """{"params": ..., "optimizer": ...} of `jax.ShapeDtypeStruct` with shardings: where a checkpoint is restored.
+
+    With `lora` both are of the adapters. The shapes of the optimizer's state do not depend on its settings, so that a
+    reader needs none.
+    """
+    optimizer = make_optimizer(OptimizerConfig()) if optimizer is None else optimizer
+    trainable = Trainable(config, lora)
+    shapes = trainable.abstract()
+
+    def place(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+    return {
+        "params": jax.tree.map(place, shapes, trainable.shardings(mesh)),
+        "optimizer": jax.tree.map(
+            place, jax.eval_shape(optimizer.init, shapes), optimizer_shardings(optimizer, config, mesh, lora)
+        ),
+    }

@@ -1,0 +1,1 @@
+"""Does a run fit on devices that are not here: its own programs, compiled ahead of time."""

@@ -1,0 +1,46 @@
+"""How many programs a run compiled and how long that took, from JAX's own events."""
+
+import os
+from typing import TYPE_CHECKING
+
+import jax
+
+from sspo_jax.files import cache_directory
+
+if TYPE_CHECKING:
+    pass
+
+_COMPILE = "/jax/core/compile/backend_compile_duration"
+_TRACE = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
+_SMALL_SECONDS = 0.1  # below it is a helper of a few operations, not one of the run's programs
+
+
+class CompileLog:
+    """Listens from its creation on.
+
+    `programs` counts what took longer than 0.1 s to compile (with the persistent cache: to load); `seconds` is all
+    time spent compiling, `trace_seconds` all time spent turning Python into programs.
+    """
+
+    def __init__(self) -> None:
+        self.programs = 0
+        self.seconds = 0.0
+        self.trace_seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event == _COMPILE:
+            self.seconds += duration_secs
+            self.programs += duration_secs > _SMALL_SECONDS
+        elif event in _TRACE:
+            self.trace_seconds += duration_secs
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where or is empty."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory("compiled")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

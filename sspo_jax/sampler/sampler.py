@@ -1,0 +1,285 @@
+"""`Sampler`: the rollout engine of one model shape and one way of sampling, with its compiled programs.
+
+It checks the arguments, hands the samples to `schedule.Run`, which decodes them, and assembles the `Rollout`.
+
+The tokens of a sample depend on seed, step, prompt id and sample index alone, not on slots, order or neighbours. No
+decision depends on the clock on the wall, so that the same calls give bit-identical results on one machine.
+"""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from sspo_jax.host_memory import release_freed_memory
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.lora import has_lora
+from sspo_jax.models.qwen import fusable, fuse_kernels
+from sspo_jax.sampler.assemble import assemble, pad_rows
+from sspo_jax.sampler.decode import ready_weights
+from sspo_jax.sampler.programs import Programs
+from sspo_jax.sampler.random_bits import row_keys
+from sspo_jax.sampler.sampling import SamplingParams
+from sspo_jax.sampler.schedule import RolloutStats, Run, Sample
+from sspo_jax.sharding import batch_shards, is_one_cpu
+from sspo_jax.types import Rollout
+
+UNROLL_LAYERS = 8
+"""Up to this many layers each gets arrays of its own; deeper models are scanned, which compiles in a fraction."""
+
+
+class Sampler:
+    """Generates with one model shape and one way of sampling; keeps compiled programs between calls.
+
+    >>> # sampler = Sampler(config, SamplingParams(max_new_tokens=96, stop_token_ids=(2,)))
+    >>> # rollout = sampler.generate(params, prompts, group_size=8, seed=0, step=12)
+    """
+
+    def __init__(
+        self,
+        config: QwenConfig,
+        sampling: SamplingParams,
+        *,
+        slots: int | None = None,
+        mesh: Mesh | None = None,
+        block_steps: int | None = None,
+        cache_dtype: Any = None,
+        cache_buckets: int | None = None,
+        unrolled: bool | None = None,
+        decode: Callable[[list[int]], str] | None = None,
+    ):
+        """
+        Args:
+          config: shape of the model.
+          sampling: how tokens are drawn.
+          slots: samples decoded at once; rounded up to a multiple of the mesh's batch shards. By default 64 on CPU,
+            256 elsewhere, and never more than there are samples.
+          mesh: devices; slots are sharded like a batch, heads along the tensor axis.
+          block_steps: decoding steps between looks of the host; by default an eighth of the budget, 8 to 32.
+          cache_dtype: of keys and values; by default that of the computation.
+          cache_buckets: sizes the cache may have while it grows, hence decoding programs for each number of slots; by
+            default 2, and 4 where samples can exceed 512 tokens.
+          unrolled: whether each layer gets arrays of its own; by default up to 8 layers.
+          decode: token ids to text; wanted for stop strings.
+
+        Raises:
+          ValueError: stop strings without `decode`, stop tokens outside the vocabulary, sizes below 1.
+        """
+        for name, value in (("slots", slots), ("block_steps", block_steps), ("cache_buckets", cache_buckets)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, want at least 1")
+        if sampling.stop_strings and decode is None:
+            raise ValueError("sampling has stop_strings, which need decode=, a function from token ids to text")
+        beyond = [token for token in sampling.stop_token_ids if token >= config.vocab_size]
+        if beyond:
+            raise ValueError(f"stop_token_ids {beyond} are outside the vocabulary of {config.vocab_size}")
+        self.config, self.sampling, self.mesh = config, sampling, mesh
+        self.slots = slots
+        self.block_steps = block_steps or min(32, max(8, sampling.max_new_tokens // 8))
+        self.cache_dtype = jnp.dtype(cache_dtype or config.dtype)
+        self.cache_buckets = cache_buckets
+        self.unrolled = config.num_layers <= UNROLL_LAYERS if unrolled is None else unrolled
+        self.programs = Programs()
+        """Compiled so far: `len(sampler.programs)`, `.seconds`, `.names`."""
+        self.stats = RolloutStats()
+        """Of the latest call."""
+        self.extras: dict[str, np.ndarray] = {}
+        """Per-token arrays of the latest call that `sampling` asks for: `entropies`, `truncated_logprobs`."""
+        self.decode = decode
+        """Token ids to text, for stop strings."""
+        self._signature: Any = None
+
+    def generate(
+        self,
+        params: Any,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seed: int,
+        step: int = 0,
+        group_size: int = 1,
+        prompt_ids: Sequence[int] | None = None,
+        budgets: Sequence[int] | None = None,
+        keys: np.ndarray | None = None,
+        on_finished: Callable[[int, list[int]], None] | None = None,
+        on_sample: Callable[[Sample], None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Rollout:
+        """Samples `group_size` responses to each prompt; rows are ordered by prompt, then by sample.
+
+        Args:
+          params: as `init_qwen` or `load_qwen` give them, or what `ready` made of them.
+          prompts: token ids, at least one each.
+          seed, step: of the run and of the update; with prompt id, sample index and place in the response they make
+            the key of a token.
+          prompt_ids: what stands for each prompt in its keys; by default its place in `prompts`. A prompt sampled
+            again later in the same step, or in another order, keeps its noise or gets fresh noise by it.
+          budgets: length budget of each row, at most `max_new_tokens`; by default that.
+          keys: [rows, 2] uint32 instead of those made from seed, step and ids: a server passes those of its clients.
+          on_finished: called with row and tokens of a response as soon as it has ended, while others go on.
+          on_sample: the same with all that is known of it: log-probabilities, how it ended.
+          progress: called between blocks with the number of tokens generated so far.
+
+        Raises:
+          ValueError: an empty prompt, a token outside the vocabulary, a prompt that with its budget exceeds the
+            model's positions, or lists of unequal length. All before anything is computed.
+        """
+        samples = self._samples(prompts, group_size, prompt_ids, budgets)
+        if not 0 <= seed < 2**64 or not 0 <= step < 2**32:
+            raise ValueError(f"seed is {seed}, step {step}: want 0 <= seed < 2^64 and 0 <= step < 2^32")
+        start, compiled_before = time.perf_counter(), self.programs.seconds
+        self.stats = RolloutStats()
+        with self._on_mesh():
+            self._check_signature(params)
+            weights = self.ready(params)
+            if keys is None:
+                ids = np.array([[sample.prompt_id, sample.sample_id] for sample in samples], np.uint32)
+                keys = row_keys(seed, step, *ids.T)
+
+            def finished(sample: Sample) -> None:
+                if on_finished is not None:
+                    on_finished(sample.row, list(sample.tokens))
+                if on_sample is not None:
+                    on_sample(sample)
+
+            Run(self, weights, samples, keys, on_finished=finished, progress=progress).run()
+        self.stats.seconds = time.perf_counter() - start
+        self.stats.compile_seconds = self.programs.seconds - compiled_before
+        self.stats.programs = len(self.programs)
+        return self._rollout(samples, prompts, group_size)
+
+    def ready(self, params: Any, *, release: bool = False) -> Any:
+        """The parameters as the programs read them; `generate` takes the result in their place and need not make it.
+
+        Up to 8 layers each get arrays of their own, in the order that the platform multiplies fastest; all else is
+        passed through where its dtype is that of the computation.
+
+        Args:
+          release: delete each parameter once it is converted, for a caller who only samples: the memory then holds
+            one of them twice at most. Parameters with LoRA adapters are kept.
+        """
+        if isinstance(params["blocks"], tuple):
+            return params
+        as_they_are = usable_weights(params, self.config, unrolled=self.unrolled)
+        others = {name: leaf for name, leaf in params.items() if name not in as_they_are}
+        if not others:
+            return params
+        convert = functools.partial(ready_weights, config=self.config, unrolled=self.unrolled)
+        with self._on_mesh():
+            if not release or has_lora(params):
+                return {**as_they_are, **self.programs("weights", convert, others)}
+            parts = [as_they_are]
+            for path, leaf in jax.tree_util.tree_leaves_with_path(others):
+                names = [key.key for key in path]
+                part = functools.reduce(lambda node, name: {name: node}, reversed(names), leaf)
+                parts.append(jax.block_until_ready(self.programs(("weights", *names), convert, part)))
+                leaf.delete()
+                release_freed_memory()
+            weights = _merge(parts)
+            if self.unrolled and is_one_cpu():
+                weights["blocks"] = tuple(map(self._fuse, weights["blocks"]))
+        return weights
+
+    def _fuse(self, block: Any) -> Any:
+        """The block with kernels of the same input in one; their parts are deleted."""
+        apart = fusable(block)
+        if not apart:
+            return block
+        together = jax.block_until_ready(self.programs("fuse", fuse_kernels, apart))
+        for leaf in jax.tree.leaves(apart):
+            leaf.delete()
+        release_freed_memory()
+        return {name: leaf for name, leaf in block.items() if name not in apart} | together
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
+
+    def num_slots(self, num_samples: int) -> int:
+        """Slots that a call with so many samples uses."""
+        limit = self.slots or (64 if jax.default_backend() == "cpu" else 256)
+        quarter = 1 << max(0, num_samples.bit_length() - 3)  # few sizes to compile for: four in each octave
+        slots = min(-(-num_samples // quarter) * quarter, limit)
+        shards = 1 if self.mesh is None else batch_shards(self.mesh)
+        return -(-slots // shards) * shards
+
+    def _samples(
+        self,
+        prompts: Sequence[Sequence[int]],
+        group_size: int,
+        prompt_ids: Sequence[int] | None,
+        budgets: Sequence[int] | None,
+    ) -> list[Sample]:
+        limit, vocab = self.config.max_positions, self.config.vocab_size
+        longest = self.sampling.max_new_tokens
+        if not prompts or group_size < 1:
+            raise ValueError(f"there are {len(prompts)} prompts, group_size is {group_size}: want at least 1 of each")
+        if prompt_ids is not None and len(prompt_ids) != len(prompts):
+            raise ValueError(f"prompt_ids has {len(prompt_ids)} entries, want {len(prompts)}, one a prompt")
+        if budgets is not None and len(budgets) != len(prompts) * group_size:
+            raise ValueError(f"budgets has {len(budgets)} entries, want {len(prompts) * group_size}, one a row")
+        samples: list[Sample] = []
+        places: dict[tuple[int, ...], int] = {}  # equal prompts are prefilled once
+        for index, prompt in enumerate(prompts):
+            prompt = [int(token) for token in prompt]
+            if not prompt:
+                raise ValueError(f"prompt {index} is empty, want at least one token (a begin or padding token)")
+            if min(prompt) < 0 or max(prompt) >= vocab:
+                raise ValueError(f"prompt {index} holds tokens {min(prompt)} to {max(prompt)}, want 0 to {vocab - 1}")
+            prompt_id = index if prompt_ids is None else int(prompt_ids[index])
+            if not 0 <= prompt_id < 2**32:
+                raise ValueError(f"prompt id {prompt_id} of prompt {index}, want 0 <= id < 2^32")
+            place = places.setdefault(tuple(prompt), len(places))
+            for sample in range(group_size):
+                row = len(samples)
+                budget = longest if budgets is None else int(budgets[row])
+                if not 1 <= budget <= longest:
+                    raise ValueError(f"budget of row {row} is {budget}, want 1 to max_new_tokens = {longest}")
+                if len(prompt) + budget > limit:
+                    raise ValueError(
+                        f"prompt {index} has {len(prompt)} tokens, with a budget of {budget} more than the model's "
+                        f"{limit} positions: shorten the prompt or max_new_tokens"
+                    )
+                samples.append(Sample(row, prompt, place, prompt_id, sample, budget))
+        return samples
+
+    def _check_signature(self, params: Any) -> None:
+        """Programs are compiled for given shapes, types and placements of the parameters."""
+        signature = [(x.shape, str(x.dtype), getattr(x, "sharding", None)) for x in jax.tree.leaves(params)]
+        if self._signature is not None and signature != self._signature:
+            self.programs = Programs()
+        self._signature = signature
+
+    def _rollout(self, samples: list[Sample], prompts: Sequence[Sequence[int]], group_size: int) -> Rollout:
+        values = {
+            name: pad_rows([np.concatenate(sample.values[name])[: len(sample.tokens)] for sample in samples])[0]
+            for name in samples[0].values
+        }
+        logprobs = values.pop("logprobs")
+        self.extras = values
+        reasons = [int(sample.finish) for sample in samples]
+        return assemble(prompts, group_size, [sample.tokens for sample in samples], logprobs, reasons)
+
+
+def _merge(parts: list[Any]) -> Any:
+    """One tree of several that have no leaf in common: dicts by key, tuples by place."""
+    if isinstance(parts[0], dict):
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: _merge([part[name] for part in parts if name in part]) for name in names}
+    if isinstance(parts[0], tuple):
+        return tuple(_merge(list(each)) for each in zip(*parts, strict=True))
+    return parts[0]
+
+
+def usable_weights(params: Any, config: QwenConfig, *, unrolled: bool) -> Any:
+    """The part of the parameters that the sampler uses as it is; of the others it makes a copy in another form."""
+    dtype = jnp.dtype(config.dtype)
+    found = {name: leaf for name, leaf in params.items() if name != "blocks" and getattr(leaf, "dtype", None) == dtype}
+    blocks = params["blocks"]
+    if not unrolled and not has_lora(params) and all(x.dtype == dtype for x in jax.tree.leaves(blocks)):
+        found["blocks"] = blocks
+    return found

@@ -1,0 +1,161 @@
+"""Evaluation inside a run, with the run's own engine and checker."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+from sspo_jax.config import TrainConfig
+from sspo_jax.data.filters import SubsetSource
+from sspo_jax.data.problems import ProblemSource
+from sspo_jax.distributed.processes import is_main
+from sspo_jax.evaluation.policy import evaluate_policy
+from sspo_jax.evaluation.scoring import SampleRow, SetScores
+from sspo_jax.files import replace_text
+from sspo_jax.runs.directory import RunDirectory
+from sspo_jax.runs.display import Display
+from sspo_jax.sampler import RolloutEngine, SamplingParams
+from sspo_jax.trainer.grading import Judge, SharedVerifier
+from sspo_jax.trainer.setup import Parts
+
+
+class Evaluator:
+    """Scores the policy on the held-out sets: greedy, and avg@k at the temperature of the rollout.
+
+    Args:
+      sampling: of the rollouts; the engine's programs are used again where the settings allow.
+    """
+
+    def __init__(
+        self, config: TrainConfig, parts: Parts, sampling: SamplingParams, judge: Judge, directory: RunDirectory
+    ):
+        settings = config.evaluation
+        self._config = config
+        self._parts = parts
+        self._verifier = SharedVerifier(judge.verifier)
+        self._directory = directory
+        limit = settings.max_new_tokens or config.rollout.max_new_tokens
+        self._sampled = dataclasses.replace(sampling, max_new_tokens=limit)
+        self._greedy = dataclasses.replace(self._sampled, temperature=0.0, top_p=1.0, top_k=0)
+        self.sets: tuple[ProblemSource, ...] = tuple(_first(source, settings.problems) for source in parts.evaluation)
+
+    def is_due(self, step: int) -> bool:
+        """Whether to evaluate after this step (0: before the first)."""
+        every = self._config.evaluation.every
+        return bool(self.sets) and (step in (0, self._config.steps) or (every > 0 and step % every == 0))
+
+    def __call__(
+        self, engine: RolloutEngine, step: int, display: Display, *, look: Callable[[], None] = lambda: None
+    ) -> dict[str, dict[str, Any]]:
+        """Scores of each set; responses and scores are written to evaluations/step_N.jsonl and .json.
+
+        Args:
+          engine: with the weights of the policy.
+          look: called between blocks of decoding; what it raises ends the evaluation, and nothing is written.
+        """
+        scores: dict[str, dict[str, Any]] = {}
+        rows: list[SampleRow] = []
+        for source in self.sets:
+            greedy, greedy_rows = self._score(engine, source, self._greedy, 1, display, look)
+            rows += greedy_rows
+            scores[source.name] = {
+                "problems": greedy.problems,
+                "greedy": dataclasses.asdict(greedy.accuracy),
+                "length_mean": greedy.metrics["length_mean"].value,
+                "truncated_fraction": greedy.metrics["truncated_fraction"].value,
+                "unparsed_fraction": greedy.metrics["unparsed_fraction"].value,
+            }
+            samples = self._config.evaluation.samples
+            if samples:
+                sampled, sampled_rows = self._score(engine, source, self._sampled, samples, display, look)
+                rows += sampled_rows
+                scores[source.name] |= {
+                    "samples": samples,
+                    "avg": dataclasses.asdict(sampled.accuracy),
+                    f"pass@{samples}": dataclasses.asdict(sampled.metrics[f"pass@{samples}"]),
+                    "sampled_length_mean": sampled.metrics["length_mean"].value,
+                }
+        if is_main():
+            self._write(step, scores, rows)
+        return scores
+
+    def _write(self, step: int, scores: dict[str, dict[str, Any]], rows: list[SampleRow]) -> None:
+        path = self._directory.evaluation(step)
+        path.parent.mkdir(exist_ok=True)
+        lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+        replace_text(path.with_suffix(".jsonl"), "".join(lines))
+        replace_text(path, json.dumps(scores, indent=2) + "\n")
+
+    def _score(
+        self,
+        engine: RolloutEngine,
+        source: ProblemSource,
+        sampling: SamplingParams,
+        group_size: int,
+        display: Display,
+        look: Callable[[], None],
+    ) -> tuple[SetScores, list[SampleRow]]:
+        what = "greedy" if group_size == 1 else f"avg@{group_size}"
+        display.phase(f"evaluate {source.name}, {what}", total=None)
+
+        def sample(prompts: list[list[int]], *, group_size: int, sampling: SamplingParams, seed: int) -> Any:
+            return engine.generate(prompts, sampling, group_size=group_size, seed=seed, progress=lambda _: look())
+
+        responses_at_once = self._config.rollout.prompts * self._config.rollout.group_size
+        return evaluate_policy(
+            sample,
+            source,
+            prompts=self._parts.prompts,
+            tokenizer=self._parts.tokenizer,
+            verifier=self._verifier,
+            sampling=sampling,
+            group_size=group_size,
+            seed=self._config.seed,
+            problems_at_once=max(1, responses_at_once // group_size),
+        )
+
+    def read(self, step: int) -> dict[str, dict[str, Any]] | None:
+        """Scores written earlier, by this process or before a restart."""
+        path = self._directory.evaluation(step)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def examples(self, first: int, last: int, count: int = 3) -> list[dict[str, Any]]:
+        """The greedy responses to the first problems at two evaluations, side by side."""
+        found = []
+        for step in (first, last):
+            file = self._directory.evaluation(step).with_suffix(".jsonl")
+            if not file.exists():
+                return []
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            found.append({(row["set"], row["id"]): row for row in reversed(rows) if row["sample"] == 0})
+        examples = []
+        for source in self.sets:
+            for index in range(min(count, len(source))):
+                problem = source[index]
+                before, after = (rows.get((source.name, problem.id)) for rows in found)
+                if before and after:
+                    examples.append(
+                        {
+                            "problem": problem.problem,
+                            "gold": problem.answer,
+                            "before": {"response": before["response"], "status": before["status"]},
+                            "after": {"response": after["response"], "status": after["status"]},
+                        }
+                    )
+        return examples[:count]
+
+
+def metrics_of(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """`eval/<set>/accuracy` (greedy) and the others as flat numbers for metrics.jsonl."""
+    metrics = {}
+    for name, score in scores.items():
+        metrics[f"eval/{name}/accuracy"] = score["greedy"]["value"]
+        metrics[f"eval/{name}/length_mean"] = score["length_mean"]
+        metrics[f"eval/{name}/truncated_fraction"] = score["truncated_fraction"]
+        if "avg" in score:
+            metrics[f"eval/{name}/avg_at_{score['samples']}"] = score["avg"]["value"]
+    return metrics
+
+
+def _first(source: ProblemSource, count: int | None) -> ProblemSource:
+    return source if count is None or count >= len(source) else SubsetSource(source, range(count))

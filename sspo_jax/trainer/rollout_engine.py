@@ -1,0 +1,140 @@
+"""Which engine samples for a run: the one of this process, or a server, asked before anything expensive starts."""
+
+import dataclasses
+import pathlib
+import urllib.error
+import urllib.request
+
+import numpy as np
+from jax.sharding import Mesh
+
+from sspo_jax.config import ServerConfig, TrainConfig
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.sampler import LocalEngine, RolloutEngine, SamplingParams
+from sspo_jax.serving import VLLM_RELOAD, RemoteEngine, ServerError
+from sspo_jax.serving.connection import Connection
+from sspo_jax.serving.remote_engine import checked_choice, completion_request, served_models
+
+_START_PATIENCE = 3.0
+"""Seconds: a server is to be up before the run starts."""
+
+
+def rollout_sampling(config: TrainConfig, stop_token_ids: tuple[int, ...]) -> SamplingParams:
+    """How the responses of a step are drawn."""
+    return SamplingParams(
+        max_new_tokens=config.rollout.max_new_tokens,
+        temperature=config.rollout.temperature,
+        top_p=config.rollout.top_p,
+        top_k=config.rollout.top_k,
+        stop_token_ids=stop_token_ids,
+    )
+
+
+def open_engine(config: TrainConfig, model: QwenConfig, mesh: Mesh, run_directory: pathlib.Path) -> RolloutEngine:
+    """The engine that the configuration chooses, without weights yet."""
+    server = config.rollout.server
+    if server is None:
+        return LocalEngine(model, slots=config.rollout.slots, mesh=mesh)
+    return RemoteEngine(
+        server.url,
+        model,
+        export_directory=server.export_directory or run_directory / "weights",
+        export_dtype=server.export_dtype,
+        model=server.model,
+        reload=VLLM_RELOAD if server.protocol == "vllm" else None,
+        concurrency=server.concurrency,
+        timeout_seconds=server.timeout_seconds,
+        patience_seconds=server.patience_seconds,
+    )
+
+
+def check_server(config: TrainConfig, model: QwenConfig, stop_token_ids: tuple[int, ...]) -> None:
+    """Asks the server what it serves, and for one token; does nothing where no server is chosen.
+
+    Raises:
+      ServerGoneError: it does not answer.
+      ServerError: it is not one that this run can use: what it says, what is wanted and what to do.
+    """
+    server = config.rollout.server
+    if server is None:
+        return
+    connection = Connection(
+        server.url,
+        timeout_seconds=server.timeout_seconds,
+        patience_seconds=min(_START_PATIENCE, server.patience_seconds),
+    )
+    try:
+        _check_routes(connection, server)
+        name = _check_model(connection, config, model)
+        sampling = dataclasses.replace(rollout_sampling(config, stop_token_ids), max_new_tokens=1)
+        request = completion_request(name, [0], sampling, np.zeros(2, np.uint32))
+        checked_choice(connection.call("/v1/completions", request), connection.url)
+    except ConnectionError as error:
+        raise type(error)(
+            f"{error} Start it (`sspo serve --model DIR`, DIR a checkpoint of this model's shape), or correct "
+            "--rollout.server.url"
+        ) from None
+
+
+def _check_routes(connection: Connection, server: ServerConfig) -> None:
+    """Whether it can be told to load weights."""
+    if server.protocol == "sspo":
+        if "weights_version" not in connection.call("/health"):
+            raise ServerError(
+                f"{connection.url}/health names no weights_version, so it is not `sspo serve`: for vLLM set "
+                "--rollout.server.protocol vllm"
+            )
+        return
+    served_models(connection)  # it is up
+    for route in (VLLM_RELOAD.route, *VLLM_RELOAD.then):
+        if _status(connection.url + route) == 404:
+            raise ServerError(
+                f"{connection.url} has no route {route}, which loads new weights: start vLLM with "
+                "VLLM_SERVER_DEV_MODE=1 in its environment, or for `sspo serve` set --rollout.server.protocol sspo"
+            )
+
+
+def _status(url: str) -> int:
+    """Of a GET: 404 where there is no such route, 405 where it wants a POST."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def _check_model(connection: Connection, config: TrainConfig, model: QwenConfig) -> str:
+    """The name of the model to ask for, whose card does not contradict what the run needs."""
+    server = config.rollout.server
+    assert server is not None
+    cards = {str(card.get("id")): card for card in served_models(connection)}
+    name = server.model or next(iter(cards))
+    if name not in cards:
+        raise ServerError(
+            f"{connection.url} serves {', '.join(cards)}, not {name!r}: set --rollout.server.model to one of them"
+        )
+    card = cards[name]
+    longest_response = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
+    longest = config.rollout.max_prompt_tokens + longest_response
+    if card.get("max_model_len", longest) < longest:
+        raise ServerError(
+            f"{connection.url} serves {name!r} with {card['max_model_len']} positions, want {longest} for the longest "
+            "prompt and response: start it with more (vLLM: --max-model-len), or lower --rollout.max-new-tokens"
+        )
+    if card.get("max_tokens", longest_response) < longest_response:
+        raise ServerError(
+            f"{connection.url} gives at most {card['max_tokens']} tokens, want {longest_response}: start it with "
+            f"--max-tokens {longest_response}"
+        )
+    theirs, ours = card.get("architecture", {}), model.architecture
+    differing = [
+        f"{field} {theirs[field]}, want {ours[field]}"
+        for field in ours
+        if theirs.get(field, ours[field]) != ours[field]
+    ]
+    if differing:
+        raise ServerError(
+            f"{connection.url} serves a model of another shape: {'; '.join(differing)}. Start it with a checkpoint of "
+            "this run's model; the weights in it do not matter"
+        )
+    return name

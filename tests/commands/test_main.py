@@ -1,0 +1,37 @@
+"""Sections that an experiment leaves out are switched on by any of their options."""
+
+import dataclasses
+
+import pytest
+
+from sspo_jax.commands.options import parse, switch_on
+from sspo_jax.config import TrainConfig
+from sspo_jax.data.curriculum import CurriculumConfig
+from tests.trainer.conftest import small
+
+PLAIN = dataclasses.replace(small(), warm_start=None)
+
+
+def parsed(*arguments: str) -> TrainConfig:
+    return parse(TrainConfig, arguments, prog="sspo train", default=PLAIN)
+
+
+def test_an_option_of_a_section_switches_it_on():
+    assert PLAIN.curriculum is None
+    assert parsed("--steps", "3").curriculum is None
+    assert parsed("--curriculum.floor", "0.2").curriculum == CurriculumConfig(floor=0.2)
+    config = parsed("--curriculum.most-candidates=7", "--warm-start.updates", "9")
+    assert config.curriculum == CurriculumConfig(most_candidates=7)
+    assert config.warm_start is not None
+    assert config.warm_start.updates == 9
+
+
+def test_nothing_else_changes():
+    on = switch_on(PLAIN, ["--curriculum.floor", "0.2", "--model.dtype", "float32"])
+    assert dataclasses.replace(on, curriculum=None) == PLAIN
+
+
+def test_a_misspelt_option_of_it_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--curriculum.flor", "0.2")
+    assert "flor" in "".join(capsys.readouterr())

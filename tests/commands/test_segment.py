@@ -1,0 +1,72 @@
+"""`sspo segment`: a text, a file of texts, and what it says of input that it cannot use."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from sspo_jax.commands import main as cli
+from sspo_jax.commands import segment
+
+TEXT = "First add 3 and 4, then double it. The sum is 7, so twice that is \\boxed{14}.\n"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSPO_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("SSPO_TRACEBACK", raising=False)
+
+
+def run(*arguments: object) -> int:
+    return cli.main(["segment", *map(str, arguments)])
+
+
+def test_a_text_is_shown_whole_with_its_statistics(tmp_path, capsys):
+    file = tmp_path / "text.txt"
+    file.write_text(TEXT, encoding="utf-8")
+    assert run(file, "--tokenizer", "tiny") == 0
+    shown = capsys.readouterr().out
+    assert "".join(shown.split("\n\n")[0].replace("\n", "").split()) == "".join(TEXT.replace("\n", "⏎").split())
+    figures = json.loads(next(line for line in shown.splitlines() if line.startswith("{")))
+    segmenter = segment.Segmenter.from_tokenizer(segment.read_tokenizer("tiny"))
+    assert figures["texts"] == 1
+    assert figures["subsentences"] == len(segmenter.split(TEXT)) > 2
+    assert figures["tokens"] == len(segmenter.host.tokenizer.encode(TEXT, add_special_tokens=False).ids)
+    assert "share" in shown
+
+
+def test_a_file_of_texts(tmp_path, capsys):
+    file = tmp_path / "texts.jsonl"
+    # U+2028 ends no line of JSON; an empty line is none; the last text is empty.
+    rows = [{"answer": TEXT}, {"answer": "a\u2028b"}, {"answer": ""}]
+    file.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", encoding="utf-8")
+    tokenizer = pathlib.Path(segment.__file__).parent / "data" / "tiny_tokenizer" / "tokenizer.json"
+    assert run(file, "--tokenizer", tokenizer, "--field", "answer", "--rule", "fixed(4)", "--show", "0") == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (figures["texts"], figures["tokens_median"]) == (3, 4)
+    assert figures["rule"] == "fixed(4)"
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (None, [], "No such file"),
+        ("{", [], "line 1 of .* is no JSON"),
+        ('{"solution": "x"}\n[1]', [], "line 2 of .* is a list, want a JSON object"),
+        ('{"solution": 3, "text": "x"}', [], "has no text in 'solution' but the fields solution, text"),
+        ('{"solution": "x"}', ["--rule", "clause"], "rule is 'clause', want punctuation, sentence"),
+        ('{"solution": "x"}', ["--rule", "entropy"], "needs the entropies of a model"),
+        ('{"solution": "x"}', ["--min-tokens", "0"], "min_tokens is 0, want 1 or more"),
+        ('{"solution": "x"}', ["--tokenizer", "nowhere"], "tokenizer is 'nowhere', want 'tiny', a tokenizer.json"),
+        ('{"solution": "x"}', ["--tokenizer", __file__], "is no tokenizer.json"),
+    ],
+)
+def test_wrong_input_is_named(tmp_path, capsys, content, options, message):
+    file = tmp_path / "texts.jsonl"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    assert run(file, *(["--tokenizer", "tiny"] if "--tokenizer" not in options else []), *options) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert len(error.strip().splitlines()) == 1

@@ -1,0 +1,290 @@
+"""Planning for TPUs: the figures by hand, and one real compilation where libtpu is installed."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from sspo_jax.commands.experiments import load_experiment
+from sspo_jax.config import TrainConfig
+from sspo_jax.models import configs
+from sspo_jax.models.lora import LoraConfig
+from sspo_jax.planning import plan
+from sspo_jax.sharding import MeshConfig, make_mesh
+from tests.trainer.conftest import small
+
+CHIP = plan.CHIPS["v5e"]
+
+
+def program(name: str, gib: float, refusal: str = "") -> plan.Program:
+    size = int(gib * plan.GIB)
+    return plan.Program(name=name, arguments=size, temporaries=0, resident=0, seconds=0.0, refusal=refusal)
+
+
+def test_model_flops_by_hand():
+    """One layer, width 4, 2 query heads and 1 key head of 2, MLP 8, vocabulary 10, context 6.
+
+    Weights: query and output 4*4 each, key and value 4*2 each: 48; MLP 3*4*8 = 96; unembedding 40. 2 * 184 = 368.
+    Attention: 2 products of 2 FLOPs, 2 heads of 2, over 6 / 2 tokens: 2 * 2 * 4 * 3 = 48.
+    """
+    model = configs.QwenConfig(
+        vocab_size=10, hidden_size=4, intermediate_size=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=2
+    )
+    assert plan.model_flops(model, 6) == 368 + 48
+    # Two of four experts of width 3, and the router: 2 * (48 + 2 * 36 + 16 + 40) + 48.
+    experts = dataclasses.replace(model, num_experts=4, experts_per_token=2, expert_size=3)
+    assert plan.model_flops(experts, 6) == 2 * (48 + 72 + 16 + 40) + 48
+
+
+def test_the_bound_of_decoding_by_hand():
+    """The model above, untied, 8 slots of 6 columns in float32, on a chip of 1 GB/s and 1 TFLOP/s.
+
+    Weights read: 48 + 8 of biases + 96 + 8 of norms + 40 of the unembedding + 4 of the last norm = 204, 816 bytes.
+    Cache: 8 * 6 * 2 * 2 * 4 bytes = 768. A token: 368 + 2 * 2 * 4 * 6 = 464 FLOPs; 8 * 464 / 1584 = 2.3 FLOPs a byte.
+    1,584 bytes take 1.584 us: 8 / 1.584e-6 = 5,050,505 tokens a second. Two devices of fsdp read the weights twice.
+    """
+    model = configs.QwenConfig(
+        vocab_size=10,
+        hidden_size=4,
+        intermediate_size=8,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=2,
+        tie_embeddings=False,
+    )
+    assert plan.weight_bytes(model) == 4 * 204
+    assert plan.weight_bytes(dataclasses.replace(model, tie_embeddings=True, dtype="bfloat16")) == 2 * 204
+    chip = plan.Chip(memory_gib=1.0, peak_tflops=1.0, bandwidth_gb=1.0)
+
+    def bound(devices: int, chip: plan.Chip) -> str:
+        mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+        return plan.decode_bound(model, chip, mesh, slots=8, columns=6)
+
+    assert "intensity 2 FLOP/byte where the chip balances at 1000: bound by memory, at most 5,050,505 " in bound(
+        1, chip
+    )
+    assert f"at most {16 / 2.4e-6:,.0f} tokens/s" in bound(2, chip)
+    slow = dataclasses.replace(chip, peak_tflops=1e-3)
+    assert f"balances at 1: bound by arithmetic, at most {1e9 / 464:,.0f} tokens/s" in bound(1, slow)
+
+
+def tiny(**model: object) -> TrainConfig:
+    """4 prompts x 4 samples of 40 + 16 tokens."""
+    return small(warm_start=None, **{f"model__{name}": value for name, value in model.items()})
+
+
+# Of rank 2: query and output 32 x 32, key and value 32 x 16, MLP 3 of 32 x 64; inputs and outputs added, 2 layers.
+ADAPTERS = 2 * 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
+
+
+def test_step_flops_by_hand():
+    """896 tokens, one epoch. All weights: sampled, scored, and 3 forward passes' worth: 5. With adapters the backward
+    pass has no gradients of the weights: 4; and 2 FLOPs for each of an adapter's, scored once and 3 in the update.
+    """
+    config = tiny()
+    model = plan.model_shape(config)
+    forward = plan.model_flops(model, 56)
+    assert plan.step_flops(config, model) == 896 * 5 * forward
+    penalised = dataclasses.replace(config, loss=dataclasses.replace(config.loss, kl_coefficient=0.1))
+    assert plan.step_flops(penalised, model) == 896 * 6 * forward
+    adapted = tiny(lora=LoraConfig(rank=2))
+    assert plan.step_flops(adapted, model) == 896 * (4 * forward + 4 * 2 * ADAPTERS)
+
+
+MEASURE = """
+import dataclasses, json, sys
+import jax
+from sspo_jax.planning import plan
+from sspo_jax.models.lora import LoraConfig
+from sspo_jax.sharding import MeshConfig, make_mesh
+from tests.trainer.conftest import small
+
+found = {}
+mesh = make_mesh(MeshConfig(fsdp=1))
+sizes = {"rows": 8, "time_": 64, "slots": 16, "columns": [64, 128]}
+plain = small(warm_start=None)
+for name, config, compiled in (
+    ("lora", small(warm_start=None, model__lora=LoraConfig(rank=2), model__dtype="bfloat16"), ("optimizer", "weights")),
+    ("plain", plain, ()),
+    ("penalised", dataclasses.replace(plain, loss=dataclasses.replace(plain.loss, kl_coefficient=0.1)), ("update",)),
+):
+    lowerings = plan._lowerings(config, plan.model_shape(config), mesh, **sizes)
+    with jax.set_mesh(mesh):
+        found[name] = {
+            program: [resident, plan._compile(program, lower, resident).arguments if program in compiled else None]
+            for program, lower, resident in lowerings
+        }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, dict[str, list[int]]]:
+    """{configuration: {program: [bytes beside it, bytes of its arguments]}}, on one CPU device, so that bytes can be
+    counted by hand; in a process of its own, where batches of abstract arrays pass."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, env=environment, cwd=root, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_with_lora_the_optimizer_is_of_the_adapters_and_the_weights_are_kept_in_bfloat16(measured):
+    """4 bytes of an adapter's weight, 8 of its moments, 2 of a frozen weight."""
+    lora = measured["lora"]
+    adapters = 4 * ADAPTERS
+    base = 2 * plan.model_shape(tiny()).num_parameters
+    state = 2 * adapters + 8  # and the counts of Adam and of the schedule
+    usable = 2 * (512 * 32 + 32)  # the embedding and the last norm: the sampler takes them as they are
+    assert {name: beside for name, (beside, _) in lora.items()} == {
+        "optimizer": base,
+        "weights": state + usable,
+        "decode": base + adapters + state - usable,
+        "prefill": base
+        + adapters
+        + state
+        - usable
+        + 2 * 2 * 2 * 16 * 128 * 16,  # and the cache: 2 layers, keys, values
+        "insert": base + adapters + state - usable + base,
+        "resize": base + adapters + state - usable + base,
+        "update": state,
+    }
+    figures = 8  # gradient norm and learning rate
+    assert 0 <= lora["optimizer"][1] - (adapters + state + adapters + figures) < 4096  # alignment and pointers
+    assert 0 <= lora["weights"][1] - (adapters + 2 * (base - usable)) < 4096
+
+
+def test_a_reference_policy_takes_its_place(measured):
+    """Float32 weights once more beside every program; the loss finds its log-probs in the batch."""
+    weights = 4 * plan.model_shape(tiny()).num_parameters
+    for name, (beside, _) in measured["penalised"].items():
+        assert beside - measured["plain"][name][0] == weights, name
+    assert measured["penalised"]["update"][1] > 2 * weights
+
+
+def test_verdict_names_what_is_free_or_missing():
+    config = load_experiment("qwen25_math_1p5b_sspo")
+    assert plan.verdict([program("update", 12.0), program("decode", 3.0)], config, CHIP, shards=4) == [
+        "FITS: update leaves 3.75 GiB a chip free"
+    ]
+    (line,) = plan.verdict([program("update", 17.0), program("decode", 3.0)], config, CHIP, shards=4)
+    assert line.startswith("DOES NOT FIT: update is over by 1.25 GiB a chip; try --update.micro-rows 4,")
+    (line,) = plan.verdict([program("update", 12.0), program("decode", 17.0)], config, CHIP, shards=4)
+    assert "decode is over by 1.25 GiB a chip; try --rollout.slots 192" in line
+    (line,) = plan.verdict([program("update", 0.0, "exceeds"), program("decode", 15.0)], config, CHIP, shards=8)
+    assert line.startswith("DOES NOT FIT: update is over; try more shards")
+
+
+def test_known_names_need_no_files():
+    config = load_experiment("qwen25_math_1p5b_sspo")
+    shape = plan.model_shape(config)
+    assert (shape.num_layers, shape.remat, shape.dtype) == (28, "full", "bfloat16")
+    unknown = dataclasses.replace(config, model=dataclasses.replace(config.model, path="Qwen/Unknown"))
+    with pytest.raises(ValueError, match=r"'Qwen/Unknown' is no directory.*Qwen/Qwen2.5-Math-1.5B"):
+        plan.model_shape(unknown)
+
+
+def test_unknown_topology():
+    with pytest.raises(ValueError, match=r"topology 'v9:2x4': want one of v3, v4"):
+        plan.chip_of("v9:2x4")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    return subprocess.run(
+        [sys.executable, "-m", "sspo_jax.planning.plan", *arguments], capture_output=True, text=True, env=environment
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_the_compiler_it_says_what_to_install():
+    result = run("arithmetic_tiny")
+    assert result.returncode != 0
+    assert 'pip install "jax[tpu]"' in result.stderr
+
+
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jax[tpu]")
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_tiny_run_on_eight_chips():
+    result = run("arithmetic_tiny", "--topology", "v5e:2x4", "--update.micro-rows", "8", "--mesh.tensor", "2")
+    assert result.returncode == 0, result.stderr
+    for name in ("optimizer", "prefill", "insert", "resize", "decode", "update"):
+        assert f"\n  {name}" in result.stdout
+    assert "fsdp 4, tensor 2" in result.stdout
+    assert "FITS" in result.stdout
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_adapters_of_a_tiny_run():
+    options = ("--update.micro-rows", "8", "--model.lora.rank", "4")
+    result = run("arithmetic_tiny", "--topology", "v5e:2x4", *options)
+    assert result.returncode == 0, result.stderr
+    assert "LoRA of rank 4" in result.stdout
+    assert "\n  weights" in result.stdout
+    assert "FITS" in result.stdout
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_step_that_does_not_fit_is_refused():
+    result = run("qwen25_math_7b_sspo", "--topology", "v5e:1x1", "--update.micro-rows", "8")
+    assert result.returncode == 3, result.stderr
+    assert "DOES NOT FIT" in result.stdout
+
+
+ROLLOUT_PROGRAMS = """
+import dataclasses, json, sys
+from sspo_jax.planning import plan
+plan.prepare_host()
+import jax
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.sampler.kv_cache import cache_bytes
+from sspo_jax.sharding import MeshConfig, make_mesh
+from sspo_jax.commands.experiments import load_experiment
+shape = QwenConfig(
+    vocab_size=512, hidden_size=256, intermediate_size=512, num_layers=int(sys.argv[1]), num_heads=8, num_kv_heads=2,
+    head_dim=128, dtype="bfloat16", attention="dense",
+)
+config = load_experiment("qwen25_math_1p5b_sspo")
+config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=None, shape=shape))
+mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), plan.topology_devices("v5e:2x2", 1))
+sizes = {"cache": cache_bytes(shape, 64, 2048, "bfloat16") / 4}
+for name, lower, _ in plan._lowerings(config, shape, mesh, rows=8, time_=128, slots=64, columns=(1536, 2048)):
+    if name in ("insert", "resize", "decode"):
+        with jax.set_mesh(mesh):
+            program = plan._compile(name, lower, 0)
+        sizes[name] = [program.arguments, program.temporaries]
+print(json.dumps(sizes))
+"""
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize("layers", [2, 10], ids=["unrolled", "scanned"])
+def test_no_rollout_program_copies_the_cache(layers):
+    """Beside cache, weights and prompts less than one layer; than half of it where the cache is donated."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    result = subprocess.run(
+        [sys.executable, "-c", ROLLOUT_PROGRAMS, str(layers)], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    sizes = json.loads(result.stdout.splitlines()[-1])
+    cache = sizes.pop("cache")
+    assert sorted(sizes) == ["decode", "insert", "resize"]
+    for name, (arguments, temporaries) in sizes.items():
+        caches = 1.75 if name == "resize" else 1  # 1,536 columns grow to 2,048
+        assert caches * cache <= arguments < (caches + 0.1) * cache, name
+        assert temporaries < cache / layers / (1 if name == "resize" else 2), name
