@@ -229,11 +229,14 @@ class SampledTokens:
 
     def inside_of(self, value: Any, depth: int = 3) -> int:
         """As `within`, also through the attributes of ordinary objects of the package: what a method may store in."""
-        if type(value).__module__.split(".")[0] == PACKAGE.name and not dataclasses.is_dataclass(value) and depth:
-            return sum(self.inside_of(part, depth - 1) for part in getattr(value, "__dict__", {}).values())
-        if isinstance(value, list | tuple) and depth:
+        found = self.within(value)
+        if found or not depth:
+            return found
+        if isinstance(value, list | tuple):
             return sum(self.inside_of(part, depth - 1) for part in value[:1024])
-        return self.within(value)
+        if type(value).__module__.split(".")[0] == PACKAGE.name and not dataclasses.is_dataclass(value):
+            return sum(self.inside_of(part, depth - 1) for part in getattr(value, "__dict__", {}).values())
+        return 0
 
 
 def _windows(tokens: Iterable[int]) -> Iterator[tuple[int, ...]]:
