@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -160,6 +161,24 @@ def test_nothing_is_above_what_is_reached(routes):
     assert measures["rings of imports"] == 0
     assert measures["modules that import commands"] == 0
     assert routes.above([routes.Measure("rings of imports", 1)]) == ["rings of imports: 1, expected at most 0"]
+
+
+def test_imports_point_one_way(routes):
+    """The order in docs/architecture.md: every part of the package stands in it and imports only from its left."""
+    page = (SCRIPT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (line,) = [part for part in page.split("\n\n") if part.startswith("`types,")]
+    order = [re.findall(r"\w+", group) for group in line.split("←")]
+    place = {name: number for number, group in enumerate(order) for name in group}
+    found = routes.imports(routes.sources())
+    parts = {file: file.split("/")[0].removesuffix(".py") for file in found if not file.startswith("__")}
+    assert set(parts.values()) == set(place) - {"experiments"}
+    backwards = [
+        f"{file} imports {name}"
+        for file, part in parts.items()
+        for name in found[file]
+        if name.split(".")[0] not in ("__version__", part) and place[name.split(".")[0]] >= place[part]
+    ]
+    assert not backwards
 
 
 @pytest.mark.slow
