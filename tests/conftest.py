@@ -27,11 +27,12 @@ REAL_DATA_FOLDERS = ("train", "eval", "qwen2.5-tokenizer")
 @pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
     """The folder of real data sets, $SSPO_DATA; tests that need it are skipped where it is not set."""
-    folder = pathlib.Path(os.environ.get("SSPO_DATA") or "(SSPO_DATA is not set)")
-    missing = [name for name in REAL_DATA_FOLDERS if not (folder / name).is_dir()]
+    named = os.environ.get("SSPO_DATA")
+    if not named:
+        pytest.skip("needs real data: set SSPO_DATA to a folder as CONTRIBUTING.md describes it")
+    missing = [name for name in REAL_DATA_FOLDERS if not (pathlib.Path(named) / name).is_dir()]
     if missing:
         pytest.skip(
-            f"needs real data, and {folder} has no {', '.join(missing)}: set SSPO_DATA to the folder described in "
-            "CONTRIBUTING.md"
+            f"needs real data: SSPO_DATA={named} has no {', '.join(missing)}; CONTRIBUTING.md says what it needs"
         )
-    return folder
+    return pathlib.Path(named)

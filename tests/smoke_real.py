@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-REAL_DATA = pathlib.Path(os.environ.get("SSPO_DATA") or "(SSPO_DATA is not set)")
+REAL_DATA = pathlib.Path(os.environ.get("SSPO_DATA", ""))
 NEEDED = ("train/math_lvl3to5_8k.jsonl", "eval/math500.jsonl", "qwen2.5-tokenizer/tokenizer.json")
 
 
@@ -48,7 +48,7 @@ def sspo(*arguments: str) -> None:
 def main() -> int:
     missing = [name for name in NEEDED if not (REAL_DATA / name).is_file()]
     if missing:
-        print(f"smoke-real: {REAL_DATA} has no {', '.join(missing)}: set SSPO_DATA to the folder of CONTRIBUTING.md")
+        print(f"smoke-real: found no {', '.join(missing)}: set SSPO_DATA to a folder as CONTRIBUTING.md describes it")
         return 2
     work = pathlib.Path(tempfile.mkdtemp(prefix="sspo-smoke-"))
     model, run, out = work / "model", work / "run", work / "export"
