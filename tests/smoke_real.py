@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-REAL_DATA = pathlib.Path(os.environ.get("SSPO_DATA", ""))
+REAL_DATA = pathlib.Path(os.environ.get("SSPO_DATA", "")).resolve()
 NEEDED = ("train/math_lvl3to5_8k.jsonl", "eval/math500.jsonl", "qwen2.5-tokenizer/tokenizer.json")
 
 
