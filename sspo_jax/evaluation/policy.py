@@ -110,13 +110,13 @@ def responses_of(rollout: Any, problems: Sequence[Problem], tokenizer: Any) -> l
     """The responses of a `types.Rollout` over these problems, decoded, in order of problem and sample."""
     responses = []
     for row in np.lexsort((rollout.sample_ids, rollout.group_ids)):
-        mask = rollout.response_mask[row]
+        tokens = rollout.responses[row].tolist()
         responses.append(
             Response(
                 problem=problems[int(rollout.group_ids[row])],
                 sample=int(rollout.sample_ids[row]),
-                text=tokenizer.decode(rollout.response_tokens[row][mask].tolist(), skip_special_tokens=True),
-                tokens=int(mask.sum()),
+                text=tokenizer.decode(tokens, skip_special_tokens=True),
+                tokens=len(tokens),
                 truncated=int(rollout.finish_reasons[row]) == 0,  # FinishReason.LENGTH, without importing JAX here
             )
         )

@@ -27,7 +27,6 @@ from typing import IO, Any
 import jax
 
 from sspo_jax import __version__
-from sspo_jax.config import TrainConfig
 from sspo_jax.distributed.processes import gather, is_main, on_main, together
 from sspo_jax.files import replace_text, write_json
 from sspo_jax.models.configs import QwenConfig
@@ -45,7 +44,8 @@ class RunDirectory:
     """Opens or creates the directory of a run and keeps other processes out of it.
 
     Args:
-      config: of this run; `config.run_dir` may name the directory.
+      path: of the directory; None makes a new one under runs/.
+      resolved: the configuration as JSON holds it.
       experiment: name of the experiment, part of a new directory's name.
       model: the resolved shape of the model.
       provenance: what else must be the same when the run is resumed (digests of data, prompt and tokenizer).
@@ -56,11 +56,18 @@ class RunDirectory:
       OSError: another process is running there, it cannot be written to, or the disk is full.
     """
 
-    def __init__(self, config: TrainConfig, *, experiment: str, model: QwenConfig, provenance: dict[str, Any]):
+    def __init__(
+        self,
+        path: str | None,
+        resolved: dict[str, Any],
+        *,
+        experiment: str,
+        model: QwenConfig,
+        provenance: dict[str, Any],
+    ):
         self._lock: IO[str] | None = None
-        resolved = resolved_config(config)
         _same_everywhere(resolved, provenance)
-        self.path = pathlib.Path(on_main(lambda: self._claim(config, resolved, experiment, model, provenance)))
+        self.path = pathlib.Path(on_main(lambda: self._claim(path, resolved, experiment, model, provenance)))
         together(self._check_shared)
 
     def _check_shared(self) -> None:
@@ -72,14 +79,14 @@ class RunDirectory:
 
     def _claim(
         self,
-        config: TrainConfig,
+        path: str | None,
         resolved: dict[str, Any],
         experiment: str,
         model: QwenConfig,
         provenance: dict[str, Any],
     ) -> str:
         """Creates, locks and checks the directory, and records the run in it; on process 0."""
-        self.path = pathlib.Path(config.run_dir) if config.run_dir else new_path(experiment)
+        self.path = pathlib.Path(path) if path else new_path(experiment)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -176,13 +183,6 @@ class RunDirectory:
         """Lets other runs in."""
         if self._lock is not None:
             self._lock.close()
-
-
-def resolved_config(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as JSON holds it; the class of the objective is a field."""
-    resolved = json.loads(json.dumps(dataclasses.asdict(config)))
-    resolved["loss"] = {"objective": type(config.loss).__name__, **resolved["loss"]}
-    return resolved
 
 
 def _same_everywhere(resolved: dict[str, Any], provenance: dict[str, Any]) -> None:

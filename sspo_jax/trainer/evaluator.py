@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from sspo_jax.config import TrainConfig
+from sspo_jax.config import EvaluationConfig
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource
 from sspo_jax.distributed.processes import is_main
@@ -15,48 +15,62 @@ from sspo_jax.files import replace_text
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
 from sspo_jax.sampler import RolloutEngine, SamplingParams
-from sspo_jax.trainer.grading import Judge, SharedVerifier
-from sspo_jax.trainer.setup import Parts
+from sspo_jax.trainer.grading import Grader, SharedVerifier
+from sspo_jax.trainer.setup import RunInputs
 
 
 class Evaluator:
     """Scores the policy on the held-out sets: greedy, and avg@k at the temperature of the rollout.
 
     Args:
+      settings: which sets, how often, how many samples.
+      inputs: the sets, the prompts and the tokenizer of the run.
       sampling: of the rollouts; the engine's programs are used again where the settings allow.
+      grader: whose checker is used.
+      directory: of the run.
+      steps: of the whole run; after the last one there is always an evaluation.
+      seed: of the sampling and of the bootstrap.
+      responses_at_once: how many the engine samples in one call.
     """
 
     def __init__(
-        self, config: TrainConfig, parts: Parts, sampling: SamplingParams, judge: Judge, directory: RunDirectory
+        self,
+        settings: EvaluationConfig,
+        inputs: RunInputs,
+        sampling: SamplingParams,
+        grader: Grader,
+        directory: RunDirectory,
+        *,
+        steps: int,
+        seed: int,
+        responses_at_once: int,
     ):
-        settings = config.evaluation
-        self._config = config
-        self._parts = parts
-        self._verifier = SharedVerifier(judge.verifier)
-        self._directory = directory
-        limit = settings.max_new_tokens or config.rollout.max_new_tokens
+        self._settings, self._inputs, self._directory = settings, inputs, directory
+        self._verifier = SharedVerifier(grader.verifier)
+        self._steps, self._seed, self._responses_at_once = steps, seed, responses_at_once
+        limit = settings.max_new_tokens or sampling.max_new_tokens
         self._sampled = dataclasses.replace(sampling, max_new_tokens=limit)
         self._greedy = dataclasses.replace(self._sampled, temperature=0.0, top_p=1.0, top_k=0)
-        self.sets: tuple[ProblemSource, ...] = tuple(_first(source, settings.problems) for source in parts.evaluation)
+        self.sets: tuple[ProblemSource, ...] = tuple(_first(source, settings.problems) for source in inputs.evaluation)
 
     def is_due(self, step: int) -> bool:
         """Whether to evaluate after this step (0: before the first)."""
-        every = self._config.evaluation.every
-        return bool(self.sets) and (step in (0, self._config.steps) or (every > 0 and step % every == 0))
+        every = self._settings.every
+        return bool(self.sets) and (step in (0, self._steps) or (every > 0 and step % every == 0))
 
     def __call__(
-        self, engine: RolloutEngine, step: int, display: Display, *, look: Callable[[], None] = lambda: None
+        self, engine: RolloutEngine, step: int, display: Display, *, poll: Callable[[], None] = lambda: None
     ) -> dict[str, dict[str, Any]]:
         """Scores of each set; responses and scores are written to evaluations/step_N.jsonl and .json.
 
         Args:
           engine: with the weights of the policy.
-          look: called between blocks of decoding; what it raises ends the evaluation, and nothing is written.
+          poll: called between blocks of decoding; what it raises ends the evaluation, and nothing is written.
         """
         scores: dict[str, dict[str, Any]] = {}
         rows: list[SampleRow] = []
         for source in self.sets:
-            greedy, greedy_rows = self._score(engine, source, self._greedy, 1, display, look)
+            greedy, greedy_rows = self._score(engine, source, self._greedy, 1, display, poll)
             rows += greedy_rows
             scores[source.name] = {
                 "problems": greedy.problems,
@@ -65,9 +79,9 @@ class Evaluator:
                 "truncated_fraction": greedy.metrics["truncated_fraction"].value,
                 "unparsed_fraction": greedy.metrics["unparsed_fraction"].value,
             }
-            samples = self._config.evaluation.samples
+            samples = self._settings.samples
             if samples:
-                sampled, sampled_rows = self._score(engine, source, self._sampled, samples, display, look)
+                sampled, sampled_rows = self._score(engine, source, self._sampled, samples, display, poll)
                 rows += sampled_rows
                 scores[source.name] |= {
                     "samples": samples,
@@ -93,25 +107,24 @@ class Evaluator:
         sampling: SamplingParams,
         group_size: int,
         display: Display,
-        look: Callable[[], None],
+        poll: Callable[[], None],
     ) -> tuple[SetScores, list[SampleRow]]:
         what = "greedy" if group_size == 1 else f"avg@{group_size}"
         display.phase(f"evaluate {source.name}, {what}", total=None)
 
         def sample(prompts: list[list[int]], *, group_size: int, sampling: SamplingParams, seed: int) -> Any:
-            return engine.generate(prompts, sampling, group_size=group_size, seed=seed, progress=lambda _: look())
+            return engine.generate(prompts, sampling, group_size=group_size, seed=seed, progress=lambda _: poll())
 
-        responses_at_once = self._config.rollout.prompts * self._config.rollout.group_size
         return evaluate_policy(
             sample,
             source,
-            prompts=self._parts.prompts,
-            tokenizer=self._parts.tokenizer,
+            prompts=self._inputs.prompts,
+            tokenizer=self._inputs.tokenizer,
             verifier=self._verifier,
             sampling=sampling,
             group_size=group_size,
-            seed=self._config.seed,
-            problems_at_once=max(1, responses_at_once // group_size),
+            seed=self._seed,
+            problems_at_once=max(1, self._responses_at_once // group_size),
         )
 
     def read(self, step: int) -> dict[str, dict[str, Any]] | None:

@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import json
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +14,11 @@ from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.data.problems import Problem
 from sspo_jax.distributed.processes import exchange, share
 from sspo_jax.rewards import RewardConfig, score
-from sspo_jax.trainer.batch import concatenate, select
 from sspo_jax.types import FinishReason, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Groups:
+class GradedRollout:
     """Judged responses, the samples of a problem beside each other."""
 
     rollout: Rollout
@@ -33,10 +31,10 @@ class Groups:
     def __len__(self) -> int:
         return len(self.problems)
 
-    def take(self, rows: np.ndarray) -> "Groups":
+    def take(self, rows: np.ndarray) -> "GradedRollout":
         """The given responses."""
-        return Groups(
-            rollout=select(self.rollout, rows),
+        return GradedRollout(
+            rollout=self.rollout.take(rows),
             problems=tuple(self.problems[row] for row in rows),
             texts=tuple(self.texts[row] for row in rows),
             verdicts=tuple(self.verdicts[row] for row in rows),
@@ -55,10 +53,10 @@ class Groups:
         return np.concatenate(rows) if rows else np.zeros(0, np.int64)
 
     @staticmethod
-    def concatenate(parts: Sequence["Groups"]) -> "Groups":
-        """Groups one after the other."""
-        return Groups(
-            rollout=concatenate([part.rollout for part in parts]),
+    def concatenate(parts: Sequence["GradedRollout"]) -> "GradedRollout":
+        """GradedRollout one after the other."""
+        return GradedRollout(
+            rollout=Rollout.concatenate([part.rollout for part in parts]),
             problems=tuple(problem for part in parts for problem in part.problems),
             texts=tuple(text for part in parts for text in part.texts),
             verdicts=tuple(verdict for part in parts for verdict in part.verdicts),
@@ -68,7 +66,7 @@ class Groups:
 
     def metrics(self) -> dict[str, float]:
         """reward/*, response/* and verify/* of these responses."""
-        lengths = self.rollout.response_mask.sum(1)
+        lengths = self.rollout.lengths
         truncated = self.rollout.finish_reasons == FinishReason.LENGTH
         statuses = [verdict.status for verdict in self.verdicts]
         rewards = self.rewards[self.is_judged]
@@ -105,38 +103,9 @@ class Groups:
             "extracted": verdict.extracted,
             "reason": verdict.reason,
             "reward": float(self.rewards[row]),
-            "tokens": int(self.rollout.response_mask[row].sum()),
+            "tokens": int(self.rollout.lengths[row]),
             "finish": FinishReason(int(self.rollout.finish_reasons[row])).name.lower(),
         }
-
-
-class Stopwatch:
-    """Adds up seconds by name.
-
-    >>> watch = Stopwatch()
-    >>> with watch("rollout"):
-    ...     pass
-    >>> watch.seconds["rollout"] >= 0
-    True
-    """
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, name: str) -> "_Lap":
-        return _Lap(self, name)
-
-
-class _Lap:
-    def __init__(self, watch: Stopwatch, name: str):
-        self._watch, self._name = watch, name
-
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        elapsed = time.monotonic() - self._start
-        self._watch.seconds[self._name] = self._watch.seconds.get(self._name, 0.0) + elapsed
 
 
 class SharedVerifier:
@@ -155,7 +124,7 @@ class SharedVerifier:
         return [Verdict(**verdict) for verdict in exchange(len(responses), done)]
 
 
-class Judge:
+class Grader:
     """Decodes responses, has them verified and turns verdicts into rewards. A context: it owns the checker's workers.
 
     Args:
@@ -168,7 +137,7 @@ class Judge:
         self._tokenizer = tokenizer
         self.verifier = config.verifier()
 
-    def __enter__(self) -> "Judge":
+    def __enter__(self) -> "Grader":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -178,23 +147,23 @@ class Judge:
         """Ends the checker's workers at once: nobody waits for their verdicts any more."""
         self.verifier.pool.kill()
 
-    def begin(self, problems: Sequence[Problem], group_size: int) -> "Judging":
+    def begin(self, problems: Sequence[Problem], group_size: int) -> "Grading":
         """For responses that will arrive one by one; `problems` has one entry per group."""
-        return Judging(self, [problem for problem in problems for _ in range(group_size)])
+        return Grading(self, [problem for problem in problems for _ in range(group_size)])
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a response, without control tokens."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
 
 
-class Judging:
+class Grading:
     """The verification of one rollout, which goes on in other processes while the rest is sampled.
 
     Where several processes train together, each has its own share of the responses verified, and `result` brings the
     verdicts of all to each.
     """
 
-    def __init__(self, judge: Judge, problems: list[Problem]):
+    def __init__(self, judge: Grader, problems: list[Problem]):
         self._judge = judge
         self._problems = problems
         self._texts = [""] * len(problems)
@@ -207,9 +176,9 @@ class Judging:
         if row in self._mine:
             self._verdicts[row] = self._judge.verifier.submit(self._texts[row], self._problems[row].answer)
 
-    def result(self, rollout: Rollout) -> Groups:
+    def result(self, rollout: Rollout) -> GradedRollout:
         """All responses, judged; waits for the verdicts that are not there yet."""
-        lengths = rollout.response_mask.sum(1).tolist()
+        lengths = rollout.lengths.tolist()
         scored = score(
             self._judge.config.terms,
             [self._texts[row] for row in self._mine],
@@ -222,7 +191,7 @@ class Judging:
         verdicts, rewards, excluded = zip(
             *exchange(len(self._problems), dict(zip(self._mine, judged, strict=True))), strict=True
         )
-        return Groups(
+        return GradedRollout(
             rollout=rollout,
             problems=tuple(self._problems),
             texts=tuple(self._texts),

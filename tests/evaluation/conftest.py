@@ -61,15 +61,10 @@ class FakeSampler:
                 samples.append(sample)
         order = np.random.default_rng(0).permutation(len(texts))  # a sampler may return rows in any order
         tokens = [self.tokenizer.encode(texts[row]) for row in order]
-        width = max(map(len, tokens))
-        mask = np.array([[time < len(line) for time in range(width)] for line in tokens])
-        padded = np.array([line + [0] * (width - len(line)) for line in tokens])
         return Rollout(
-            prompt_tokens=np.zeros((len(order), 1), int),
-            prompt_mask=np.ones((len(order), 1), bool),
-            response_tokens=padded,
-            response_mask=mask,
-            sampler_logprobs=np.zeros(padded.shape, np.float32),
+            prompts=(np.zeros(1, np.int32),) * len(order),
+            responses=tuple(np.array(line, np.int32) for line in tokens),
+            logprobs=tuple(np.zeros(len(line), np.float32) for line in tokens),
             finish_reasons=np.array([FinishReason.LENGTH if samples[row] == 1 else FinishReason.STOP for row in order]),
             group_ids=np.array(groups)[order],
             sample_ids=np.array(samples)[order],
