@@ -3,6 +3,7 @@
 Those that enter compiled programs are registered as JAX pytrees, without Flax, so that the losses can be used on their
 own; a `Rollout` lives on the host.
 
+Axes: `batch` is rows (responses, or rows of packed responses), `time` is positions. Position `t` of every per-token
 array speaks of token `t` of `tokens`: `logprobs[b, t]` is the log-probability of `tokens[b, t]` given what precedes it.
 """
 
