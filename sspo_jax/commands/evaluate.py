@@ -8,6 +8,7 @@ sspo evaluate --responses answers.jsonl --data math500
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ from sspo_jax.evaluation.policy import Response, evaluate_policy, judge, score_r
 from sspo_jax.evaluation.presets import Preset, facts_of, preset_named
 from sspo_jax.evaluation.results import Evaluation, SampleFile, read_results, write_results
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
-from sspo_jax.files import replace_text
+from sspo_jax.files import json_lines, replace_text
 
 OnRows = Callable[[list[SampleRow]], None]
 FIVE_SETS = "aime24,amc23,math500,minerva,olympiadbench"
@@ -263,16 +264,9 @@ class _GivenResponses:
 def _read_responses(path: str, raw: bytes, problems: dict[str, dict[str, Problem]]) -> dict[str, list[Response]]:
     found: dict[str, list[Response]] = {name: [] for name in problems}
     counts: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(raw.decode("utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON ({error.msg}, column {error.colno})") from None
+    for where, row in json_lines(io.BytesIO(raw), path):
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("id", "response")):
-            raise ValueError(f"{where}: want an object with `id` and `response`, both strings")
+            raise ValueError(f"{where}: expected an object with `id` and `response`, both strings")
         names = [row["set"]] if "set" in row else [name for name, ids in problems.items() if row["id"] in ids]
         if len(names) != 1 or names[0] not in problems or row["id"] not in problems[names[0]]:
             raise ValueError(

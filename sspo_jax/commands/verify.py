@@ -1,13 +1,14 @@
 """`sspo verify`: one response explained step by step, or a file of responses scored, with the ledger."""
 
 import dataclasses
-import json
+import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sspo_jax.checker import STATUSES, Options, Verdict, Verifier, ledger
+from sspo_jax.files import read_json_lines, write_json_lines
 
 _CHUNK = 256  # responses submitted at a time, so that the progress bar moves
 
@@ -120,9 +121,7 @@ def _score_file(config: VerifyConfig) -> int:
             progress.update(task, advance=len(chunk))
     seconds = time.perf_counter() - started
     if config.output is not None:
-        with open(config.output, "w", encoding="utf-8") as file:
-            for verdict in verdicts:
-                file.write(json.dumps(dataclasses.asdict(verdict)) + "\n")
+        write_json_lines(pathlib.Path(config.output), map(dataclasses.asdict, verdicts))
     fractions = ledger(verdicts)
     table = Table("status", "responses", "fraction")
     for status in STATUSES:
@@ -135,23 +134,16 @@ def _score_file(config: VerifyConfig) -> int:
 
 def _rows(config: VerifyConfig) -> Iterator[tuple[str, str]]:
     assert config.file is not None
-    with open(config.file, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{config.file}:{number}: no JSON: {error}") from error
-            gold = row.get(config.gold_field, row.get("answer")) if isinstance(row, dict) else None
-            response = row.get(config.response_field) if isinstance(row, dict) else None
-            if not isinstance(response, str) or not isinstance(gold, str):
-                fields = {k: type(row[k]).__name__ for k in row} if isinstance(row, dict) else type(row).__name__
-                raise ValueError(
-                    f"{config.file}:{number}: fields {config.response_field!r} and {config.gold_field!r} (or 'answer') "
-                    f"with texts are wanted, the line has {fields}; name others with --response-field and --gold-field"
-                )
-            yield response, gold
+    for where, row in read_json_lines(config.file):
+        gold = row.get(config.gold_field, row.get("answer")) if isinstance(row, dict) else None
+        response = row.get(config.response_field) if isinstance(row, dict) else None
+        if not isinstance(response, str) or not isinstance(gold, str):
+            fields = {k: type(row[k]).__name__ for k in row} if isinstance(row, dict) else type(row).__name__
+            raise ValueError(
+                f"{where}: expected fields {config.response_field!r} and {config.gold_field!r} (or 'answer') "
+                f"with texts, the line has {fields}; name others with --response-field and --gold-field"
+            )
+        yield response, gold
 
 
 def _shown(text: str | None) -> str:

@@ -15,6 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from sspo_jax.files import parse_json
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -132,7 +134,7 @@ class JsonlSource:
             if line.isspace():
                 continue
             where = f"{self.path}:{number}"
-            problem = parse_row(_decode(line, where), where)
+            problem = parse_row(parse_json(line.rstrip(), where), where)
             first = lines.setdefault(problem.id, number)
             if first != number:
                 raise ValueError(f"{where}: id {problem.id!r} is also at line {first}, want unique ids: rename one")
@@ -148,7 +150,7 @@ class JsonlSource:
     def __getitem__(self, index: int) -> Problem:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: row {index}, want 0 to {len(self) - 1}")
-        return _problem(json.loads(self._map[self._starts[index] : self._ends[index]]))  # validated by _scan
+        return _problem(parse_json(self._map[self._starts[index] : self._ends[index]], self.path))  # validated by _scan
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_map"}
@@ -197,12 +199,3 @@ def _map_file(path: str) -> mmap.mmap:
         if os.fstat(file.fileno()).st_size == 0:  # an empty file cannot be mapped
             raise ValueError(f"{path}: no problems in it, want one JSON object a line")
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _decode(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8 ({error})") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg}, column {error.colno}), want one object a line") from None

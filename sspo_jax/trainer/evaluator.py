@@ -1,7 +1,6 @@
 """Evaluation inside a run, with the run's own engine and checker."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from sspo_jax.data.problems import ProblemSource
 from sspo_jax.distributed.processes import is_main
 from sspo_jax.evaluation.policy import evaluate_policy
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
-from sspo_jax.files import replace_text
+from sspo_jax.files import read_json, read_json_lines, write_json, write_json_lines
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
 from sspo_jax.sampler import RolloutEngine, SamplingParams
@@ -82,9 +81,8 @@ class Evaluator:
     def _write(self, step: int, scores: dict[str, dict[str, Any]], rows: list[SampleRow]) -> None:
         path = self._directory.evaluation(step)
         path.parent.mkdir(exist_ok=True)
-        lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
-        replace_text(path.with_suffix(".jsonl"), "".join(lines))
-        replace_text(path, json.dumps(scores, indent=2) + "\n")
+        write_json_lines(path.with_suffix(".jsonl"), map(dataclasses.asdict, rows))
+        write_json(path, scores)
 
     def _score(
         self,
@@ -117,7 +115,7 @@ class Evaluator:
     def read(self, step: int) -> dict[str, dict[str, Any]] | None:
         """Scores written earlier, by this process or before a restart."""
         path = self._directory.evaluation(step)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_json(path, advice="Remove it: the scores stay in metrics.jsonl") if path.exists() else None
 
     def examples(self, first: int, last: int, count: int = 3) -> list[dict[str, Any]]:
         """The greedy responses to the first problems at two evaluations, side by side."""
@@ -126,7 +124,7 @@ class Evaluator:
             file = self._directory.evaluation(step).with_suffix(".jsonl")
             if not file.exists():
                 return []
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            rows = [row for _, row in read_json_lines(file)]
             found.append({(row["set"], row["id"]): row for row in reversed(rows) if row["sample"] == 0})
         examples = []
         for source in self.sets:

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from jaxtyping import Bool, Float
 from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.data.problems import Problem
 from sspo_jax.distributed.processes import exchange, share
+from sspo_jax.files import write_json_lines
 from sspo_jax.rewards import RewardConfig, score
 from sspo_jax.trainer.batch import concatenate, select
 from sspo_jax.types import FinishReason, Rollout
@@ -88,9 +88,7 @@ class Groups:
     def write(self, file: pathlib.Path) -> None:
         """One JSON line per response."""
         file.parent.mkdir(exist_ok=True)
-        with open(file, "w", encoding="utf-8") as stream:
-            for row in range(len(self)):
-                stream.write(json.dumps(self.row(row), ensure_ascii=False) + "\n")
+        write_json_lines(file, map(self.row, range(len(self))))
 
     def row(self, row: int) -> dict[str, Any]:
         """One response for people and for files."""

@@ -128,7 +128,7 @@ def test_mistakes_are_named_before_anything_is_done(real_data, tmp_path, changes
     ("line", "message"),
     [
         ("{", "not JSON"),
-        ('{"id": "aime24-I-01"}', "want an object with `id` and `response`"),
+        ('{"id": "aime24-I-01"}', "expected an object with `id` and `response`"),
         ('{"id": "x", "response": ""}', "'x' is in 0 of the sets aime24"),
     ],
 )
