@@ -126,10 +126,11 @@ def _match(
 
 
 def write_problems(path: str, problems: Iterable[Problem]) -> None:
-    """Writes problems as JSON lines, fields at their defaults left out."""
+    """Writes problems as JSON lines, without fields at their defaults and the set they were read as."""
     with open(path, "x", encoding="utf-8") as file:
         for problem in problems:
-            row = {key: value for key, value in dataclasses.asdict(problem).items() if value not in (None, "", {})}
+            fields = dataclasses.asdict(dataclasses.replace(problem, set=""))
+            row = {key: value for key, value in fields.items() if value not in (None, "", {})}
             file.write(to_json(row) + "\n")
 
 

@@ -8,13 +8,13 @@ from sspo_jax.config import TrainConfig
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource
 from sspo_jax.distributed.processes import is_main
+from sspo_jax.evaluation.judging import Judge
 from sspo_jax.evaluation.policy import evaluate_policy
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
 from sspo_jax.files import read_json, read_json_lines, write_json, write_json_lines
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
 from sspo_jax.sampler import RolloutEngine, SamplingParams
-from sspo_jax.trainer.grading import Judge, SharedVerifier
 from sspo_jax.trainer.setup import Parts
 
 
@@ -23,6 +23,7 @@ class Evaluator:
 
     Args:
       sampling: of the rollouts; the engine's programs are used again where the settings allow.
+      judge: that of the rewards.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Evaluator:
         settings = config.evaluation
         self._config = config
         self._parts = parts
-        self._verifier = SharedVerifier(judge.verifier)
+        self._judge = judge
         self._directory = directory
         limit = settings.max_new_tokens or config.rollout.max_new_tokens
         self._sampled = dataclasses.replace(sampling, max_new_tokens=limit)
@@ -105,7 +106,7 @@ class Evaluator:
             source,
             prompts=self._parts.prompts,
             tokenizer=self._parts.tokenizer,
-            verifier=self._verifier,
+            judge=self._judge,
             sampling=sampling,
             group_size=group_size,
             seed=self._config.seed,

@@ -38,7 +38,7 @@ from sspo_jax.sharding import fetch
 from sspo_jax.trainer import stream as curriculum
 from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
 from sspo_jax.trainer.evaluator import Evaluator, metrics_of
-from sspo_jax.trainer.grading import Groups, Judge, Stopwatch
+from sspo_jax.trainer.grading import GradedRollout, Grader, Stopwatch
 from sspo_jax.trainer.overview import show_plan
 from sspo_jax.trainer.rollout_engine import open_engine, rollout_sampling
 from sspo_jax.trainer.setup import Parts, check
@@ -75,8 +75,8 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
     try:
         show_plan(display, config, parts, directory.path, experiment)
         advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
-        with Watch(advice), Judge(config.reward, parts.tokenizer) as judge:
-            trainer = Trainer(config, parts, directory, display, judge, experiment=experiment)
+        with Watch(advice), Grader(config.reward, parts.tokenizer) as grader:
+            trainer = Trainer(config, parts, directory, display, grader, experiment=experiment)
             with trainer.stop:
                 completed = trainer.run()
                 summary = trainer.summary(time.monotonic() - started, compiles)
@@ -107,7 +107,7 @@ class Trainer:
         parts: Parts,
         directory: RunDirectory,
         display: Display,
-        judge: Judge,
+        grader: Grader,
         *,
         experiment: str,
     ):
@@ -119,7 +119,7 @@ class Trainer:
         self.parts = parts
         self.directory = directory
         self.display = display
-        self.judge = judge
+        self.grader = grader
         self.stream = curriculum.open_stream(config, parts.data)
         self.programs = TrainPrograms(
             config=parts.model,
@@ -134,7 +134,7 @@ class Trainer:
         self.sampling = rollout_sampling(config, parts.stop_token_ids)
         self.engine = open_engine(config, parts.model, parts.mesh, directory.path)
         self.server_error: ServerError | None = None
-        self.evaluator = Evaluator(config, parts, self.sampling, judge, directory)
+        self.evaluator = Evaluator(config, parts, self.sampling, grader.judge, directory)
         self.best = BestPolicy(directory.checkpoints, config.evaluation.best)
         self.gradients: Params | None = None
         self.warm_start: dict[str, float] = {}
@@ -172,7 +172,7 @@ class Trainer:
             "rollout/tokens": tokens,
         }
 
-    def sample_groups(self, step: int, watch: Stopwatch) -> Groups:
+    def sample_groups(self, step: int, watch: Stopwatch) -> GradedRollout:
         """Problems, a group of responses for each, and their verdicts and rewards.
 
         With dynamic sampling (DAPO, arXiv:2503.14476, section 3.2), groups whose rewards are all equal are replaced
@@ -180,13 +180,13 @@ class Trainer:
         """
         rollout = self.config.rollout
         wanted = rollout.prompts * rollout.group_size
-        drawn: list[Groups] = []
-        kept: list[Groups] = []
+        drawn: list[GradedRollout] = []
+        kept: list[GradedRollout] = []
         for attempt in range(1 + rollout.dynamic_sampling):
             problems = self.stream.next()
             prompts = [self.parts.prompts(problem) for problem in problems]
             indices = [attempt * rollout.prompts + place for place in range(len(prompts))]  # noise of their own
-            judging = self.judge.begin(problems, rollout.group_size)
+            grading = self.grader.begin(problems, rollout.group_size)
             self.display.phase("rollout")
             look = self.stop.looks()
 
@@ -202,24 +202,24 @@ class Trainer:
                     seed=self.config.seed,
                     step=step,
                     prompt_ids=indices,
-                    on_finished=judging.finished,
+                    on_finished=grading.finished,
                     progress=progress,
                 )
             group_ids = sampled.group_ids + np.int32(attempt * rollout.prompts)  # other problems, other groups
             sampled = dataclasses.replace(sampled, group_ids=group_ids)
             self.display.phase("verify")
             with watch("verify"):  # what the rollout did not hide
-                groups = judging.result(sampled)
+                groups = grading.result(sampled)
             curriculum.learn(self.stream, groups)
             drawn.append(groups)
             kept.append(groups.take(groups.informative()) if rollout.dynamic_sampling else groups)
             if sum(map(len, kept)) >= wanted:
                 break
-        self.sampled_groups = Groups.concatenate(drawn)
-        groups = Groups.concatenate(kept)
+        self.sampled_groups = GradedRollout.concatenate(drawn)
+        groups = GradedRollout.concatenate(kept)
         return groups.take(np.arange(min(wanted, len(groups))))
 
-    def advantages(self, groups: Groups) -> Float[np.ndarray, " batch"]:
+    def advantages(self, groups: GradedRollout) -> Float[np.ndarray, " batch"]:
         """One per response; 0 where the checker gave no verdict."""
         settings = self.config.advantage
         if not len(groups):  # dynamic sampling found nothing to learn from
@@ -231,7 +231,7 @@ class Trainer:
         return np.asarray(group_relative(rewards, ids, scale=settings.scale, valid=valid))
 
     def score(
-        self, groups: Groups, advantages: Float[np.ndarray, " batch"]
+        self, groups: GradedRollout, advantages: Float[np.ndarray, " batch"]
     ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
         """Old log-probs, entropies and subsentences: micro-batches of each update, and sampler/logprob_gap_*."""
         settings, rollout = self.config.update, self.config.rollout
@@ -327,7 +327,7 @@ class Trainer:
             self._steps(checkpoints)
         except (Interrupted, ServerError) as reason:
             self.server_error = reason if isinstance(reason, ServerError) else None
-            self.judge.abandon()
+            self.grader.abandon()
             self._save(checkpoints)
         finally:
             if self.writer is not None:

@@ -15,7 +15,7 @@ from sspo_jax.config import TrainConfig
 from sspo_jax.runs.checkpoint import Checkpoints
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
-from sspo_jax.trainer.grading import Groups, Judge, Stopwatch
+from sspo_jax.trainer.grading import GradedRollout, Grader, Stopwatch
 from sspo_jax.trainer.loop import Trainer
 from sspo_jax.trainer.setup import check
 
@@ -66,9 +66,9 @@ def trainer(cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> It
     with one_device():
         parts = check(config)
         directory = RunDirectory(config, experiment="small", model=parts.model, provenance=parts.provenance)
-        judge = Judge(config.reward, parts.tokenizer)
-        with judge, jax.set_mesh(parts.mesh):
-            built = Trainer(config, parts, directory, Display(quiet=True), judge, experiment="small")
+        grader = Grader(config.reward, parts.tokenizer)
+        with grader, jax.set_mesh(parts.mesh):
+            built = Trainer(config, parts, directory, Display(quiet=True), grader, experiment="small")
             checkpoints = Checkpoints(directory.checkpoints, keep=2)
             built.start(checkpoints)
             checkpoints.close()
@@ -77,7 +77,7 @@ def trainer(cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="module")
-def groups(trainer: Trainer) -> Groups:
+def groups(trainer: Trainer) -> GradedRollout:
     """One rollout of it, with rewards that differ inside groups whatever the verdicts."""
     groups = trainer.sample_groups(1, Stopwatch())
     rewards = (groups.rollout.sample_ids % 2).astype(float)

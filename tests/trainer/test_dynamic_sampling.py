@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sspo_jax.rewards import Length, RewardConfig
-from sspo_jax.trainer.grading import Judge, Stopwatch
+from sspo_jax.trainer.grading import Grader, Stopwatch
 from sspo_jax.trainer.loop import Trainer
 
 
@@ -38,8 +38,8 @@ def test_the_bound_holds_and_nothing_is_learnt_from_equal_rewards(dynamic: Train
 
 def test_kept_groups_have_different_rewards(dynamic: Trainer, monkeypatch):
     price = RewardConfig(length=Length(scale_tokens=100, only_correct=False))
-    with Judge(price, dynamic.parts.tokenizer) as judge:
-        monkeypatch.setattr(dynamic, "judge", judge)
+    with Grader(price, dynamic.parts.tokenizer) as grader:
+        monkeypatch.setattr(dynamic, "grader", grader)
         groups = dynamic.sample_groups(2, Stopwatch())
     assert 0 < len(groups) <= 16
     for group in set(groups.rollout.group_ids.tolist()):

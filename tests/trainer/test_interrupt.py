@@ -28,7 +28,7 @@ from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
 from sspo_jax.runs.policy import read_trained
 from sspo_jax.trainer import stream as curriculum
-from sspo_jax.trainer.grading import Judge
+from sspo_jax.trainer.grading import Grader
 from sspo_jax.trainer.loop import Trainer
 from sspo_jax.trainer.setup import check
 from tests.trainer.conftest import SMALL, one_device, run_cli, small
@@ -64,8 +64,8 @@ def opened(config: TrainConfig) -> Iterator[Trainer]:
     with one_device():
         parts = check(config)
     directory = RunDirectory(config, experiment="small", model=parts.model, provenance=parts.provenance)
-    with Judge(config.reward, parts.tokenizer) as judge:
-        yield Trainer(config, parts, directory, Display(quiet=True, silent=True), judge, experiment="small")
+    with Grader(config.reward, parts.tokenizer) as grader:
+        yield Trainer(config, parts, directory, Display(quiet=True, silent=True), grader, experiment="small")
     directory.close()
 
 
@@ -75,8 +75,8 @@ def started_again(trainer: Trainer, stop: StopRequest) -> Iterator[None]:
     trainer.stop = stop
     trainer.stream = curriculum.open_stream(trainer.config, trainer.parts.data)
     trainer.best = BestPolicy(trainer.directory.checkpoints, trainer.config.evaluation.best)
-    with Judge(trainer.config.reward, trainer.parts.tokenizer) as judge:
-        trainer.judge = judge
+    with Grader(trainer.config.reward, trainer.parts.tokenizer) as grader:
+        trainer.grader = grader
         yield
 
 

@@ -23,7 +23,7 @@ from sspo_jax.runs.display import Display
 from sspo_jax.runs.policy import read_policy, read_trained
 from sspo_jax.sharding import MeshConfig, make_mesh
 from sspo_jax.trainer.batch import Rows
-from sspo_jax.trainer.grading import Groups, Judge
+from sspo_jax.trainer.grading import GradedRollout, Grader
 from sspo_jax.trainer.loop import Trainer
 from sspo_jax.trainer.setup import check
 from sspo_jax.trainer.step import TrainPrograms
@@ -131,8 +131,8 @@ def adapted(cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> It
     with one_device():
         parts = check(config)
         directory = RunDirectory(config, experiment="small", model=parts.model, provenance=parts.provenance)
-        with Judge(config.reward, parts.tokenizer) as judge, jax.set_mesh(parts.mesh):
-            built = Trainer(config, parts, directory, Display(quiet=True), judge, experiment="small")
+        with Grader(config.reward, parts.tokenizer) as grader, jax.set_mesh(parts.mesh):
+            built = Trainer(config, parts, directory, Display(quiet=True), grader, experiment="small")
             checkpoints = Checkpoints(directory.checkpoints, keep=2)
             built.start(checkpoints)
             checkpoints.close()
@@ -141,14 +141,14 @@ def adapted(cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def groups(adapted: Trainer) -> Groups:
+def groups(adapted: Trainer) -> GradedRollout:
     from sspo_jax.trainer.grading import Stopwatch
 
     sampled = adapted.sample_groups(1, Stopwatch())
     return dataclasses.replace(sampled, rewards=(sampled.rollout.sample_ids % 2).astype(float))
 
 
-def test_adapters_learn_and_nothing_else(adapted: Trainer, groups: Groups):
+def test_adapters_learn_and_nothing_else(adapted: Trainer, groups: GradedRollout):
     """The rewarded half of the responses becomes more probable; KL to the base grows from exactly 0."""
     before = jax.device_get(adapted.base)
     size = count(adapted.state.params)

@@ -9,16 +9,16 @@ import numpy as np
 from sspo_jax.runs.metrics_file import combine, host_value
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import pack_rows
-from sspo_jax.trainer.grading import Groups
+from sspo_jax.trainer.grading import GradedRollout
 from sspo_jax.trainer.loop import Trainer
 from sspo_jax.trainer.step import TrainPrograms
 
 
-def minibatches(trainer: Trainer, groups: Groups):
+def minibatches(trainer: Trainer, groups: GradedRollout):
     return trainer.score(groups, trainer.advantages(groups))
 
 
-def test_old_policy_gives_ratio_one_exactly(trainer: Trainer, groups: Groups):
+def test_old_policy_gives_ratio_one_exactly(trainer: Trainer, groups: GradedRollout):
     updates, gaps = minibatches(trainer, groups)
     for batch in updates[0]:
         zeros = trainer.programs.zero_gradients()
@@ -31,7 +31,7 @@ def test_old_policy_gives_ratio_one_exactly(trainer: Trainer, groups: Groups):
     assert 0 <= gaps["sampler/logprob_gap_max"] < 1e-4
 
 
-def test_scoring_leaves_the_gradient_alone(trainer: Trainer, groups: Groups):
+def test_scoring_leaves_the_gradient_alone(trainer: Trainer, groups: GradedRollout):
     updates, _ = minibatches(trainer, groups)
     gradients, _, _, _ = trainer.programs.micro_batch(
         trainer.state.params, trainer.programs.zero_gradients(), updates[0][0], False
@@ -39,7 +39,7 @@ def test_scoring_leaves_the_gradient_alone(trainer: Trainer, groups: Groups):
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradients))
 
 
-def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: Groups):
+def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: GradedRollout):
     """The same rows, cut by 4 and by 2: same loss, same gradient."""
     chosen, advantages = np.arange(8), trainer.advantages(groups)
     results = []
@@ -62,7 +62,7 @@ def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: Grou
         np.testing.assert_allclose(first, second, atol=2e-6 * norm)
 
 
-def test_steps_compile_once(trainer: Trainer, groups: Groups):
+def test_steps_compile_once(trainer: Trainer, groups: GradedRollout):
     """Scoring and updating share one program, and the second update does not compile another."""
     # A set of programs of its own: other tests have called the shared one with other shapes.
     programs = dataclasses.replace(trainer.programs)
@@ -86,7 +86,7 @@ def test_steps_compile_once(trainer: Trainer, groups: Groups):
     assert metrics["ratio/max"] > 1.0  # the second update of a rollout is off-policy
 
 
-def test_segment_ids_follow_the_text(trainer: Trainer, groups: Groups):
+def test_segment_ids_follow_the_text(trainer: Trainer, groups: GradedRollout):
     """Ids of packed responses are those of the reference rule on the same tokens alone."""
     updates, _ = minibatches(trainer, groups)
     tokens, segments, masks, subsentences = jax.device_get(
@@ -101,7 +101,7 @@ def test_segment_ids_follow_the_text(trainer: Trainer, groups: Groups):
             assert np.array_equal(ids - ids.min(), np.asarray(alone)[0])
 
 
-def test_the_entropy_rule_cuts_the_same_whatever_the_micro_batches(trainer: Trainer, groups: Groups):
+def test_the_entropy_rule_cuts_the_same_whatever_the_micro_batches(trainer: Trainer, groups: GradedRollout):
     """Its quantile is of the whole rollout."""
     entropy = Segmenter.from_tokenizer(trainer.parts.tokenizer, rule="entropy", min_tokens=1)
     before = trainer.parts, trainer.programs, trainer.config
