@@ -28,8 +28,9 @@ import jax
 
 from sspo_jax import __version__
 from sspo_jax.distributed.processes import gather, is_main, on_main, together
-from sspo_jax.files import replace_text, write_json
+from sspo_jax.files import read_json, step_files, write_json, write_json_lines
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.runs.metrics_file import read_metrics
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"),
@@ -124,7 +125,7 @@ class RunDirectory:
                 )
             write_json(file, record)
             return
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = read_json(file, advice="Restore it from a copy, or choose another --run-dir")
         differing = [
             f"{name}: {old!r} there, {new!r} here"
             for part in ("config", "provenance")
@@ -157,27 +158,18 @@ class RunDirectory:
 
     def is_recorded(self, step: int) -> bool:
         """Whether metrics.jsonl has the row of this step."""
-        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
-        return any(line.startswith(f'{{"step": {step},') and line.endswith("}") for line in lines)
+        return any(row["step"] == step for row in read_metrics(self.metrics))
 
     def forget_after(self, step: int) -> None:
         """Removes what an interrupted run wrote about steps later than the checkpoint it resumes from."""
         if not is_main():
             return
         if self.metrics.exists():
-            kept = []
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:  # the line being written when the process was killed
-                    break
-                if row["step"] > step:
-                    break
-                kept.append(line + "\n")
-            replace_text(self.metrics, "".join(kept))
-        for file in (*self.path.glob("rollouts/step_*"), *self.path.glob("evaluations/step_*")):
-            if int(file.stem.split("_")[1]) > step:
-                file.unlink()
+            write_json_lines(self.metrics, (row for row in read_metrics(self.metrics) if row["step"] <= step))
+        for folder, suffix in (("rollouts", ".jsonl"), ("evaluations", ".jsonl"), ("evaluations", ".json")):
+            for number, file in step_files(self.path / folder, suffix).items():
+                if number > step:
+                    file.unlink()
 
     def close(self) -> None:
         """Lets other runs in."""

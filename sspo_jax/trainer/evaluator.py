@@ -1,7 +1,6 @@
 """Evaluation inside a run, with the run's own engine and checker."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +8,13 @@ from sspo_jax.config import EvaluationConfig
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource
 from sspo_jax.distributed.processes import is_main
+from sspo_jax.evaluation.judging import Judge
 from sspo_jax.evaluation.policy import evaluate_policy
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
-from sspo_jax.files import replace_text
+from sspo_jax.files import read_json, read_json_lines, write_json, write_json_lines
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
 from sspo_jax.sampler import RolloutEngine, SamplingParams
-from sspo_jax.trainer.grading import Grader, SharedVerifier
 from sspo_jax.trainer.setup import RunInputs
 
 
@@ -26,7 +25,7 @@ class Evaluator:
       settings: which sets, how often, how many samples.
       inputs: the sets, the prompts and the tokenizer of the run.
       sampling: of the rollouts; the engine's programs are used again where the settings allow.
-      grader: whose checker is used.
+      judge: that of the rewards.
       directory: of the run.
       steps: of the whole run; after the last one there is always an evaluation.
       seed: of the sampling and of the bootstrap.
@@ -38,7 +37,7 @@ class Evaluator:
         settings: EvaluationConfig,
         inputs: RunInputs,
         sampling: SamplingParams,
-        grader: Grader,
+        judge: Judge,
         directory: RunDirectory,
         *,
         steps: int,
@@ -46,7 +45,7 @@ class Evaluator:
         responses_at_once: int,
     ):
         self._settings, self._inputs, self._directory = settings, inputs, directory
-        self._verifier = SharedVerifier(grader.verifier)
+        self._judge = judge
         self._steps, self._seed, self._responses_at_once = steps, seed, responses_at_once
         limit = settings.max_new_tokens or sampling.max_new_tokens
         self._sampled = dataclasses.replace(sampling, max_new_tokens=limit)
@@ -96,9 +95,8 @@ class Evaluator:
     def _write(self, step: int, scores: dict[str, dict[str, Any]], rows: list[SampleRow]) -> None:
         path = self._directory.evaluation(step)
         path.parent.mkdir(exist_ok=True)
-        lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
-        replace_text(path.with_suffix(".jsonl"), "".join(lines))
-        replace_text(path, json.dumps(scores, indent=2) + "\n")
+        write_json_lines(path.with_suffix(".jsonl"), map(dataclasses.asdict, rows))
+        write_json(path, scores)
 
     def _score(
         self,
@@ -120,7 +118,7 @@ class Evaluator:
             source,
             prompts=self._inputs.prompts,
             tokenizer=self._inputs.tokenizer,
-            verifier=self._verifier,
+            judge=self._judge,
             sampling=sampling,
             group_size=group_size,
             seed=self._seed,
@@ -130,7 +128,7 @@ class Evaluator:
     def read(self, step: int) -> dict[str, dict[str, Any]] | None:
         """Scores written earlier, by this process or before a restart."""
         path = self._directory.evaluation(step)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_json(path, advice="Remove it: the scores stay in metrics.jsonl") if path.exists() else None
 
     def examples(self, first: int, last: int, count: int = 3) -> list[dict[str, Any]]:
         """The greedy responses to the first problems at two evaluations, side by side."""
@@ -139,7 +137,7 @@ class Evaluator:
             file = self._directory.evaluation(step).with_suffix(".jsonl")
             if not file.exists():
                 return []
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            rows = [row for _, row in read_json_lines(file)]
             found.append({(row["set"], row["id"]): row for row in reversed(rows) if row["sample"] == 0})
         examples = []
         for source in self.sets:

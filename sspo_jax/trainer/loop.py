@@ -127,7 +127,7 @@ class Trainer:
             config.evaluation,
             inputs,
             self.sampling,
-            grader,
+            grader.judge,
             directory,
             steps=config.steps,
             seed=config.seed,

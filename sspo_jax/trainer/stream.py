@@ -1,4 +1,4 @@
-"""The curriculum inside a run: judged groups to solve rates, and what is logged of them.
+"""The curriculum inside a run: graded rollouts to solve rates, and what is logged of them.
 
 Every batch that is drawn counts, also those of dynamic sampling whose groups are dropped: they are dropped because
 they are always or never solved, which is what the curriculum has to know. A response without a verdict counts neither
@@ -35,7 +35,7 @@ def solve_rates(groups: GradedRollout) -> list[tuple[Problem, float]]:
 
 
 def learn(stream: ProblemStream | CurriculumStream, groups: GradedRollout) -> None:
-    """Takes in a judged batch; without a curriculum, nothing."""
+    """Takes in a graded batch; without a curriculum, nothing."""
     if isinstance(stream, CurriculumStream):
         rates = solve_rates(groups)
         stream.update([problem for problem, _ in rates], [rate for _, rate in rates])
