@@ -13,13 +13,13 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install install-dev train eval test test-all lint format bench bench-peers smoke-real lock clean
+.PHONY: help install install-dev train eval test test-all coverage routes lint format bench bench-peers smoke-real lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(RUN): requirements.txt pyproject.toml
+$(RUN): requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "sspo_jax needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": call make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements.txt
@@ -44,6 +44,13 @@ test: $(DEV)  ## the fast suite
 
 test-all: $(DEV)  ## with the slow tests
 	$(BIN)/python -m pytest -q -n 2 -m "not accelerator" $(ARGS)
+
+coverage: $(DEV)  ## the fast suite, and the share of lines it runs in the package
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not accelerator" --cov=sspo_jax --cov-report= $(ARGS)
+	@echo "coverage of sspo_jax: $$($(BIN)/python -m coverage report --format=total) %"
+
+routes: $(DEV)  ## the table of docs/architecture.md: how long the routes through the package are
+	@$(BIN)/python scripts/routes.py $(ARGS)
 
 lint: $(DEV)  ## ruff and types
 	$(BIN)/ruff check .

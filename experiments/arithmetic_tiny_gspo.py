@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from experiments import arithmetic_tiny
 from sspo_jax.config import TrainConfig
 from sspo_jax.losses import Gspo
+
+from . import arithmetic_tiny
 
 
 def config() -> TrainConfig:

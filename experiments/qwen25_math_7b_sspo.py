@@ -7,8 +7,9 @@ Not yet run at full size: see docs/real_runs.md for what it needs.
 
 import dataclasses
 
-from experiments import qwen25_math_1p5b_sspo
 from sspo_jax.config import TrainConfig
+
+from . import qwen25_math_1p5b_sspo
 
 
 def config() -> TrainConfig:

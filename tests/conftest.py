@@ -21,12 +21,17 @@ if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
 
 install_import_hook("sspo_jax", "beartype.beartype")
 
-REAL_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+REAL_DATA_FOLDERS = ("train", "eval", "qwen2.5-tokenizer")
 
 
 @pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
-    """The folder of real data sets beside the checkout; tests that need it are skipped where it is absent."""
-    if not REAL_DATA.is_dir():
-        pytest.skip(f"no real data at {REAL_DATA.name}/ beside the checkout")
-    return REAL_DATA
+    """The folder of real data sets, $SSPO_DATA; tests that need it are skipped where it is not set."""
+    folder = pathlib.Path(os.environ.get("SSPO_DATA") or "(SSPO_DATA is not set)")
+    missing = [name for name in REAL_DATA_FOLDERS if not (folder / name).is_dir()]
+    if missing:
+        pytest.skip(
+            f"needs real data, and {folder} has no {', '.join(missing)}: set SSPO_DATA to the folder described in "
+            "CONTRIBUTING.md"
+        )
+    return folder

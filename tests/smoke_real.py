@@ -2,7 +2,7 @@
 
 A random Qwen2 checkpoint as transformers saves it, with the real 151,936-row vocabulary and tokenizer; the real MATH
 problems of levels 3 to 5; a few steps of experiments/qwen25_math_1p5b_sspo.py; an evaluation on real MATH-500 rows; the
-export, loaded by transformers again. Needs the folder of real data beside the checkout, or $SSPO_REAL_DATA.
+export, loaded by transformers again. Needs real data in the folder $SSPO_DATA, which CONTRIBUTING.md describes.
 """
 
 import json
@@ -14,7 +14,8 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-REAL_DATA = pathlib.Path(os.environ.get("SSPO_REAL_DATA") or HERE.parents[1] / "shared" / "data")
+REAL_DATA = pathlib.Path(os.environ.get("SSPO_DATA") or "(SSPO_DATA is not set)")
+NEEDED = ("train/math_lvl3to5_8k.jsonl", "eval/math500.jsonl", "qwen2.5-tokenizer/tokenizer.json")
 
 
 def random_checkpoint(path: pathlib.Path, tokenizer: pathlib.Path) -> None:
@@ -45,8 +46,9 @@ def sspo(*arguments: str) -> None:
 
 
 def main() -> int:
-    if not REAL_DATA.is_dir():
-        print(f"smoke-real: no real data at {REAL_DATA}: set SSPO_REAL_DATA to its folder")
+    missing = [name for name in NEEDED if not (REAL_DATA / name).is_file()]
+    if missing:
+        print(f"smoke-real: {REAL_DATA} has no {', '.join(missing)}: set SSPO_DATA to the folder of CONTRIBUTING.md")
         return 2
     work = pathlib.Path(tempfile.mkdtemp(prefix="sspo-smoke-"))
     model, run, out = work / "model", work / "run", work / "export"

@@ -1,46 +1,46 @@
-"""The example of the loss in someone else's training step runs, and the README shows it as it is."""
+"""The Python block of the README runs as it stands, and trains; what the README names is there."""
 
 import pathlib
+import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from test_subsentences import tokenizer  # noqa: F401  (a fixture)
-
-from sspo_jax.subsentences import Segmenter
 
 ROOT = pathlib.Path(__file__).parent.parent
-SNIPPET = ROOT / "docs" / "snippets" / "your_training_step.py"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+(EXAMPLE,) = re.findall(r"<!-- loss-example -->\n```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_example_runs(tokenizer, tmp_path):  # noqa: F811
-    tokens = jax.random.randint(jax.random.key(0), (2, 16), 0, 100)
-    params = {"table": jnp.zeros((400,))}
-
-    def log_probs(params, tokens):
-        return jax.nn.log_softmax(params["table"])[tokens]
-
-    optimizer = optax.sgd(0.1)
-    segmenter = Segmenter.from_tokenizer(tokenizer, cache_dir=tmp_path)
-    space = {"log_probs": log_probs, "optimizer": optimizer, "segmenter": segmenter}
-    exec(compile(SNIPPET.read_text(encoding="utf-8"), str(SNIPPET), "exec"), space)
-    batch = {
-        "old_logprobs": log_probs(params, tokens),
-        "advantages": jnp.ones((2, 16)),
-        "mask": jnp.ones((2, 16), bool),
-        "entropies": jnp.ones((2, 16)),
-    }
-    new, _, metrics = space["step"](params, optimizer.init(params), tokens, batch)
-    np.testing.assert_allclose(metrics["loss/policy"].value, -1, rtol=1e-6)
-    assert metrics["ratio/mean"].value == 1
-    # The sampled tokens became likelier.
-    assert float(jnp.mean(log_probs(new, tokens) - log_probs(params, tokens))) > 0
+def test_the_example_runs_and_learns(capsys):
+    space: dict = {}
+    exec(compile(EXAMPLE, "README.md", "exec"), space)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 4
+    assert "'ratio/mean': 1.0," in printed[0]  # of equal policies
+    assert "'ratio/mean': 1.0," not in printed[-1]
+    tokens, log_probs = space["tokens"], space["log_probs"]
+    change = log_probs(space["params"], tokens) - log_probs(jnp.zeros((16, 16)), tokens)
+    rewards = np.asarray((tokens == 7).mean(1))
+    best, worst = rewards == rewards.max(), rewards == rewards.min()
+    assert change[best].mean() > 0.01 > -0.01 > change[worst].mean()
 
 
-def test_it_is_ten_lines():
-    assert sum(bool(line.strip()) for line in SNIPPET.read_text(encoding="utf-8").splitlines()) == 10
+def test_the_example_is_short():
+    assert sum(bool(line.strip()) for line in EXAMPLE.splitlines()) <= 32
 
 
-def test_readme_shows_it():
-    assert SNIPPET.read_text(encoding="utf-8").strip() in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_paths_and_links_exist():
+    paths = re.findall(r"\]\(([\w./]+)\)", README)
+    rows = [row.split("|")[1] for row in README.splitlines() if row.startswith(("| `sspo_jax", "| `experiments"))]
+    for row in rows:
+        first, *others = re.findall(r"`([\w./]+)`", row)
+        paths += [first, *(f"sspo_jax/{name}" for name in others)]
+    assert len(paths) > 15
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_commands_are_those_of_the_command_line():
+    from sspo_jax.commands.main import COMMANDS
+
+    (row,) = [line for line in README.splitlines() if line.startswith("| `sspo_jax/commands/`")]
+    assert {name.removeprefix("sspo ") for name in re.findall(r"`([a-z ]+)`", row)} == set(COMMANDS)

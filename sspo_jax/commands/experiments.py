@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import sys
+import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,9 +11,15 @@ if TYPE_CHECKING:
 
 
 def experiments() -> dict[str, pathlib.Path]:
-    """Name to file: of the working directory's experiments/ first, then of the checkout this package runs from."""
+    """Name to file: of the working directory's experiments/ first, then the shipped ones.
+
+    Those are in experiments/ of the checkout, or in sspo_jax/experiments/ where the package is installed from a wheel.
+    """
     found: dict[str, pathlib.Path] = {}
-    for folder in (pathlib.Path(__file__).parents[2] / "experiments", pathlib.Path("experiments")):
+    package = pathlib.Path(__file__).parents[1]
+    installed = package / "experiments"
+    shipped = installed if installed.is_dir() else package.parent / "experiments"
+    for folder in (shipped, pathlib.Path("experiments")):
         found |= {file.stem: file for file in sorted(folder.glob("*.py")) if not file.stem.startswith("_")}
     return found
 
@@ -26,17 +33,39 @@ def load_experiment(name: str) -> "TrainConfig":
     file = pathlib.Path(name) if name.endswith(".py") else experiments().get(name)
     if file is None or not file.is_file():
         raise ValueError(f"no experiment {name!r}, want the path of a file or one of:\n{known()}")
-    folder = str(file.resolve().parent.parent)
-    if folder not in sys.path:  # lets a variant import the experiment it differs from: `from experiments import ...`
-        sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _import_file(file.resolve())
     if not hasattr(module, "config"):
         raise ValueError(f"{file} has no function config() that returns a TrainConfig")
     return module.config()
+
+
+def _import_file(file: pathlib.Path) -> types.ModuleType:
+    """The module of an experiment file, run anew.
+
+    Its folder is a package of its own, so that a variant reaches the experiment it differs from with
+    `from . import arithmetic_tiny`, wherever both lie, and no folder is added to `sys.path`.
+    """
+    package = _PACKAGES.setdefault(file.parent, f"sspo_experiments_{len(_PACKAGES)}")
+    if package not in sys.modules:
+        parent = types.ModuleType(package)
+        parent.__path__ = [str(file.parent)]
+        sys.modules[package] = parent
+    name = f"{package}.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # type hints of classes that are defined there are looked up by this name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+_PACKAGES: dict[pathlib.Path, str] = {}
+"""Folder of experiments to the package that its files are imported as."""
 
 
 def known() -> str:

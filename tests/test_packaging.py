@@ -1,0 +1,108 @@
+"""What is installed: the wheel's packages and experiments, and one list of development tools."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+from sspo_jax.commands.experiments import experiments, load_experiment
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def names(requirements: list[str]) -> set[str]:
+    """Of the packages in requirements such as `a-b>=1.0; python_version < "3.12"`."""
+    return {re.split(r"[^\w.-]", each.strip(), maxsplit=1)[0].lower().replace("_", "-") for each in requirements}
+
+
+def pins(file: str) -> dict[str, str]:
+    """Package to line of a requirements file, without comments and includes."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    lines = [line for line in lines if line.strip() and not line.startswith(("#", "-r"))]
+    return {name: line for line in lines for name in names([line])}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The unpacked wheel, built from a copy of the checkout: building leaves folders behind."""
+    copy, out, site = (tmp_path_factory.mktemp(name) for name in ("copy", "out", "site"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("sspo_jax", "experiments"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    built = subprocess.run([*command, "-w", out, copy], capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return site
+
+
+def test_the_wheel_has_one_top_level_package(site):
+    assert sorted(re.sub("-.*", "", path.name) for path in site.iterdir()) == ["sspo_jax", "sspo_jax"]
+    (information,) = site.glob("*.dist-info")
+    assert (information / "top_level.txt").read_text().split() == ["sspo_jax"]
+
+
+def test_the_wheel_has_every_module_and_data_file(site):
+    kept = {".py", ".json", ".jinja", ".typed"}
+    expected = {path.relative_to(ROOT) for path in (ROOT / "sspo_jax").rglob("*") if path.suffix in kept}
+    expected |= {"sspo_jax" / path.relative_to(ROOT) for path in (ROOT / "experiments").glob("*.py")}
+    found = {path.relative_to(site) for path in (site / "sspo_jax").rglob("*") if path.is_file()}
+    assert found == expected
+
+
+def test_an_installed_package_finds_its_experiments(site, tmp_path):
+    """Outside a checkout `sspo train NAME` knows the shipped experiments, variants included."""
+    script = (
+        "import sspo_jax, sys\n"
+        f"assert sspo_jax.__file__.startswith({str(site)!r}), sspo_jax.__file__\n"
+        "from sspo_jax.commands.experiments import experiments, load_experiment\n"
+        "print(*sorted(experiments()))\n"
+        "print(load_experiment('arithmetic_tiny_grpo').loss)\n"
+        "assert 'experiments' not in sys.modules\n"
+    )
+    run = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(site)!r})\n{script}"]
+    result = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert result.returncode == 0, result.stderr
+    listed, loss = result.stdout.splitlines()
+    assert set(listed.split()) == {path.stem for path in (ROOT / "experiments").glob("[!_]*.py")}
+    assert loss.startswith("Grpo(")
+
+
+def test_a_variant_imports_the_experiment_beside_it(tmp_path):
+    for folder, steps in (("one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "base.py").write_text(f"def config():\n    return {steps}\n")
+        (tmp_path / folder / "variant.py").write_text(
+            "from . import base\n\ndef config():\n    return 10 * base.config()\n"
+        )
+    before = list(sys.path)
+    assert load_experiment(str(tmp_path / "one" / "variant.py")) == 10
+    assert load_experiment(str(tmp_path / "two" / "variant.py")) == 20
+    assert sys.path == before
+    (tmp_path / "one" / "variant.py").write_text("def config():\n    return 3\n")
+    assert load_experiment(str(tmp_path / "one" / "variant.py")) == 3  # an edited file is read anew
+    assert "arithmetic_tiny" in experiments()
+
+
+def test_one_list_of_development_tools():
+    assert set(pins("requirements-dev.txt")) == names(PROJECT["dependency-groups"]["dev"])
+    assert all("==" in line for line in pins("requirements-dev.txt").values())
+
+
+def test_every_dependency_is_pinned():
+    assert names(PROJECT["project"]["dependencies"]) <= set(pins("requirements.txt"))
+
+
+def test_the_makefile_calls_tools_of_the_list():
+    called = set(re.findall(r"\$\(BIN\)/(\w+)", (ROOT / "Makefile").read_text(encoding="utf-8"))) - {"python"}
+    assert called == {"ruff", "basedpyright"}
+    assert called <= set(pins("requirements-dev.txt"))
