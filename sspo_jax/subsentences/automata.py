@@ -15,17 +15,58 @@ from sspo_jax.subsentences import rules
 from sspo_jax.subsentences.rules import BoundaryRule
 
 # Classes of characters: the letters that \end{ and matrix} are made of stand for themselves.
-_KMP = "matrix"
+_MATRIX = "matrix"
 CLASSES = (
-    "newline white digit lower upper lower_other upper_other m a t r i x e n d star open bracket brace close rbrace quote "
-    "wide_open wide_close backslash dollar less comma question bang colon dot hyphen slash em_dash en_dash full_stop "
-    "full_comma full_colon sentence_mark other_mark cjk other"
-).split()
+    "newline",
+    "white",
+    "digit",
+    "lower",
+    "upper",
+    "lower_other",
+    "upper_other",
+    "m",
+    "a",
+    "t",
+    "r",
+    "i",
+    "x",
+    "e",
+    "n",
+    "d",
+    "star",
+    "open",
+    "bracket",
+    "brace",
+    "close",
+    "rbrace",
+    "quote",
+    "wide_open",
+    "wide_close",
+    "backslash",
+    "dollar",
+    "less",
+    "comma",
+    "question",
+    "bang",
+    "colon",
+    "dot",
+    "hyphen",
+    "slash",
+    "em_dash",
+    "en_dash",
+    "full_stop",
+    "full_comma",
+    "full_colon",
+    "sentence_mark",
+    "other_mark",
+    "cjk",
+    "other",
+)
 INDEX = {name: index for index, name in enumerate(CLASSES)}
 _LOWER = frozenset(["lower", "m", "a", "t", "r", "i", "x", "e", "n", "d"])
 _ASCII_LETTERS = _LOWER | {"upper"}
 _UPPER = frozenset(["upper", "upper_other"])
-_LETTERS = _ASCII_LETTERS | {"lower_other", "upper_other"}
+LETTERS = _ASCII_LETTERS | {"lower_other", "upper_other"}
 _OPEN = frozenset(["open", "bracket", "brace"])
 _CLOSE = frozenset(["close", "rbrace"])
 _CLAUSE = {"comma": ",", "question": "?", "bang": "!", "colon": ":", "dot": "."}
@@ -45,11 +86,25 @@ _NAMES: dict[str, str] = {
     **dict.fromkeys(rules.OTHER_MARKS, "other_mark"),
     **dict.fromkeys(rules.SENTENCE_MARKS, "sentence_mark"),
     **dict.fromkeys("0123456789", "digit"),
-    **dict.fromkeys(",;", "comma"),
-    **{c: c for c in _KMP + "end"},
-    **{"\n": "newline", "*": "star", "[": "bracket", "{": "brace", "}": "rbrace", "\\": "backslash", "$": "dollar"},
-    **{"<": "less", "?": "question", "!": "bang", ":": "colon", "：": "full_colon", ".": "dot", "-": "hyphen"},
-    **{"/": "slash", rules.EN_DASH: "en_dash"},
+    **{c: c for c in _MATRIX + "end"},
+    "\n": "newline",
+    "*": "star",
+    "[": "bracket",
+    "{": "brace",
+    "}": "rbrace",
+    "\\": "backslash",
+    "$": "dollar",
+    "<": "less",
+    ",": "comma",
+    ";": "comma",
+    "?": "question",
+    "!": "bang",
+    ":": "colon",
+    "：": "full_colon",
+    ".": "dot",
+    "-": "hyphen",
+    "/": "slash",
+    rules.EN_DASH: "en_dash",
 }
 
 
@@ -121,7 +176,7 @@ def before(name: str, ahead: Ahead, rule: BoundaryRule) -> Ahead:
         after = after if dollars == 1 else "fine"
         return Ahead(first="other", dollars=dollars, after_dollar=after, closer=closer, has_pair=has_pair)
     first, is_upper, is_good = "other", False, False
-    if name in _LETTERS:
+    if name in LETTERS:
         is_longer = ahead.first in ("word", "letter")
         first, is_upper = "word" if is_longer else "letter", name in _UPPER
         is_good = ahead.is_good if is_longer else ahead.first in ("white", "mark")
@@ -211,7 +266,7 @@ def _mark_after(name: str, behind: Behind, is_closing_quote: bool, closes_formul
     return ""
 
 
-_IN_ADDRESS = _LETTERS | {"digit", "star", "less", "hyphen", "slash", "other", *_CLAUSE}
+_IN_ADDRESS = LETTERS | {"digit", "star", "less", "hyphen", "slash", "other", *_CLAUSE}
 
 
 def _to(
@@ -285,7 +340,7 @@ def after(name: str, behind: Behind, known: Need, rule: BoundaryRule) -> tuple[B
             OUTSIDE if mark in ("any", "quotes") and flags[0] else NEVER,
             mark=mark,
         )
-        if name == "rbrace" and behind.progress == len(_KMP):
+        if name == "rbrace" and behind.progress == len(_MATRIX):
             result = result._replace(is_matrix=not behind.is_matrix)
         return result, ends
     if name == "backslash":
@@ -294,9 +349,9 @@ def after(name: str, behind: Behind, known: Need, rule: BoundaryRule) -> tuple[B
         return _to(
             behind, "backslash2", ALWAYS if rule.rows and flags[0] and not behind.is_matrix else NEVER, mark=mark
         )
-    if name in _LETTERS:
+    if name in LETTERS:
         progress = behind.progress if kind in ("letter", "word") else 0
-        progress = progress + 1 if progress < len(_KMP) and name == _KMP[progress] else int(name == "m")
+        progress = progress + 1 if progress < len(_MATRIX) and name == _MATRIX[progress] else int(name == "m")
         return _to(behind, "word" if kind in ("letter", "word") else "letter", mark=mark, progress=progress)
     if name == "em_dash":
         is_dash, is_digit = (known or (False, False))[:2]

@@ -356,9 +356,8 @@ class _Line:
             if self.text[max(j - 6, 0) : j + 1] == "matrix}" and not self.in_address[j]:
                 is_matrix = not is_matrix
             is_clause_mark, is_spaceless = self.is_mark(j), character in self.rule.spaceless and before != "\\"
-            if character in self.rule.always or self.is_row_end(j, is_row=is_row, is_matrix=is_matrix):
-                result[j] = True
-            elif self.is_dash(j):
+            is_row_end = self.is_row_end(j, is_row=is_row, is_matrix=is_matrix)
+            if character in self.rule.always or is_row_end or self.is_dash(j):
                 result[j] = True
             elif is_clause_mark or is_spaceless:
                 result[j] |= self.is_outside(j) and (is_spaceless or self.ends_by_neighbours(j))

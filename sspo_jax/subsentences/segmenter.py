@@ -278,7 +278,7 @@ def _merge(
     tail: int,
     maximum: int | None,
 ) -> Int[Array, "time batch"]:
-    """Subsentence ids from where they may start: greedy from the left, long ones cut (conditions 7 and 8 of `rules`)."""
+    """Subsentence ids from where they may start: conditions 7 and 8 of `rules`."""
     zeros = jnp.zeros(mask.shape[1], jnp.int32)
 
     def count(remaining: Array, ends: Array) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ import tempfile
 
 import numpy as np
 
-from sspo_jax.subsentences.automata import ALWAYS, CLASSES, INDEX, OUTSIDE, Automata, automata, classes_of
+from sspo_jax.subsentences.automata import ALWAYS, INDEX, LETTERS, OUTSIDE, Automata, automata, classes_of
 from sspo_jax.subsentences.rules import BoundaryRule, characters
 from sspo_jax.subsentences.vocabulary import SPECIAL, digest
 
@@ -69,10 +69,7 @@ def _completions(prefix: bytes) -> tuple[int | None, ...] | None:
     low = {0xE0: 0xA0, 0xF0: 0x90}.get(lead, 0x80)
     high = {0xED: 0x9F, 0xF4: 0x8F}.get(lead, 0xBF)
     seconds = range(low, high + 1)
-    if len(prefix) == 1:
-        following = seconds
-    else:
-        following = range(0x80, 0xC0 if prefix[1] in seconds else 0x80)
+    following = seconds if len(prefix) == 1 else range(0x80, 0xC0 if prefix[1] in seconds else 0x80)
     result: list[int | None] = [None] * 64
     if len(prefix) == width - 1:
         text = b"".join(prefix + bytes([byte]) for byte in following).decode("utf-8")
@@ -127,10 +124,8 @@ def read(piece: bytes, context: bytes) -> tuple[bytes, bool, int]:
     return bytes(classes_of("".join(character for character, _, _ in chars))), covered == len(piece), context_of(tail)
 
 
-_QUIET = frozenset("white digit star slash less other cjk wide_open".split()) | {
-    name for name in CLASSES if name in "lower upper lower_other upper_other m a t r i x e n d".split()
-}
-_QUIET_RUN = re.compile(b"[" + re.escape(bytes(INDEX[name] for name in sorted(_QUIET))) + b"]+")
+_QUIET = ("white", "digit", "star", "slash", "less", "other", "cjk", "wide_open", *sorted(LETTERS))
+_QUIET_RUN = re.compile(b"[" + re.escape(bytes(INDEX[name] for name in _QUIET)) + b"]+")
 _ASCII_CLASSES = bytes(classes_of("".join(chr(min(byte, 127)) for byte in range(256))))
 
 
