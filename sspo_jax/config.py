@@ -113,6 +113,8 @@ class SegmenterConfig:
     """punctuation, sentence, newline, fixed(n), entropy, token or response."""
     min_tokens: int = 5
     """Shorter subsentences are joined with their neighbour."""
+    max_tokens: int | None = 60
+    """Longer subsentences are cut into parts of equal length; None: never. Not read by fixed(n), token and response."""
     math_aware: bool = True
     """Clause marks inside brackets and formulas do not end a subsentence."""
 

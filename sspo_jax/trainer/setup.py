@@ -86,6 +86,7 @@ def check(config: TrainConfig) -> RunInputs:
         tokenizer,
         rule=config.segmenter.rule,
         min_tokens=config.segmenter.min_tokens,
+        max_tokens=config.segmenter.max_tokens,
         math_aware=config.segmenter.math_aware,
     )
     stop_token_ids = stop_tokens(config.rollout.stop_token_ids, tokenizer, path)
