@@ -36,8 +36,8 @@ install-dev: $(DEV)  ## ... and what the tests need
 train: $(RUN)  ## train EXP=arithmetic_tiny, with ARGS="--section.field value"
 	@$(BIN)/python -m sspo_jax train $(EXP) $(ARGS)
 
-eval: $(RUN)  ## evaluate MODEL=path-or-run on DATA=aime24,math500
-	@$(BIN)/python -m sspo_jax evaluate --model $(MODEL) --data $(DATA) $(ARGS)
+eval: $(RUN)  ## evaluate MODEL=path-or-run, on DATA=aime24,math500 or the run's own sets
+	@$(BIN)/python -m sspo_jax evaluate --model $(MODEL) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: $(DEV)  ## the fast suite
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not accelerator" $(ARGS)

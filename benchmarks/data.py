@@ -10,10 +10,10 @@ import pathlib
 import tempfile
 import time
 
-from sspo_jax.commands.evaluate import EvaluateConfig, evaluate
 from sspo_jax.data.arithmetic import ArithmeticData
 from sspo_jax.data.pipeline import ProblemStream
 from sspo_jax.data.problems import JsonlSource, iterate
+from sspo_jax.evaluation.run import EvaluateConfig, evaluate
 
 
 def made_up(folder: pathlib.Path, rows: int) -> str:

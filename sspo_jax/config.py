@@ -4,7 +4,8 @@ Every field can be set from the command line as `--section.field value`; the doc
 """
 
 import dataclasses
-from typing import Literal
+import json
+from typing import Any, Literal
 
 from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.data.sources import Data
@@ -112,6 +113,8 @@ class SegmenterConfig:
     """punctuation, sentence, newline, fixed(n), entropy, token or response."""
     min_tokens: int = 5
     """Shorter subsentences are joined with their neighbour."""
+    max_tokens: int | None = 60
+    """Longer subsentences are cut into parts of equal length; None: never. Not read by fixed(n), token and response."""
     math_aware: bool = True
     """Clause marks inside brackets and formulas do not end a subsentence."""
 
@@ -252,3 +255,52 @@ class TrainConfig:
     """Of weights, order of problems, and sampling."""
     run_dir: str | None = None
     """Where everything is written; None: runs/<experiment>-<time>. One with a checkpoint in it is resumed."""
+
+    @property
+    def row_tokens(self) -> int:
+        """Length of a training row in tokens: as set, else just the longest prompt and response."""
+        return self.update.row_tokens or self.rollout.max_prompt_tokens + self.rollout.max_new_tokens
+
+    def resolved(self) -> dict[str, Any]:
+        """The configuration as JSON holds it; the class of the objective is a field."""
+        resolved = json.loads(json.dumps(dataclasses.asdict(self)))
+        resolved["loss"] = {"objective": type(self.loss).__name__, **resolved["loss"]}
+        return resolved
+
+    def check_numbers(self) -> None:
+        """Refuses numbers that no run can have.
+
+        Raises:
+          ValueError: the option, what it is and what was expected.
+        """
+        rollout, update = self.rollout, self.update
+        positive = {
+            "--steps": self.steps,
+            "--rollout.prompts": rollout.prompts,
+            "--rollout.group-size": rollout.group_size,
+            "--rollout.max-new-tokens": rollout.max_new_tokens,
+            "--update.per-rollout": update.per_rollout,
+            "--update.epochs": update.epochs,
+            "--update.micro-rows": update.micro_rows,
+            "--checkpoint.every": self.checkpoint.every,
+            "--checkpoint.keep": self.checkpoint.keep,
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}, want at least 1")
+        if rollout.group_size == 1:
+            raise ValueError(
+                "--rollout.group-size is 1: an advantage relative to the group is then always 0, want 2 or more"
+            )
+        if rollout.temperature <= 0:
+            raise ValueError(f"--rollout.temperature is {rollout.temperature}, want above 0: training scores at it")
+        if update.per_rollout > rollout.prompts:
+            raise ValueError(
+                f"--update.per-rollout is {update.per_rollout}, want at most --rollout.prompts = {rollout.prompts}: "
+                "a minibatch holds whole groups"
+            )
+        if update.row_tokens is not None and update.row_tokens < rollout.max_prompt_tokens + rollout.max_new_tokens:
+            raise ValueError(
+                f"--update.row-tokens is {update.row_tokens}, want room for the longest prompt and response, "
+                f"{rollout.max_prompt_tokens} + {rollout.max_new_tokens} tokens"
+            )

@@ -20,7 +20,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sspo_jax.checker import Verdict, Verifier, ledger
+import numpy as np
+from jaxtyping import Bool, Float
+
+from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.checker.pool import WorkerDied, WorkerError
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
@@ -230,16 +233,25 @@ class Scored:
     terms: dict[str, list[float]]
     """Each term unweighted, by its name: the class in lower case, for a user's function its path."""
 
-    def metrics(self) -> dict[str, float]:
-        """The ledger of the verdicts, and the means of the reward and of each term over the samples not excluded."""
-        kept = [index for index, excluded in enumerate(self.is_excluded) if not excluded]
-        count = max(1, len(kept))
-        found = ledger(self.verdicts)
-        found["reward/mean"] = sum(self.rewards[index] for index in kept) / count
-        found["reward/excluded_fraction"] = 1 - len(kept) / max(1, len(self.rewards))
-        for name, values in self.terms.items():
-            found[f"reward/{name}_mean"] = sum(values[index] for index in kept) / count
-        return found
+
+def reward_metrics(
+    rewards: Float[np.ndarray, " batch"],
+    is_excluded: Bool[np.ndarray, " batch"],
+    terms: Mapping[str, Float[np.ndarray, " batch"]],
+) -> dict[str, float]:
+    """reward/mean, reward/std and reward/<term>_mean over the samples not excluded, and reward/excluded_fraction.
+
+    Means over no samples are 0.
+    """
+    kept = rewards[~is_excluded]
+    metrics = {
+        "reward/mean": float(kept.mean()) if len(kept) else 0.0,
+        "reward/std": float(kept.std()) if len(kept) else 0.0,
+        "reward/excluded_fraction": float(is_excluded.mean()) if len(is_excluded) else 0.0,
+    }
+    for name, values in terms.items():
+        metrics[f"reward/{name}_mean"] = float(values[~is_excluded].mean()) if len(kept) else 0.0
+    return metrics
 
 
 def score(

@@ -1,12 +1,16 @@
 """The records that travel through the system: `Mean`, `SampleSize`, `Max`, `Rollout`, `TrainBatch`.
 
-All are plain containers of arrays, registered as JAX pytrees without Flax, so the losses can be used on their own.
+Those that enter compiled programs are registered as JAX pytrees, without Flax, so that the losses can be used on their
+own; a `Rollout` lives on the host.
+
 Axes: `batch` is rows (responses, or rows of packed responses), `time` is positions. Position `t` of every per-token
 array speaks of token `t` of `tokens`: `logprobs[b, t]` is the log-probability of `tokens[b, t]` given what precedes it.
 """
 
 import dataclasses
 import enum
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -105,33 +109,119 @@ class Max:
 class Rollout:
     """Sampled responses, one a row, on the host; the samples of one prompt are a group.
 
-    Prompts and responses are padded on the right, each to its own width; padding holds token 0.
+    Each row is as long as it is: what the sampler has drawn is packed into training rows from here, once. The padded
+    arrays are views for people and files, made when they are first asked for.
     """
 
-    prompt_tokens: Int[np.ndarray, "batch prompt_time"]
-    prompt_mask: Bool[np.ndarray, "batch prompt_time"]
-    response_tokens: Int[np.ndarray, "batch response_time"]  # the end token, when sampled, is part of it
-    response_mask: Bool[np.ndarray, "batch response_time"]
-    sampler_logprobs: Float[np.ndarray, "batch response_time"]  # temperature-only softmax, as the sampler computed it
+    prompts: tuple[Int[np.ndarray, " _"], ...]
+    responses: tuple[Int[np.ndarray, " _"], ...]  # the end token, when sampled, is part of it
+    logprobs: tuple[Float[np.ndarray, " _"], ...]  # of the responses; temperature-only softmax, as the sampler saw it
     finish_reasons: Int[np.ndarray, " batch"]  # values of FinishReason
     group_ids: Int[np.ndarray, " batch"]  # the index of the prompt
     sample_ids: Int[np.ndarray, " batch"]  # the index inside the group
 
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    @functools.cached_property
+    def lengths(self) -> Int[np.ndarray, " batch"]:
+        """Tokens of each response."""
+        return np.array([len(response) for response in self.responses], np.int64)
+
+    @functools.cached_property
+    def prompt_tokens(self) -> Int[np.ndarray, "batch prompt_time"]:
+        """The prompts, padded on the right with 0."""
+        return pad_rows(self.prompts, np.int32)
+
+    @functools.cached_property
+    def prompt_mask(self) -> Bool[np.ndarray, "batch prompt_time"]:
+        """True where `prompt_tokens` is not padding."""
+        return _is_filled(self.prompts)
+
+    @functools.cached_property
+    def response_tokens(self) -> Int[np.ndarray, "batch response_time"]:
+        """The responses, padded on the right with 0."""
+        return pad_rows(self.responses, np.int32)
+
+    @functools.cached_property
+    def response_mask(self) -> Bool[np.ndarray, "batch response_time"]:
+        """True where `response_tokens` is not padding."""
+        return _is_filled(self.responses)
+
+    @functools.cached_property
+    def sampler_logprobs(self) -> Float[np.ndarray, "batch response_time"]:
+        """The log-probs, nats, padded on the right with 0."""
+        return pad_rows(self.logprobs, np.float32)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Rollout":
+        """The given rows, in the given order."""
+        index = np.asarray(rows, np.int64)
+        return Rollout(
+            prompts=tuple(self.prompts[row] for row in index),
+            responses=tuple(self.responses[row] for row in index),
+            logprobs=tuple(self.logprobs[row] for row in index),
+            finish_reasons=self.finish_reasons[index],
+            group_ids=self.group_ids[index],
+            sample_ids=self.sample_ids[index],
+        )
+
+    @staticmethod
+    def concatenate(rollouts: Sequence["Rollout"]) -> "Rollout":
+        """Rollouts one after the other."""
+        if len(rollouts) == 1:
+            return rollouts[0]
+        return Rollout(
+            prompts=tuple(prompt for rollout in rollouts for prompt in rollout.prompts),
+            responses=tuple(response for rollout in rollouts for response in rollout.responses),
+            logprobs=tuple(logprobs for rollout in rollouts for logprobs in rollout.logprobs),
+            finish_reasons=np.concatenate([rollout.finish_reasons for rollout in rollouts]),
+            group_ids=np.concatenate([rollout.group_ids for rollout in rollouts]),
+            sample_ids=np.concatenate([rollout.sample_ids for rollout in rollouts]),
+        )
+
+
+def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], dtype: type) -> np.ndarray:
+    """Rows of unequal length in one array, zeros at the right."""
+    mask = _is_filled(rows)
+    padded = np.zeros(mask.shape, dtype)
+    if len(rows):
+        padded[mask] = np.concatenate([np.asarray(row, dtype) for row in rows])
+    return padded
+
+
+def _is_filled(rows: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+    lengths = np.array([len(row) for row in rows], np.int64)
+    return np.arange(lengths.max(initial=0))[None] < lengths[:, None]
+
+
+Ints = Int[Array, "batch time"] | Int[np.ndarray, "batch time"]
+Bools = Bool[Array, "batch time"] | Bool[np.ndarray, "batch time"]
+Floats = Float[Array, "batch time"] | Float[np.ndarray, "batch time"]
+
 
 @_record
 class TrainBatch:
-    """What one policy update consumes. Rows hold a prompt and its response, or several of them packed."""
+    """What one policy update consumes. Rows hold a prompt and its response, or several of them packed.
 
-    tokens: Int[Array, "batch time"]
-    positions: Int[Array, "batch time"]  # restart at 0 in each packed sequence
-    segment_ids: Int[Array, "batch time"]  # which packed sequence a token belongs to, 0 for padding
-    mask: Bool[Array, "batch time"]  # true where a token enters the loss
-    advantages: Float[Array, "batch time"]
-    old_logprobs: Float[Array, "batch time"]  # the training program, parameters at the start of the update
-    entropies: Float[Array, "batch time"]  # nats, of the same pass as old_logprobs
-    sampler_logprobs: Float[Array, "batch time"]
-    subsentence_ids: Int[Array, "batch time"]  # -1 where mask is false
-    ref_logprobs: Float[Array, "batch time"] | None = None  # under the frozen reference policy
-    mean_entropy: Float[Array, ""] | None = None  # over all valid tokens of the whole rollout batch
-    entropy_std: Float[Array, ""] | None = None  # of subsentence entropies over those tokens; read by one rule of SSPO
-    denominator: Float[Array, ""] | None = None  # of the loss, over the whole update, before it is cut into parts
+    On the host its arrays are NumPy's, in the jitted programs JAX's.
+    """
+
+    tokens: Ints
+    positions: Ints  # restart at 0 in each packed sequence
+    segment_ids: Ints  # which packed sequence a token belongs to, 0 for padding
+    mask: Bools  # true where a token enters the loss
+    advantages: Floats
+    old_logprobs: Floats  # the training program, parameters at the start of the update
+    entropies: Floats  # nats, of the same pass as old_logprobs
+    sampler_logprobs: Floats
+    subsentence_ids: Ints  # -1 where mask is false
+    ref_logprobs: Floats | None = None  # under the frozen reference policy
+    mean_entropy: Float[Array, ""] | Float[np.ndarray, ""] | None = (
+        None  # over all valid tokens of the whole rollout batch
+    )
+    entropy_std: Float[Array, ""] | Float[np.ndarray, ""] | None = (
+        None  # of subsentence entropies over those tokens; read by one rule of SSPO
+    )
+    denominator: Float[Array, ""] | Float[np.ndarray, ""] | None = (
+        None  # of the loss, over the whole update, before it is cut into parts
+    )

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from sspo_jax.checker import Verdict, Verifier
@@ -12,7 +13,9 @@ from sspo_jax.rewards import (
     Overlong,
     RewardConfig,
     RewardError,
+    Scored,
     UserReward,
+    reward_metrics,
     score,
 )
 
@@ -25,6 +28,18 @@ def verifier():
 
 def verdict(status: str) -> Verdict:
     return Verdict(status, "1", "1", "", 0.0)
+
+
+def metrics_of(scored: Scored) -> dict[str, float]:
+    terms = {name: np.array(values) for name, values in scored.terms.items()}
+    return reward_metrics(np.array(scored.rewards), np.array(scored.is_excluded), terms)
+
+
+def test_metrics_of_nothing_are_zero():
+    nothing = reward_metrics(np.zeros(1), np.ones(1, bool), {"format": np.ones(1)})
+    assert nothing == {
+        "reward/mean": 0.0, "reward/std": 0.0, "reward/excluded_fraction": 1.0, "reward/format_mean": 0.0
+    }  # fmt: skip
 
 
 def test_correctness_by_status():
@@ -87,10 +102,9 @@ def test_the_sum_is_weighted(verifier: Verifier):
     assert scored.rewards == [1.375, 0.5, 0.0]
     assert scored.is_excluded == [False, False, False]
     assert scored.terms == {"correctness": [1.0, 0.0, 0.0], "format": [1.0, 1.0, 0.0], "overlong": [-0.5, 0.0, 0.0]}
-    metrics = scored.metrics()
+    metrics = metrics_of(scored)
     assert metrics["reward/mean"] == pytest.approx(0.625)
-    assert metrics["verify/correct_fraction"] == pytest.approx(1 / 3)
-    assert metrics["verify/unparsed_fraction"] == pytest.approx(1 / 3)
+    assert metrics["reward/overlong_mean"] == pytest.approx(-0.5 / 3)
 
 
 def test_undecided_samples_are_excluded_or_zero_as_asked(verifier: Verifier):
@@ -99,8 +113,9 @@ def test_undecided_samples_are_excluded_or_zero_as_asked(verifier: Verifier):
     out = score([Correctness(), Format()], responses, golds, lengths, verifier=verifier, verdicts=verdicts)
     assert out.is_excluded == [False, True, True]
     assert out.rewards == [2.0, 0.0, 0.0]
-    assert out.metrics()["reward/mean"] == 2.0
-    assert out.metrics()["reward/excluded_fraction"] == pytest.approx(2 / 3)
+    metrics = metrics_of(out)
+    assert metrics["reward/mean"] == metrics["reward/correctness_mean"] + metrics["reward/format_mean"] == 2.0
+    assert metrics["reward/excluded_fraction"] == pytest.approx(2 / 3)
     zero = Correctness(undecided="zero")
     kept = score([zero, Format()], responses, golds, lengths, verifier=verifier, verdicts=verdicts)
     assert kept.is_excluded == [False, False, False]

@@ -2,8 +2,8 @@
 
 import collections
 import dataclasses
-import json
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +14,7 @@ from sspo_jax.data.audit import audit, read_rows
 from sspo_jax.data.overlap import find_overlap, one_line, write_problems
 from sspo_jax.data.problems import iterate
 from sspo_jax.data.sources import open_problems
+from sspo_jax.files import write_json_lines
 
 _USAGE = """usage: sspo data COMMAND ... (`sspo data COMMAND --help` for its options)
 
@@ -66,9 +67,7 @@ def audit_command(config: AuditConfig) -> int:
     summary = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
     console.print(f"{len(rows):,} golds: {summary}", highlight=False)
     if config.output is not None:
-        with open(config.output, "w", encoding="utf-8") as file:
-            for finding in findings:
-                file.write(json.dumps(dataclasses.asdict(finding)) + "\n")
+        write_json_lines(pathlib.Path(config.output), map(dataclasses.asdict, findings))
     return 1 if findings else 0
 
 

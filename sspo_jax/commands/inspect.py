@@ -1,12 +1,12 @@
 """`sspo inspect RUN`: what a run directory holds and how the run went."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import tyro
+
+from sspo_jax.files import read_json_lines, step_files
 
 _SHOWN = (
     "reward/mean",
@@ -56,11 +56,12 @@ def show(config: InspectConfig) -> None:
     from sspo_jax.runs.best import read_best
     from sspo_jax.runs.checkpoint import steps_in
     from sspo_jax.runs.display import Display
+    from sspo_jax.runs.metrics_file import read_metrics
     from sspo_jax.runs.policy import read_record
 
     path = pathlib.Path(config.run)
     record = read_record(path)
-    rows = read_metrics(path)
+    rows = read_metrics(path / "metrics.jsonl")
     best = read_best(path / "checkpoints")
     display = Display(quiet=True)
     total, lora = record["config"]["steps"], record["config"]["model"].get("lora")
@@ -87,23 +88,11 @@ def show(config: InspectConfig) -> None:
             lines.append((name, f"{sparkline(values)}  {values[0]:.4g} -> {values[-1]:.4g}"))
     display.table("first to last step", sorted(lines))
     if config.step is not None:
-        file = path / "rollouts" / f"step_{config.step:06d}.jsonl"
-        if not file.is_file():
+        file = step_files(path / "rollouts", ".jsonl").get(config.step)
+        if file is None:
             raise FileNotFoundError(f"no rollout of step {config.step} in {path}, the run is at step {last}")
-        samples = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        samples = [row for _, row in read_json_lines(file)]
         Display(quiet=False).samples(config.step, samples[: config.responses])
-
-
-def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; a last line that is still being written is left out."""
-    file = run / "metrics.jsonl"
-    rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

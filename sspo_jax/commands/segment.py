@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sspo_jax.files import read_json_lines
 from sspo_jax.subsentences import Segmenter, parse_rule
 from sspo_jax.subsentences.rules import segment_tokens
 from sspo_jax.types import Number
@@ -34,7 +35,7 @@ class SegmentConfig:
     min_tokens: int = 5
     """A shorter piece is joined with its neighbour."""
     math_aware: bool = True
-    """Whether a mark inside brackets or dollar signs ends nothing."""
+    """Ignore boundary marks inside brackets or $...$."""
     show: int = 1
     """How many texts to print in colours."""
 
@@ -61,38 +62,29 @@ def read_tokenizer(path: str) -> Any:
         try:
             return Tokenizer.from_file(path)
         except Exception as error:  # the library raises nothing more particular
-            raise ValueError(f"{path} is no tokenizer.json: {error}") from None
+            raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
     from sspo_jax.data.tokenizer import TINY, load_tokenizer
 
     if path != TINY and not pathlib.Path(path).is_dir():
-        raise ValueError(f"tokenizer is {path!r}, want {TINY!r}, a tokenizer.json or a directory with one")
+        raise ValueError(f"tokenizer is {path!r}, expected {TINY!r}, a tokenizer.json or a directory with one")
     return load_tokenizer(path)
 
 
 def read_texts(config: SegmentConfig) -> list[str]:
-    """The texts of the file: one, or one a JSON line.
+    """The texts of the file: one, or one per JSON line.
 
     Raises:
-      ValueError: a line is no JSON object, or its field is missing or no text.
+      ValueError: a line is not a JSON object, or its field is missing or not text.
     """
-    content = sys.stdin.read() if str(config.file) == "-" else config.file.read_text(encoding="utf-8")
     if config.file.suffix != ".jsonl":
-        return [content]
+        return [sys.stdin.read() if str(config.file) == "-" else config.file.read_text(encoding="utf-8")]
     texts = []
-    # Not splitlines: it also breaks at characters that JSON strings may hold, such as U+2028.
-    for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} of {config.file} is no JSON: {error}") from None
+    for where, row in read_json_lines(config.file):
         if not isinstance(row, dict):
-            raise ValueError(f"line {number} of {config.file} is a {type(row).__name__}, want a JSON object")
+            raise ValueError(f"{where}: a {type(row).__name__}; expected a JSON object")
         if not isinstance(row.get(config.field), str):
             raise ValueError(
-                f"line {number} of {config.file} has no text in {config.field!r} but the fields {', '.join(row)}: "
-                "name one with --field"
+                f"{where}: no text in {config.field!r}, the fields are {', '.join(row)}: name one of them with --field"
             )
         texts.append(row[config.field])
     return texts

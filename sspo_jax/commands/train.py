@@ -3,13 +3,14 @@
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from sspo_jax.commands.experiments import load_experiment
+from sspo_jax.commands.experiments import known, load_experiment
+from sspo_jax.commands.options import parse
+from sspo_jax.config import TrainConfig
+from sspo_jax.distributed.processes import DistributedConfig, initialize, settings
+from sspo_jax.distributed.supervise import RESTARTS, supervise
 from sspo_jax.runs.compilation import enable_compilation_cache
-
-if TYPE_CHECKING:
-    from sspo_jax.config import TrainConfig
+from sspo_jax.runs.directory import new_path
 
 _USAGE = """usage: sspo train EXPERIMENT [--supervise[=RESTARTS]] [--section.field value ...]
 
@@ -24,23 +25,17 @@ def main(arguments: Sequence[str]) -> int:
     """Trains an experiment; exit code 0 if the run is complete or was stopped and saved."""
     arguments = list(arguments)
     if not arguments or arguments[0].startswith("-"):
-        from sspo_jax.commands.experiments import known
-
         print(_USAGE + known())
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
     experiment, *rest = arguments
     enable_compilation_cache()
     default = load_experiment(experiment)
-    from sspo_jax.commands.options import parse
-    from sspo_jax.config import TrainConfig
-    from sspo_jax.distributed.processes import initialize
-
     restarts, rest = _supervision(rest)
     config = parse(TrainConfig, rest, prog=f"sspo train {experiment}", default=default)
     if restarts is not None:
-        return _supervised(experiment, rest, config, restarts)
+        return _supervised(experiment, rest, config.run_dir, config.distributed, restarts)
     initialize(config.distributed)
-    from sspo_jax.trainer.loop import train
+    from sspo_jax.trainer import train  # what computes is imported once the processes have found each other
 
     train(config, experiment=pathlib.Path(experiment).stem)
     return 0
@@ -48,29 +43,24 @@ def main(arguments: Sequence[str]) -> int:
 
 def _supervision(arguments: Sequence[str]) -> tuple[int | None, list[str]]:
     """(restarts, or None where no supervision is asked for; the other arguments)."""
-    from sspo_jax.distributed.supervise import RESTARTS
-
     restarts, others = None, []
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name != "--supervise":
             others.append(argument)
         elif value and not value.isdigit():
-            raise ValueError(f"{argument}: want a number of restarts, as in --supervise=20")
+            raise ValueError(f"{argument}: expected a number of restarts, as in --supervise=20")
         else:
             restarts = int(value) if value else RESTARTS
     return restarts, others
 
 
-def _supervised(experiment: str, rest: Sequence[str], config: "TrainConfig", restarts: int) -> int:
-    from sspo_jax.distributed.processes import settings
-    from sspo_jax.distributed.supervise import supervise
-    from sspo_jax.runs.directory import new_path
-
+def _supervised(
+    experiment: str, rest: Sequence[str], run_dir: str | None, distributed: DistributedConfig, restarts: int
+) -> int:
     command = [sys.executable, "-m", "sspo_jax", "train", experiment, *rest]
-    run_dir = config.run_dir
     if run_dir is None:
-        if settings(config.distributed) is not None:
+        if settings(distributed) is not None:
             raise ValueError("--supervise on several processes needs --run-dir: all of them must name the same one")
         run_dir = str(new_path(pathlib.Path(experiment).stem))  # chosen here, so that a restart finds it
         command += ["--run-dir", run_dir]

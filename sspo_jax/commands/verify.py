@@ -1,13 +1,16 @@
 """`sspo verify`: one response explained step by step, or a file of responses scored, with the ledger."""
 
 import dataclasses
-import json
+import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sspo_jax.checker import STATUSES, Options, Verdict, Verifier, ledger
+from sspo_jax.data.problems import Problem
+from sspo_jax.evaluation.judging import Judge
+from sspo_jax.files import read_json_lines, write_json_lines
 
 _CHUNK = 256  # responses submitted at a time, so that the progress bar moves
 
@@ -21,7 +24,8 @@ class VerifyConfig:
     gold: str | None = None
     """The gold answer, as LaTeX or text."""
     file: str | None = None
-    """JSON lines with a response and a gold each; every line is scored."""
+    """JSON lines with a response and a gold each; every line is scored. `set`, `source` and `extra` of a line, as in
+    problems and in the rollouts of a run, say what is judged with a tolerance or with a unit."""
     response_field: str = "response"
     """The field of the response in a line of the file."""
     gold_field: str = "gold"
@@ -33,9 +37,9 @@ class VerifyConfig:
     workers: int | None = None
     """Worker processes for hard answers; the processor's count by default."""
     relative_tolerance: float | None = None
-    """Numbers agree where |answer - gold| <= this * |gold|; exact by default."""
+    """Numbers agree where |answer - gold| <= this * |gold|; not set: as the set of the problem says, else exact."""
     absolute_tolerance: float | None = None
-    """Numbers agree where |answer - gold| <= this; exact by default."""
+    """Numbers agree where |answer - gold| <= this; not set: as the problem says (`extra.error`), else exact."""
     lenient: bool = False
     """Where no answer is stated, take the last formula or number."""
 
@@ -67,10 +71,10 @@ def verify_command(config: VerifyConfig) -> int:
     """
     if config.file is not None:
         if config.response is not None or config.gold is not None:
-            raise ValueError("a file and --response or --gold are given, want one of the two")
+            raise ValueError("a file and --response or --gold are given: give one of the two")
         return _score_file(config)
     if config.response is None or config.gold is None:
-        raise ValueError("want FILE.jsonl, or both --response TEXT and --gold TEXT")
+        raise ValueError("nothing to judge: give FILE.jsonl, or both --response TEXT and --gold TEXT")
     return _explain(config, config.response, config.gold)
 
 
@@ -105,53 +109,52 @@ def _score_file(config: VerifyConfig) -> int:
     from rich.table import Table
 
     rows = list(_rows(config))
+    stated = {name: value for name, value in vars(config.options).items() if value != getattr(Options(), name)}
     verdicts: list[Verdict] = []
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     started = time.perf_counter()
     with (
-        Verifier(config.workers, config.timeout_seconds, **vars(config.options)) as verifier,
+        Verifier(config.workers, config.timeout_seconds) as verifier,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
+        judge = Judge(verifier, **stated)
         task = progress.add_task("checking", total=len(rows))
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
-            verdicts += verifier.verify_batch([row[0] for row in chunk], [row[1] for row in chunk])
+            verdicts += judge.verdicts([row[0] for row in chunk], [row[1] for row in chunk])
             progress.update(task, advance=len(chunk))
     seconds = time.perf_counter() - started
     if config.output is not None:
-        with open(config.output, "w", encoding="utf-8") as file:
-            for verdict in verdicts:
-                file.write(json.dumps(dataclasses.asdict(verdict)) + "\n")
+        write_json_lines(pathlib.Path(config.output), map(dataclasses.asdict, verdicts))
     fractions = ledger(verdicts)
     table = Table("status", "responses", "fraction")
     for status in STATUSES:
         count = sum(verdict.status == status for verdict in verdicts)
         table.add_row(status, f"{count:,}", f"{100 * fractions[f'verify/{status}_fraction']:.2f} %")
-    table.add_row("all", f"{len(verdicts):,}", f"{len(verdicts) / max(seconds, 1e-9):,.0f} a second")
+    table.add_row("all", f"{len(verdicts):,}", f"{len(verdicts) / max(seconds, 1e-9):,.0f} per second")
     Console().print(table)
     return 0
 
 
-def _rows(config: VerifyConfig) -> Iterator[tuple[str, str]]:
+def _rows(config: VerifyConfig) -> Iterator[tuple[str, Problem]]:
+    """Responses, and the problems they answer as far as the lines state them."""
     assert config.file is not None
-    with open(config.file, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{config.file}:{number}: no JSON: {error}") from error
-            gold = row.get(config.gold_field, row.get("answer")) if isinstance(row, dict) else None
-            response = row.get(config.response_field) if isinstance(row, dict) else None
-            if not isinstance(response, str) or not isinstance(gold, str):
-                fields = {k: type(row[k]).__name__ for k in row} if isinstance(row, dict) else type(row).__name__
-                raise ValueError(
-                    f"{config.file}:{number}: fields {config.response_field!r} and {config.gold_field!r} (or 'answer') "
-                    f"with texts are wanted, the line has {fields}; name others with --response-field and --gold-field"
-                )
-            yield response, gold
+    for where, row in read_json_lines(config.file):
+        gold = row.get(config.gold_field, row.get("answer")) if isinstance(row, dict) else None
+        response = row.get(config.response_field) if isinstance(row, dict) else None
+        if not isinstance(response, str) or not isinstance(gold, str):
+            fields = {k: type(row[k]).__name__ for k in row} if isinstance(row, dict) else type(row).__name__
+            raise ValueError(
+                f"{where}: expected fields {config.response_field!r} and {config.gold_field!r} (or 'answer') "
+                f"with texts, the line has {fields}; name others with --response-field and --gold-field"
+            )
+        about = {name: row[name] for name in ("set", "source", "extra") if row.get(name) is not None}
+        for name, value in about.items():
+            kind = dict if name == "extra" else str
+            if not isinstance(value, kind):
+                raise ValueError(f"{where}: `{name}` is {value!r:.80}; expected {kind.__name__}")
+        yield response, Problem(id=where, problem="", answer=gold, **about)
 
 
 def _shown(text: str | None) -> str:

@@ -7,7 +7,6 @@ a problem that occurs twice with different answers, a solution whose boxes diffe
 
 import collections
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from sspo_jax.checker import Verifier
 from sspo_jax.checker.expression import Node, ParseError, Undecided
 from sspo_jax.checker.latex import has_two_readings, read
+from sspo_jax.files import read_json_lines
 
 _ALTERNATIVES = re.compile(r"\\text\s*\{\s*OR\s*\}|\bOR\b")
 
@@ -127,11 +127,13 @@ def _boxed(answer: str) -> str:
 
 
 def read_rows(path: str) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                row = json.loads(line)
-                wanted = ("id", "problem", "answer")
-                if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in wanted):
-                    raise ValueError(f"{path}:{number}: want an object with the texts id, problem and answer")
-                yield row
+    """The rows of a file of problems.
+
+    Raises:
+      ValueError: a line is not JSON, or has no `id`, `problem` and `answer`; names file and line.
+    """
+    for where, row in read_json_lines(path):
+        needed = ("id", "problem", "answer")
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in needed):
+            raise ValueError(f"{where}: expected an object with the texts id, problem and answer")
+        yield row

@@ -12,7 +12,6 @@ A translated problem cannot be found this way.
 """
 
 import dataclasses
-import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -20,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from sspo_jax.data.problems import Problem, ProblemSource, iterate
+from sspo_jax.files import to_json
 
 Kind = Literal["equal", "letters", "near"]
 
@@ -126,11 +126,12 @@ def _match(
 
 
 def write_problems(path: str, problems: Iterable[Problem]) -> None:
-    """Writes problems as JSON lines, fields at their defaults left out."""
+    """Writes problems as JSON lines, without fields at their defaults and the set they were read as."""
     with open(path, "x", encoding="utf-8") as file:
         for problem in problems:
-            row = {key: value for key, value in dataclasses.asdict(problem).items() if value not in (None, "", {})}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            fields = dataclasses.asdict(dataclasses.replace(problem, set=""))
+            row = {key: value for key, value in fields.items() if value not in (None, "", {})}
+            file.write(to_json(row) + "\n")
 
 
 def one_line(text: str) -> str:

@@ -15,6 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from sspo_jax.files import parse_json
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -33,7 +35,9 @@ class Problem:
     subject: str | None = None
     """Field of mathematics, where the data has it."""
     source: str = ""
-    """The data set the problem comes from."""
+    """The data set the problem comes from, as the data says."""
+    set: str = ""
+    """The set it is judged as (`evaluation.presets.SETS`); the name of what it was read from, unless the data says."""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What else the data says: units, several answers, language (`lang`), ..."""
 
@@ -63,6 +67,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "level": int,
     "subject": str,
     "source": str,
+    "set": str,
     "extra": dict,
 }
 _REQUIRED = ("id", "problem", "answer")
@@ -100,6 +105,26 @@ def _problem(row: dict[str, Any]) -> Problem:
     return Problem(**{field: value for field, value in row.items() if value is not None})
 
 
+def in_set(problem: Problem, name: str) -> Problem:
+    """The problem as one of the set `name`, unless it belongs to one."""
+    return problem if problem.set else dataclasses.replace(problem, set=name)
+
+
+class NamedSource:
+    """Another source under another name, its problems as those of the set of that name."""
+
+    def __init__(self, source: ProblemSource, name: str):
+        self.name = name
+        self.digest = source.digest
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Problem:
+        return dataclasses.replace(self._source[index], set=self.name)
+
+
 class JsonlSource:
     """A JSON-lines file (UTF-8, one problem a line) as a source: validated once, then read row by row on demand.
 
@@ -132,7 +157,7 @@ class JsonlSource:
             if line.isspace():
                 continue
             where = f"{self.path}:{number}"
-            problem = parse_row(_decode(line, where), where)
+            problem = parse_row(parse_json(line.rstrip(), where), where)
             first = lines.setdefault(problem.id, number)
             if first != number:
                 raise ValueError(f"{where}: id {problem.id!r} is also at line {first}, want unique ids: rename one")
@@ -148,7 +173,8 @@ class JsonlSource:
     def __getitem__(self, index: int) -> Problem:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: row {index}, want 0 to {len(self) - 1}")
-        return _problem(json.loads(self._map[self._starts[index] : self._ends[index]]))  # validated by _scan
+        row = parse_json(self._map[self._starts[index] : self._ends[index]], self.path)
+        return _problem({"set": self.name, **row})  # validated by _scan
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_map"}
@@ -174,7 +200,7 @@ class ListSource:
         return len(self._problems)
 
     def __getitem__(self, index: int) -> Problem:
-        return self._problems[index]
+        return in_set(self._problems[index], self.name)
 
 
 def iterate(source: ProblemSource) -> Iterator[Problem]:
@@ -184,10 +210,11 @@ def iterate(source: ProblemSource) -> Iterator[Problem]:
 
 
 def digest_problems(problems: Sequence[Problem]) -> str:
-    """sha256 (hex) over the content of problems, in order, whatever they were read from."""
+    """sha256 (hex) over the content of problems, in order, whatever they were read from and are judged as."""
     sha = hashlib.sha256()
     for problem in problems:
-        sha.update(json.dumps(dataclasses.asdict(problem), sort_keys=True, ensure_ascii=False).encode())
+        content = {name: value for name, value in dataclasses.asdict(problem).items() if name != "set"}
+        sha.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
         sha.update(b"\n")
     return sha.hexdigest()
 
@@ -197,12 +224,3 @@ def _map_file(path: str) -> mmap.mmap:
         if os.fstat(file.fileno()).st_size == 0:  # an empty file cannot be mapped
             raise ValueError(f"{path}: no problems in it, want one JSON object a line")
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _decode(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8 ({error})") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg}, column {error.colno}), want one object a line") from None

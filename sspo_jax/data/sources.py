@@ -9,6 +9,7 @@ Every config has `.open(tokenizer=None)`, which validates and returns a source; 
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from sspo_jax.data.arithmetic import ArithmeticData
@@ -97,6 +98,36 @@ class MixtureData:
 
 
 Data = JsonlData | TfdsData | HubData | ArithmeticData | MixtureData
+
+
+def data_from_record(record: Mapping[str, Any]) -> Data:
+    """The data that `dataclasses.asdict` made the record from, in whatever version of the package.
+
+    Raises:
+      ValueError: no kind of data has these fields.
+    """
+    kinds = (JsonlData, TfdsData, HubData, ArithmeticData, MixtureData)
+    fields = {kind: {field.name: field for field in dataclasses.fields(kind)} for kind in kinds}
+    fitting = [
+        kind
+        for kind in kinds
+        if set(record) <= set(fields[kind])
+        and all(name in record or field.default is not dataclasses.MISSING for name, field in fields[kind].items())
+    ]
+    if not fitting:
+        raise ValueError(f"data with the fields {', '.join(record)} is of no known kind: give the sets with --data")
+    kind = min(fitting, key=lambda kind: len(fields[kind]))
+    values = _tuples(record)
+    if "filter" in values:
+        values["filter"] = ProblemFilter(**_tuples(values["filter"]))
+    if "parts" in values:
+        values["parts"] = tuple(data_from_record(part) for part in values["parts"])
+    return kind(**values)
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no tuples; frozen dataclasses hold no lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
 
 
 def open_problems(spec: str, *, data_dir: str | None = None) -> ProblemSource:

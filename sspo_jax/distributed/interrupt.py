@@ -54,20 +54,20 @@ class StopRequest:
             signal.signal(caught, handler)
         self._say(f"{self.name}: stopping and saving; once more ends the run at once")
 
-    def looks(self) -> Callable[[], None]:
+    def polls(self) -> Callable[[], None]:
         """A function to call often during one stage of a step; it raises `Interrupted` where a stop was asked for.
 
         All processes call it equally often and it raises on all or on none: they exchange what they know, as often as
         makes about `EXCHANGE_SECONDS` between two exchanges.
         """
-        return _Looks(self) if jax.process_count() > 1 else self._look
+        return AgreedPoll(self) if jax.process_count() > 1 else self._poll
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         if self:
             raise Interrupted
 
 
-class _Looks:
+class AgreedPoll:
     def __init__(self, stop: StopRequest):
         self._stop = stop
         self._every, self._left = 1, 1  # calls from one exchange to the next

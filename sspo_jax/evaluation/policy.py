@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from sspo_jax.data.problems import Problem, ProblemSource, iterate
-from sspo_jax.evaluation.presets import facts_of, gold_of, tolerances
+from sspo_jax.evaluation.judging import Judge, gold_of
 from sspo_jax.evaluation.scoring import SampleRow, SetScores, score_set
 
 
@@ -41,7 +41,7 @@ def evaluate_policy(
     *,
     prompts: Callable[[Problem], list[int]],
     tokenizer: Any,
-    verifier: Any,
+    judge: Judge,
     sampling: Any,
     group_size: int,
     seed: int,
@@ -60,7 +60,7 @@ def evaluate_policy(
       source: the set.
       prompts: problem to prompt tokens, such as a `PromptTokenizer`; called for all problems before any is sampled.
       tokenizer: decodes responses.
-      verifier: a running `sspo_jax.checker.Verifier`.
+      judge: of the responses.
       sampling: handed to `sample` as it is.
       group_size: responses per problem.
       seed: of the sampling and of the bootstrap.
@@ -86,59 +86,42 @@ def evaluate_policy(
                 sampling=sampling,
                 seed=block_seed(seed, name, block[0].id),
             )
-            new = judge(name, responses_of(rollout, block, tokenizer), verifier)
+            new = judged(name, responses_of(rollout, block, tokenizer), judge)
             if on_rows is not None:
                 on_rows(new)
             rows += new
         else:
             rows += old
-    return score_rows(name, source.digest, problems, rows, verifier, seed=seed), rows
+    return score_rows(name, source.digest, problems, rows, judge, seed=seed), rows
 
 
 def score_rows(
-    name: str, digest: str, problems: Sequence[Problem], rows: Sequence[SampleRow], verifier: Any, *, seed: int
+    name: str, digest: str, problems: Sequence[Problem], rows: Sequence[SampleRow], judge: Judge, *, seed: int
 ) -> SetScores:
-    """`scoring.score_set` with the checker deciding which answers are the same."""
-
-    def equivalent(first: str, second: str) -> bool:
-        return verifier.verify_batch([rf"\boxed{{{first}}}"], [second])[0].status == "correct"
-
-    return score_set(name, digest, problems, rows, equivalent=equivalent, seed=seed)
+    """`scoring.score_set` with the judge deciding which answers are the same."""
+    return score_set(name, digest, problems, rows, equivalent=judge.is_same, seed=seed)
 
 
 def responses_of(rollout: Any, problems: Sequence[Problem], tokenizer: Any) -> list[Response]:
     """The responses of a `types.Rollout` over these problems, decoded, in order of problem and sample."""
     responses = []
     for row in np.lexsort((rollout.sample_ids, rollout.group_ids)):
-        mask = rollout.response_mask[row]
+        tokens = rollout.responses[row].tolist()
         responses.append(
             Response(
                 problem=problems[int(rollout.group_ids[row])],
                 sample=int(rollout.sample_ids[row]),
-                text=tokenizer.decode(rollout.response_tokens[row][mask].tolist(), skip_special_tokens=True),
-                tokens=int(mask.sum()),
+                text=tokenizer.decode(tokens, skip_special_tokens=True),
+                tokens=len(tokens),
                 truncated=int(rollout.finish_reasons[row]) == 0,  # FinishReason.LENGTH, without importing JAX here
             )
         )
     return responses
 
 
-def judge(name: str, responses: Sequence[Response], verifier: Any) -> list[SampleRow]:
-    """Judged responses of the set `name`, with the tolerances and units the set or the problem states."""
-    facts = facts_of(name)
-    verdicts: list[Any] = [None] * len(responses)
-    by_tolerance: dict[tuple[float | None, float | None], list[int]] = {}
-    for index, response in enumerate(responses):
-        by_tolerance.setdefault(tolerances(facts, response.problem), []).append(index)
-    for tolerance, indices in by_tolerance.items():
-        stated = zip(("relative_tolerance", "absolute_tolerance"), tolerance, strict=True)
-        judged = verifier.verify_batch(
-            [responses[index].text for index in indices],
-            [gold_of(responses[index].problem) for index in indices],
-            **{key: value for key, value in stated if value is not None},
-        )
-        for index, verdict in zip(indices, judged, strict=True):
-            verdicts[index] = verdict
+def judged(name: str, responses: Sequence[Response], judge: Judge) -> list[SampleRow]:
+    """Responses of the set `name` with their verdicts."""
+    verdicts = judge.verdicts([response.text for response in responses], [response.problem for response in responses])
     return [
         SampleRow(
             set=name,

@@ -40,6 +40,8 @@ class SetFacts:
 
     name: str
     """As in `--data` and in the name of its file."""
+    sources: tuple[str, ...] = ()
+    """What else data files call it in the field `source` of its problems."""
     title: str
     """As in tables."""
     size: int | None = None
@@ -65,6 +67,7 @@ SETS = (
     SetFacts(name="math500", title="MATH-500", size=500),
     SetFacts(
         name="minerva",
+        sources=("minerva_math",),
         title="Minerva",
         size=272,
         # Golds are rounded numbers such as 4.5e33. This is the tolerance of Qwen2.5-Math's evaluation code, which the
@@ -80,6 +83,8 @@ SETS = (
     ),
     SetFacts(name="gsm8k", title="GSM8K", size=1319),
 )
+_BY_NAME = {facts.name: facts for facts in SETS}
+_BY_SOURCE = {source: facts for facts in SETS for source in (facts.name, *facts.sources)}
 PAPER_SETS = ("aime24", "amc23", "math500", "minerva", "olympiadbench")
 """The five sets of the paper's average."""
 
@@ -93,33 +98,18 @@ def preset_named(name: str) -> Preset:
     for preset in PRESETS:
         if preset.name == name:
             return preset
-    raise ValueError(f"preset {name!r}, want {' or '.join(preset.name for preset in PRESETS)}")
+    raise ValueError(f"preset {name!r}; expected {' or '.join(preset.name for preset in PRESETS)}")
 
 
 def facts_of(name: str) -> SetFacts:
     """What is known of a set; nothing special for an unknown one."""
-    for facts in SETS:
-        if facts.name == name:
-            return facts
-    return SetFacts(name=name, title=name)
+    return _BY_NAME.get(name) or SetFacts(name=name, title=name)
 
 
-def tolerances(facts: SetFacts, problem: Problem) -> tuple[float | None, float | None]:
-    """(relative, absolute) tolerance of a problem's answer; None compares exactly.
+def facts_for(problem: Problem) -> SetFacts:
+    """What is known of the set a problem belongs to: by the name of its set, else by the source that the data states.
 
-    OlympiadBench states an absolute one, `extra.error`, where the answer is a measurement.
+    So a problem of Minerva is one of Minerva also in a mixture, behind a filter, or in a file of another name.
     """
-    error = problem.extra.get("error")
-    return facts.relative_tolerance, float(error) if error else None
-
-
-def gold_of(problem: Problem) -> str:
-    """The answer to check against: with the unit that OlympiadBench states beside it (`extra.unit`), where it has one.
-
-    The checker takes an answer without a unit for one with it, so this only makes wrong units wrong and other units of
-    the same quantity right. Answers of several parts are left alone: a unit there would belong to the last part.
-    """
-    unit = str(problem.extra.get("unit") or "").replace("$", "").strip()
-    if not unit or problem.extra.get("is_multiple_answer"):
-        return problem.answer
-    return f"{problem.answer} {unit}"
+    known = _BY_NAME.get(problem.set) or _BY_SOURCE.get(problem.source)
+    return known or SetFacts(name=problem.set, title=problem.set)

@@ -16,6 +16,7 @@ import numpy as np
 from sspo_jax.evaluation.intervals import Estimate, estimate_average
 from sspo_jax.evaluation.presets import PAPER_SETS
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
+from sspo_jax.files import append_json_lines, read_json, read_json_lines, write_json, write_json_lines
 
 RESULTS, SAMPLES = "results.json", "samples.jsonl"
 FORMAT = 1
@@ -65,17 +66,18 @@ def read_results(directory: str | os.PathLike[str]) -> Evaluation:
     """
     path = pathlib.Path(directory) / RESULTS
     if not path.is_file():
-        raise FileNotFoundError(f"no {RESULTS} in {directory}, want the directory of a finished evaluation")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("format") != FORMAT:
-        raise ValueError(f"{path}: format {content.get('format')}, want {FORMAT}: evaluate again")
+        raise FileNotFoundError(f"no {RESULTS} in {directory}; expected the directory of a finished evaluation")
+    content = read_json(path, advice="Evaluate again")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path}: format {found}; expected {FORMAT}: evaluate again")
     sets = tuple(_set_from_json(name, scores) for name, scores in content["sets"].items())
     return Evaluation(protocol=content["protocol"], about=content["about"], sets=sets)
 
 
 def write_results(directory: pathlib.Path, evaluation: Evaluation) -> None:
     """Writes results.json, at once (a reader sees the old file or the new one)."""
-    replace_text(directory / RESULTS, json.dumps(to_json(evaluation), indent=1, ensure_ascii=False) + "\n")
+    write_json(directory / RESULTS, to_json(evaluation))
 
 
 class SampleFile:
@@ -99,15 +101,11 @@ class SampleFile:
             if found is not None:
                 _refuse_other(self.path, found["protocol"], header["protocol"])
                 return
-        self.path.write_text(json.dumps(header, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json_lines(self.path, [header])
 
     def append(self, rows: Sequence[SampleRow]) -> None:
         """Adds rows and makes sure that they are on the disk."""
-        text = "".join(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        append_json_lines(self.path, map(dataclasses.asdict, rows))
 
     def rows_of(self, name: str) -> list[SampleRow]:
         """The earlier rows of a set."""
@@ -115,12 +113,8 @@ class SampleFile:
 
     def rewrite(self, rows: Sequence[SampleRow]) -> None:
         """The file with its first line and exactly these rows: drops what unfinished blocks had left."""
-        with open(self.path, encoding="utf-8") as file:
-            header = file.readline()
-        replace_text(
-            self.path,
-            header + "".join(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows),
-        )
+        _, header = next(read_json_lines(self.path))
+        write_json_lines(self.path, [header, *map(dataclasses.asdict, rows)])
 
     def _read(self) -> dict[str, Any] | None:
         """The first line; rows go to `self.rows`. A line cut by a crash is the last one and is removed."""
@@ -129,25 +123,24 @@ class SampleFile:
         if len(whole) < len(raw):
             with open(self.path, "r+b") as file:
                 file.truncate(len(whole))
-        lines = whole.decode("utf-8").split("\n")[:-1]
+        lines = list(read_json_lines(self.path))
         if not lines:
             return None
-        self.rows = [SampleRow(**json.loads(line)) for line in lines[1:]]
-        return json.loads(lines[0])
+        self.rows = list(map(_sample_row, lines[1:]))
+        return lines[0][1]
 
 
 def read_samples(directory: str | os.PathLike[str]) -> list[SampleRow]:
     """All judged responses of an evaluation."""
-    with open(pathlib.Path(directory) / SAMPLES, encoding="utf-8") as file:
-        next(file)
-        return [SampleRow(**json.loads(line)) for line in file]
+    return [_sample_row(line) for line in list(read_json_lines(pathlib.Path(directory) / SAMPLES))[1:]]
 
 
-def replace_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file beside the path and renames it there."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+def _sample_row(line: tuple[str, Any]) -> SampleRow:
+    where, row = line
+    try:
+        return SampleRow(**row)
+    except TypeError as error:
+        raise ValueError(f"{where}: not a judged response ({error}): remove the file, and evaluate again") from None
 
 
 def _refuse_other(path: pathlib.Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

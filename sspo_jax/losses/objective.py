@@ -90,7 +90,6 @@ class Objective(abc.ABC):
         self,
         logprobs: Float[Array, "batch time"],
         batch: TrainBatch,
-        *,
         entropies: Float[Array, "batch time"] | None = None,
     ) -> Loss:
         """The loss of `batch` and its metrics.

@@ -6,13 +6,12 @@ checkpoint is on disk and before the old one is removed, so a killed run has the
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from sspo_jax.distributed.processes import is_main
-from sspo_jax.files import write_json
+from sspo_jax.files import read_json, write_json
 from sspo_jax.runs.checkpoint import Checkpoint, Checkpoints
 
 
@@ -34,9 +33,20 @@ def mean_score(scores: Mapping[str, Mapping[str, Any]], metric: str) -> float:
 
 
 def read_best(checkpoints: pathlib.Path) -> Best | None:
-    """The best policy in a run's folder of checkpoints; None before the first evaluation that chose one."""
+    """The best policy in a run's folder of checkpoints; None before the first evaluation that chose one.
+
+    Raises:
+      ValueError: best.json is damaged; names the file and the way on.
+    """
     file = checkpoints / "best.json"
-    return Best(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    if not file.is_file():
+        return None
+    advice = "Remove it: the run goes on, and its next evaluation is the best one until a better one comes"
+    record = read_json(file, advice=advice)
+    try:
+        return Best(**record)
+    except TypeError:
+        raise ValueError(f"{file}: expected an object with step, metric and score. {advice}") from None
 
 
 def open_best(checkpoints: pathlib.Path, *, is_reader: bool = False) -> Checkpoints:

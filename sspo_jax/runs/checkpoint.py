@@ -25,15 +25,18 @@ class CorruptCheckpointError(RuntimeError):
     """A checkpoint on disk is not what was saved."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Checkpoint:
-    """The state of the loop after `step` steps; nothing else survives a restart."""
+    """The state of the loop after `step` steps; nothing else survives a restart.
+
+    The loop changes it in place; its arrays are donated to the next update.
+    """
 
     params: Any
     optimizer: Any
     step: int
-    data: dict[str, Any]  # ProblemStream.state()
-    unrecorded: dict[str, float] | None = None  # metrics of a step whose evaluation was interrupted
+    data: dict[str, Any]  # the data cursor after this step, ProblemStream.state()
+    unrecorded: dict[str, float] | None = None  # metrics of this step whose evaluation is still to come
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:

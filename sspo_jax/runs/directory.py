@@ -27,10 +27,10 @@ from typing import IO, Any
 import jax
 
 from sspo_jax import __version__
-from sspo_jax.config import TrainConfig
 from sspo_jax.distributed.processes import gather, is_main, on_main, together
-from sspo_jax.files import replace_text, write_json
+from sspo_jax.files import read_json, step_files, write_json, write_json_lines
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.runs.metrics_file import read_metrics
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"),
@@ -45,7 +45,8 @@ class RunDirectory:
     """Opens or creates the directory of a run and keeps other processes out of it.
 
     Args:
-      config: of this run; `config.run_dir` may name the directory.
+      path: of the directory; None makes a new one under runs/.
+      resolved: the configuration as JSON holds it.
       experiment: name of the experiment, part of a new directory's name.
       model: the resolved shape of the model.
       provenance: what else must be the same when the run is resumed (digests of data, prompt and tokenizer).
@@ -56,11 +57,18 @@ class RunDirectory:
       OSError: another process is running there, it cannot be written to, or the disk is full.
     """
 
-    def __init__(self, config: TrainConfig, *, experiment: str, model: QwenConfig, provenance: dict[str, Any]):
+    def __init__(
+        self,
+        path: str | None,
+        resolved: dict[str, Any],
+        *,
+        experiment: str,
+        model: QwenConfig,
+        provenance: dict[str, Any],
+    ):
         self._lock: IO[str] | None = None
-        resolved = resolved_config(config)
         _same_everywhere(resolved, provenance)
-        self.path = pathlib.Path(on_main(lambda: self._claim(config, resolved, experiment, model, provenance)))
+        self.path = pathlib.Path(on_main(lambda: self._claim(path, resolved, experiment, model, provenance)))
         together(self._check_shared)
 
     def _check_shared(self) -> None:
@@ -72,14 +80,14 @@ class RunDirectory:
 
     def _claim(
         self,
-        config: TrainConfig,
+        path: str | None,
         resolved: dict[str, Any],
         experiment: str,
         model: QwenConfig,
         provenance: dict[str, Any],
     ) -> str:
         """Creates, locks and checks the directory, and records the run in it; on process 0."""
-        self.path = pathlib.Path(config.run_dir) if config.run_dir else new_path(experiment)
+        self.path = pathlib.Path(path) if path else new_path(experiment)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -117,7 +125,7 @@ class RunDirectory:
                 )
             write_json(file, record)
             return
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = read_json(file, advice="Restore it from a copy, or choose another --run-dir")
         differing = [
             f"{name}: {old!r} there, {new!r} here"
             for part in ("config", "provenance")
@@ -150,39 +158,23 @@ class RunDirectory:
 
     def is_recorded(self, step: int) -> bool:
         """Whether metrics.jsonl has the row of this step."""
-        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
-        return any(line.startswith(f'{{"step": {step},') and line.endswith("}") for line in lines)
+        return any(row["step"] == step for row in read_metrics(self.metrics))
 
     def forget_after(self, step: int) -> None:
         """Removes what an interrupted run wrote about steps later than the checkpoint it resumes from."""
         if not is_main():
             return
         if self.metrics.exists():
-            kept = []
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:  # the line being written when the process was killed
-                    break
-                if row["step"] > step:
-                    break
-                kept.append(line + "\n")
-            replace_text(self.metrics, "".join(kept))
-        for file in (*self.path.glob("rollouts/step_*"), *self.path.glob("evaluations/step_*")):
-            if int(file.stem.split("_")[1]) > step:
-                file.unlink()
+            write_json_lines(self.metrics, (row for row in read_metrics(self.metrics) if row["step"] <= step))
+        for folder, suffix in (("rollouts", ".jsonl"), ("evaluations", ".jsonl"), ("evaluations", ".json")):
+            for number, file in step_files(self.path / folder, suffix).items():
+                if number > step:
+                    file.unlink()
 
     def close(self) -> None:
         """Lets other runs in."""
         if self._lock is not None:
             self._lock.close()
-
-
-def resolved_config(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as JSON holds it; the class of the objective is a field."""
-    resolved = json.loads(json.dumps(dataclasses.asdict(config)))
-    resolved["loss"] = {"objective": type(config.loss).__name__, **resolved["loss"]}
-    return resolved
 
 
 def _same_everywhere(resolved: dict[str, Any], provenance: dict[str, Any]) -> None:

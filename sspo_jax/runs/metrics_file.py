@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sspo_jax.files import read_json_lines
 from sspo_jax.types import Max, Mean
 
 
@@ -21,6 +22,20 @@ def combine(parts: Iterable[Mapping[str, Mean | Max]]) -> dict[str, Mean | Max]:
             before: Any = total.get(name)  # of the same kind: a name is a Mean everywhere, or a Max
             total[name] = metric if before is None else before + metric
     return total
+
+
+def read_metrics(file: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; none where there is no file. A last line that is still being written is left out.
+
+    Raises:
+      ValueError: a line before it is damaged; names file and line.
+    """
+    rows = []
+    for where, row in read_json_lines(file, may_be_cut=True) if file.exists() else ():
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise ValueError(f"{where}: not the metrics of a step; remove the line")
+        rows.append(row)
+    return rows
 
 
 class MetricsWriter:

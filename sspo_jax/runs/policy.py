@@ -1,8 +1,9 @@
 """`sspo export RUN OUT`: the policy of a run as a Hugging Face checkpoint."""
 
-import json
 import pathlib
 from typing import TYPE_CHECKING, Any, Literal
+
+from sspo_jax.files import read_json
 
 if TYPE_CHECKING:
     from sspo_jax.runs.best import Best
@@ -94,7 +95,7 @@ def read_record(run: pathlib.Path) -> dict[str, Any]:
     file = run / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"no config.json in {run}: want the directory of a run")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return read_json(file, advice="Restore it from a copy: it says what the checkpoints are of")
 
 
 def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None) -> tuple[Any, Any, int]:

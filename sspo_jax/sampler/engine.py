@@ -23,12 +23,12 @@ class RolloutEngine(Protocol):
         """Of the weights that the next `generate` samples from; `NO_WEIGHTS` where none are handed over."""
         ...
 
-    def sync(self, params: Any, version: int, *, look: Callable[[], None] | None = None) -> None:
+    def sync(self, params: Any, version: int, *, poll: Callable[[], None] | None = None) -> None:
         """Hands over weights: parameters of the model, LoRA adapters beside them or not.
 
         Args:
           version: 0 or more; says which weights they are.
-          look: called now and then while this takes time; what it raises ends the wait.
+          poll: called now and then while this takes time; what it raises ends the wait.
         """
         ...
 
@@ -86,7 +86,7 @@ class LocalEngine:
     def version(self) -> int:
         return self._version
 
-    def sync(self, params: Any, version: int, *, look: Callable[[], None] | None = None) -> None:
+    def sync(self, params: Any, version: int, *, poll: Callable[[], None] | None = None) -> None:
         """Keeps a reference to the parameters; nothing is copied before the next `generate`, and that copy goes."""
         self._params, self._version = params, version
 

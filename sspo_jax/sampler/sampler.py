@@ -21,14 +21,14 @@ from sspo_jax.host_memory import release_freed_memory
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import has_lora
 from sspo_jax.models.qwen import fusable, fuse_kernels
-from sspo_jax.sampler.assemble import assemble, pad_rows
+from sspo_jax.sampler.assemble import assemble
 from sspo_jax.sampler.decode import ready_weights
 from sspo_jax.sampler.programs import Programs
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.sampler.schedule import RolloutStats, Run, Sample
 from sspo_jax.sharding import batch_shards, is_one_cpu
-from sspo_jax.types import Rollout
+from sspo_jax.types import Rollout, pad_rows
 
 UNROLL_LAYERS = 8
 """Up to this many layers each gets arrays of its own; deeper models are scanned, which compiles in a fraction."""
@@ -255,13 +255,15 @@ class Sampler:
         self._signature = signature
 
     def _rollout(self, samples: list[Sample], prompts: Sequence[Sequence[int]], group_size: int) -> Rollout:
-        values = {
-            name: pad_rows([np.concatenate(sample.values[name])[: len(sample.tokens)] for sample in samples])[0]
+        self.extras = {
+            name: pad_rows(
+                [np.concatenate(sample.values[name])[: len(sample.tokens)] for sample in samples], np.float32
+            )
             for name in samples[0].values
+            if name != "logprobs"
         }
-        logprobs = values.pop("logprobs")
-        self.extras = values
         reasons = [int(sample.finish) for sample in samples]
+        logprobs = [sample.logprobs for sample in samples]
         return assemble(prompts, group_size, [sample.tokens for sample in samples], logprobs, reasons)
 
 

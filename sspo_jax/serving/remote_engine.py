@@ -32,7 +32,7 @@ from sspo_jax.distributed.processes import is_main
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.hf.weights import DType, save_qwen
 from sspo_jax.models.lora import fold_lora, has_lora
-from sspo_jax.sampler.assemble import assemble, pad_rows
+from sspo_jax.sampler.assemble import assemble
 from sspo_jax.sampler.engine import NO_WEIGHTS
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
@@ -125,7 +125,7 @@ class RemoteEngine:
         """Requests that were sent again so far."""
         return self._connection.retries
 
-    def sync(self, params: Any, version: int, *, look: Callable[[], None] | None = None) -> None:
+    def sync(self, params: Any, version: int, *, poll: Callable[[], None] | None = None) -> None:
         """Exports the weights, adapters folded in, and has the server load them; earlier exports are deleted.
 
         Raises:
@@ -139,8 +139,8 @@ class RemoteEngine:
             load = functools.partial(self._load_weights, is_forced=True)
             with contextlib.closing(arrivals([load], threads=1)) as results:
                 for _ in results:
-                    if look is not None:
-                        look()
+                    if poll is not None:
+                        poll()
         except BaseException:
             self._version = NO_WEIGHTS
             raise
@@ -196,8 +196,7 @@ class RemoteEngine:
                 if progress is not None:
                     progress(num_tokens)
         tokens, logprobs, reasons = zip(*choices, strict=True)
-        padded, _ = pad_rows([np.asarray(values, np.float32) for values in logprobs])
-        return assemble(prompts, group_size, tokens, padded, [*map(int, reasons)])
+        return assemble(prompts, group_size, tokens, logprobs, [*map(int, reasons)])
 
     def _sample(
         self, prompt: list[int], sampling: SamplingParams, key: np.ndarray, is_over: threading.Event

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sspo_jax.subsentences import table as t
-from sspo_jax.subsentences.rules import BoundaryRule, parse_rule, segment_tokens
+from sspo_jax.subsentences.rules import MAX_TOKENS, BoundaryRule, check_lengths, parse_rule, segment_tokens
 from sspo_jax.subsentences.vocabulary import backend, token_bytes
 from sspo_jax.types import Number, Scalar
 
@@ -27,8 +27,8 @@ class _Host:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["class_of", "words"],
-    meta_fields=["rule", "min_tokens", "math_aware", "entropy_quantile", "host"],
+    data_fields=["table"],
+    meta_fields=["rule", "min_tokens", "max_tokens", "math_aware", "entropy_quantile", "host"],
 )
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Segmenter:
@@ -37,14 +37,14 @@ class Segmenter:
     A pytree: pass it to a jitted function as an argument, or close over it.
     """
 
-    class_of: Int[Array, " vocab"] | None
-    """The boundary table's row of each token; None for rules that do not read the text."""
-    words: Int[Array, "words rows"] | None
-    """The rows of the boundary table, packed."""
+    table: dict[str, Array] | None
+    """The arrays of the boundary table (`sspo_jax.subsentences.table`); None for rules that do not read the text."""
     rule: str = "punctuation"
     """punctuation, sentence, newline, fixed(n), entropy, token or response."""
     min_tokens: int = 5
     """A shorter piece is joined with its neighbour."""
+    max_tokens: int | None = MAX_TOKENS
+    """A longer piece is cut into equal parts; None: never. Rules fixed(n), token and response do not read it."""
     math_aware: bool = True
     """Whether a mark inside brackets or dollar signs ends nothing."""
     entropy_quantile: Number = 0.8
@@ -59,6 +59,7 @@ class Segmenter:
         *,
         rule: str = "punctuation",
         min_tokens: int = 5,
+        max_tokens: int | None = MAX_TOKENS,
         math_aware: bool = True,
         entropy_quantile: Number = 0.8,
         cache_dir: pathlib.Path | str | None = None,
@@ -69,25 +70,29 @@ class Segmenter:
           tokenizer: a transformers fast tokenizer or a `tokenizers.Tokenizer`.
           rule: punctuation, sentence, newline, fixed(n), entropy, token or response.
           min_tokens: a shorter piece is joined with its neighbour.
+          max_tokens: a longer piece is cut into equal parts, as few as will do; None means never. The rules fixed(n),
+            token and response do not read it.
           math_aware: whether a mark inside brackets or dollar signs ends nothing.
           entropy_quantile: read by the rule "entropy".
           cache_dir: where tables are kept; None means $SSPO_CACHE_DIR, or ~/.cache/sspo_jax.
+
+        Raises:
+          ValueError: an option is out of its range, the rule unknown, or the tokenizer's tokens have no exact bytes.
         """
-        if min_tokens < 1:
-            raise ValueError(f"min_tokens is {min_tokens}, want 1 or more")
+        check_lengths(min_tokens, max_tokens)
         if not 0 <= entropy_quantile <= 1:
             raise ValueError(f"entropy_quantile is {entropy_quantile}, want a number from 0 to 1")
         parsed = parse_rule(rule, math_aware=math_aware)
         pieces = token_bytes(tokenizer)
-        class_of = words = None
+        table = None
         if isinstance(parsed, BoundaryRule):
-            table = t.cached(pieces, parsed, pathlib.Path(cache_dir) if cache_dir is not None else None)
-            class_of, words = jnp.asarray(table.class_of), jnp.asarray(table.words)
+            built = t.cached(pieces, parsed, pathlib.Path(cache_dir) if cache_dir is not None else None)
+            table = {name: jnp.asarray(getattr(built, name)) for name in t.FIELDS}
         return cls(
-            class_of=class_of,
-            words=words,
+            table=table,
             rule=rule,
             min_tokens=min_tokens,
+            max_tokens=max_tokens,
             math_aware=math_aware,
             entropy_quantile=entropy_quantile,
             host=_Host(backend(tokenizer), pieces),
@@ -128,6 +133,7 @@ class Segmenter:
         starts_run = mask & ~jnp.pad(mask[:-1] & same, ((1, 0), (0, 0)))
         ends_run = mask & ~jnp.pad(mask[1:] & same, ((0, 1), (0, 0)))
         minimum = tail = self.min_tokens
+        maximum = None if isinstance(rule, int) else self.max_tokens
         if isinstance(rule, BoundaryRule):
             may_start = self._boundaries(tokens, starts_run, ends_run)
         elif isinstance(rule, int):
@@ -139,7 +145,7 @@ class Segmenter:
             if entropy_threshold is None:
                 entropy_threshold = jnp.nanquantile(entropies, self.entropy_quantile)
             may_start = entropies > entropy_threshold
-        return _merge(may_start, mask, starts_run, ends_run, minimum=minimum, tail=tail).T
+        return _merge(may_start, mask, starts_run, ends_run, minimum=minimum, tail=tail, maximum=maximum).T
 
     def threshold(self, entropies: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> float | None:
         """The `entropy_threshold` of a rollout: the quantile over its valid tokens. None for the other rules.
@@ -160,57 +166,61 @@ class Segmenter:
         starts_run: Bool[Array, "time batch"],
         ends_run: Bool[Array, "time batch"],
     ) -> Bool[Array, "time batch"]:
-        """Whether a subsentence may start at each token: conditions 1 to 4 of `rules`, from the table."""
-        assert self.class_of is not None
-        assert self.words is not None
-        classes = self.class_of[jnp.clip(tokens, 0, self.class_of.shape[0] - 1)] * len(t.CONTEXTS)
-        leaves = t.field(self.words, t.CONTEXT)
+        """Whether a subsentence may start at each token: conditions 1 to 6 of `rules`, from the table."""
+        assert self.table is not None
+        shape_of, shapes, brackets = (self.table[name] for name in ("shape_of", "shapes", "brackets"))
+        num_contexts, num_ahead, num_behind = (self.table[name].shape[1] for name in ("shapes", "right", "left"))
+        shapes, right, left = (self.table[name].reshape(-1) for name in ("shapes", "right", "left"))
+        rows = _at(shape_of, jnp.clip(tokens, 0, shape_of.shape[0] - 1)) * num_contexts
 
-        def before(contexts: Array) -> Array:
+        def before(words: Array) -> Array:
             """The context before each token, given the contexts that tokens leave."""
-            return jnp.where(starts_run, t.NO_CONTEXT, jnp.pad(contexts[:-1], ((1, 0), (0, 0))))
+            contexts = words & (2**t.CONTEXT_BITS - 1)
+            return jnp.where(starts_run, 0, jnp.pad(contexts[:-1], ((1, 0), (0, 0))))
 
-        # A context is at most two bytes, so it depends on no more than two tokens: two rounds are exact.
-        rows = classes + before(leaves[classes + before(leaves[classes])])
-        words = tuple(word[rows] for word in self.words)
-        field = functools.partial(t.field, words)
-
-        def look(carry: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
-            """From the right: does white space follow, and what becomes of a character that a token leaves open?"""
-            white_next, head_next = carry
-            flags, ends = x
-            white_next, head_next = white_next | ends, jnp.where(ends, t.ORDINARY, head_next)
-            is_partial, head, first = (t.field([flags], name) for name in (t.IS_PARTIAL, t.HEAD, t.FIRST))
-            white_next = white_next & ~((is_partial == 1) & (head_next == t.ORDINARY))
-            stays_left = (is_partial == 0) | (head_next == t.CLOSER) | (head_next == t.SPACE)
-            white = (first == t.WHITE) | ((first == t.ONLY_CLOSERS) & white_next)
-            found = white_next.astype(jnp.int32) + 2 * stays_left.astype(jnp.int32)
-            return (white, jnp.where(head == t.CONTINUES, head_next, head)), found
-
+        # A context is at most three bytes, so it depends on no more than three tokens: three rounds are exact.
+        words = _at(shapes, rows)
+        for _ in range(3):
+            words = _at(shapes, rows + before(words))
+        classes = words >> t.CONTEXT_BITS
         batch = tokens.shape[1]
         zeros = jnp.zeros(batch, jnp.int32)
-        _, found = jax.lax.scan(look, (jnp.ones(batch, bool), zeros), (words[0], ends_run), reverse=True)
-        white_next, stays_left = found & 1 == 1, (found & 2 == 2) & (field(t.STAYS_LEFT) == 1)
-        # One more than the largest depth at which a mark of the token ends a subsentence, with `$` closed, or open.
-        outside = jnp.maximum(field(t.SURE_OUTSIDE), jnp.where(white_next, field(t.IF_WHITE_OUTSIDE), 0))
-        inside = jnp.maximum(field(t.SURE_INSIDE), jnp.where(white_next, field(t.IF_WHITE_INSIDE), 0))
 
-        def step(carry: tuple[Array, ...], x: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
-            """From the left: depth, dollar signs, and whether the last token closed its subsentence."""
-            depth, in_dollars, is_closed = carry
-            starts, stays_left, outside, inside, flags, depths = x
-            delta, floor = t.field([flags, depths], t.DELTA), t.field([flags, depths], t.FLOOR)
-            depth, in_dollars, is_closed = jnp.where(starts, 0, depth), in_dollars & ~starts, is_closed & ~starts
-            has_boundary = (t.field([flags], t.ENDS) == 1) | (depth < jnp.where(in_dollars, inside, outside))
+        # A loop's step costs by the number of its results, so what it carries is packed into one integer.
+        def count(depth: Array, words: Array) -> Array:
+            """How many brackets are open (from the left) or are closed (from the right) past a token."""
+            return jnp.maximum(depth + (words & 0xFFFF) + t.RESET, words >> 16)
+
+        def look(carry: Array, x: tuple[Array, ...]) -> tuple[Array, Array]:
+            """From the right: what each token's characters know of the text behind them, and brackets closed there."""
+            classes, words, ends = x
+            carry = jnp.where(ends, 0, carry)
+            closed = carry >> t.AHEAD_BITS
+            word = _at(right, classes * num_ahead + (carry & (2**t.AHEAD_BITS - 1)))
+            found = (word >> t.AHEAD_BITS) << t.LIMIT_BITS | jnp.minimum(closed, t.EVER - 1)
+            return count(closed, words) << t.AHEAD_BITS | (word & (2**t.AHEAD_BITS - 1)), found
+
+        xs = (classes, _at(brackets[1], classes), ends_run)
+        _, found = jax.lax.scan(look, zeros, xs, reverse=True)
+
+        def step(carry: Array, x: tuple[Array, ...]) -> tuple[Array, Array]:
+            """From the left: the state, whether a token may start one and whether it ends one, and brackets open."""
+            found, words, starts = x
+            carry = jnp.where(starts, 0, carry)
+            opened, is_closed = carry >> (t.BEHIND_BITS + 2), (carry >> (t.BEHIND_BITS + 1)) & 1
+            word = _at(left, (found >> t.LIMIT_BITS) * num_behind + (carry & (2**t.BEHIND_BITS - 1)))
+            stays_left = (word >> t.BEHIND_BITS) & 1
+            open_limit = (word >> (t.BEHIND_BITS + 1)) & t.EVER
+            closed_limit = (word >> (t.BEHIND_BITS + 1 + t.LIMIT_BITS)) & t.EVER
+            has_boundary = (jnp.minimum(opened, t.EVER - 1) < open_limit) | ((found & t.EVER) < closed_limit)
             may_start = is_closed & ~stays_left
-            is_closed = has_boundary | (stays_left & is_closed)
-            in_dollars = (in_dollars & (delta > t.RESET // 2)) ^ (t.field([flags], t.DOLLARS) == 1)
-            return (jnp.maximum(depth + delta, floor), in_dollars, is_closed), may_start
+            is_closed = has_boundary.astype(jnp.int32) | (stays_left & is_closed)
+            carry = count(opened, words) << 2 | is_closed << 1 | may_start
+            carry = carry << t.BEHIND_BITS | (word & (2**t.BEHIND_BITS - 1))
+            return carry, carry
 
-        none = jnp.zeros(batch, bool)
-        xs = (starts_run, stays_left, outside, inside, words[0], words[1])
-        _, may_start = jax.lax.scan(step, (zeros, none, none), xs)
-        return may_start
+        _, states = jax.lax.scan(step, zeros, (found, _at(brackets[0], classes), starts_run))
+        return (states >> t.BEHIND_BITS) & 1 == 1
 
     def split(self, text: str) -> list[str]:
         """The subsentences of a text, the reference: tokenizes it and applies the rule to its characters.
@@ -225,7 +235,7 @@ class Segmenter:
             return [text] if text else []
         pieces = [self.host.pieces[token] for token in encoding.ids]
         rule = parse_rule(self.rule, math_aware=self.math_aware)
-        ids = segment_tokens(pieces, rule, min_tokens=self.min_tokens)
+        ids = segment_tokens(pieces, rule, min_tokens=self.min_tokens, max_tokens=self.max_tokens)
         ends = self._ends(text, encoding.ids, encoding.offsets)
         cuts = [ends[i] for i in range(len(ids) - 1) if ids[i + 1] != ids[i]]
         return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -253,6 +263,11 @@ class Segmenter:
         return ends
 
 
+def _at(values: Int[Array, " n"], where: Int[Array, "..."]) -> Int[Array, "..."]:
+    """`values[where]` of indices known to be in bounds."""
+    return values.at[where].get(mode="promise_in_bounds")
+
+
 def _merge(
     may_start: Bool[Array, "time batch"],
     mask: Bool[Array, "time batch"],
@@ -261,8 +276,9 @@ def _merge(
     *,
     minimum: int,
     tail: int,
+    maximum: int | None,
 ) -> Int[Array, "time batch"]:
-    """Subsentence ids from where they may start: greedy from the left (condition 5 of `rules`)."""
+    """Subsentence ids from where they may start: conditions 7 and 8 of `rules`."""
     zeros = jnp.zeros(mask.shape[1], jnp.int32)
 
     def count(remaining: Array, ends: Array) -> tuple[Array, Array]:
@@ -271,14 +287,35 @@ def _merge(
 
     _, is_enough = jax.lax.scan(count, zeros, ends_run, reverse=True)
 
-    def step(carry: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+    def step(carry: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         index, length = carry
         starts, allowed = x
         cut = starts | (allowed & (length >= minimum))
         index, length = index + cut, jnp.where(cut, 1, length + 1)
-        return (index, length), index
+        return (index, length), (index, length)
 
-    _, ids = jax.lax.scan(step, (zeros - 1, zeros), (starts_run, may_start & is_enough & mask))
+    _, (ids, lengths) = jax.lax.scan(step, (zeros - 1, zeros), (starts_run, may_start & is_enough & mask))
+    if maximum is not None:
+
+        def measure(carry: tuple[Array, Array], x: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+            """From the right: the length of each token's piece, which is that of the piece up to its last token."""
+            length, left = carry
+            so_far, ends = x
+            length = jnp.where(ends | (left == 0), so_far, length)
+            return (length, so_far - 1), length
+
+        _, whole = jax.lax.scan(measure, (zeros, zeros), (lengths, ends_run), reverse=True)
+
+        def cut_long(carry: tuple[Array, Array], x: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+            """Token p starts another part where floor(p * parts / length) steps: `left_over` is the remainder."""
+            index, left_over = carry
+            so_far, length, counts = x
+            left_over = jnp.where(so_far == 1, length, left_over + (length + maximum - 1) // maximum)
+            cut = counts & (left_over >= length)
+            index, left_over = index + cut, jnp.where(cut, left_over - length, left_over)
+            return (index, left_over), index
+
+        _, ids = jax.lax.scan(cut_long, (zeros - 1, zeros), (lengths, whole, mask))
     return jnp.where(mask, ids, -1)
 
 

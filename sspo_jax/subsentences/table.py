@@ -1,193 +1,299 @@
 """The boundary table: what each token does to the rule's state, so that the rule runs on token ids alone.
 
-The rule of `rules.py` reads characters; a token may hold several of them, half of one, or what decides about a mark
-in an earlier token. Its effect depends on a few things only, and that dependence is what a row stores:
+The rule of `rules.py` reads characters, and `automata.py` reads them one after another, from the right and from the
+left. A token may hold several of them, or a part of one. Its effect is theirs one after another:
 
-- the *context*, what the bytes before it left open: nothing, a backslash, a dollar sign, or the first bytes of a
-  character that matters to the rule (a full-width mark may be cut into three tokens);
-- the *depth* of brackets d and whether a `$` is open, m, at its start: a mark in it counts only if d is at most some
-  number, which depends on m, and afterwards d' = max(d + delta, floor);
-- what *follows*: whether the first character after it, past closers, is white space.
+- the *context* before it, the first bytes of a character that it may complete, decides which characters it holds: its
+  *effect class* (a character belongs to the token with its last byte);
+- from the right, a class and the state of what follows give the state at its front, and an *action*: what the
+  characters of the token know of the text behind them;
+- from the left, an action and the state before it give the state after it, and whether a subsentence ends in it: if at
+  its start fewer brackets than some number are open, or at its end fewer than another are closed.
 
-Equal effects are stored once: `class_of[token]` gives the row of a table of a few hundred.
+Equal effects are stored once: a vocabulary of 151,665 has a few thousand classes and actions.
 """
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from sspo_jax.subsentences.rules import (
-    CLAUSE_MARKS,
-    CLOSERS,
-    CLOSING_BRACKETS,
-    FULL_WIDTH_MARKS,
-    OPENERS,
-    WHITE_SPACE,
-    BoundaryRule,
-    characters,
-)
+from sspo_jax.subsentences.automata import ALWAYS, INDEX, LETTERS, OUTSIDE, Automata, automata, classes_of
+from sspo_jax.subsentences.rules import BoundaryRule, characters
 from sspo_jax.subsentences.vocabulary import SPECIAL, digest
 
 # Part of the cache's file name: raise it whenever a table would come out different.
-VERSION = 2
+VERSION = 3
 
-_SPELLED = {character: character.encode("utf-8") for character in FULL_WIDTH_MARKS + CLOSERS + WHITE_SPACE}
-_PARTIAL = sorted({spelled[:n] for spelled in _SPELLED.values() for n in range(1, len(spelled))})
-CONTEXTS: tuple[bytes, ...] = (b"", b"\\", b"$", *_PARTIAL)
-NO_CONTEXT = 0
-
-# First character of the token's own that is no closer.
-ONLY_CLOSERS, WHITE, OTHER = 0, 1, 2
-# What becomes of the character that earlier tokens began.
-ORDINARY, CLOSER, SPACE, MARK, CONTINUES = 0, 1, 2, 3, 4
-# A depth never gets near this: added to it, the floor always wins.
+# A number of brackets never gets near this: added to it, the floor always wins.
 RESET = -(2**15)
-
-# Columns of a row.
-CONTEXT, FIRST, HEAD, IS_PARTIAL, STAYS_LEFT, ENDS, DOLLARS, DELTA, FLOOR = range(9)
-SURE_OUTSIDE, SURE_INSIDE, IF_WHITE_OUTSIDE, IF_WHITE_INSIDE = range(9, 13)
-# Word, first bit, number of bits: a row is three integers, so that the device gathers three numbers a token.
-_LAYOUT = {
-    CONTEXT: (0, 0, 5),
-    FIRST: (0, 5, 2),
-    HEAD: (0, 7, 3),
-    IS_PARTIAL: (0, 10, 1),
-    STAYS_LEFT: (0, 11, 1),
-    ENDS: (0, 12, 1),
-    DOLLARS: (0, 13, 1),
-    DELTA: (1, 0, 16),  # stored less RESET, so that it is not negative
-    FLOOR: (1, 16, 15),
-    SURE_OUTSIDE: (2, 0, 8),
-    SURE_INSIDE: (2, 8, 8),
-    IF_WHITE_OUTSIDE: (2, 16, 8),
-    IF_WHITE_INSIDE: (2, 24, 8),
-}
-NUM_WORDS = 3
-
-
-def pack(row: Sequence[int]) -> list[int]:
-    """The words of a row of columns, as int32 values."""
-    words = [0] * NUM_WORDS
-    for column, (word, shift, bits) in _LAYOUT.items():
-        value = row[column] - RESET if column == DELTA else row[column]
-        if not 0 <= value < 2**bits:
-            raise ValueError(f"column {column} of the boundary table is {value}, want 0 to {2**bits - 1}")
-        words[word] |= value << shift
-    return [word - 2**32 if word >= 2**31 else word for word in words]
-
-
-def field(words: Any, column: int) -> Any:
-    """A column, from the words of a row or of many rows; NumPy and JAX alike."""
-    word, shift, bits = _LAYOUT[column]
-    value = (words[word] >> shift) & (2**bits - 1)
-    return value + RESET if column == DELTA else value
+# More brackets than a token can close: fewer than this many are always open.
+EVER = 2**10 - 1
+# Bits of the packed tables: an action and a state from the right; a state from the left, two limits and a flag; a class
+# and a context.
+AHEAD_BITS, BEHIND_BITS, LIMIT_BITS, CONTEXT_BITS = 9, 10, 10, 8
 
 
 @dataclasses.dataclass(frozen=True)
 class BoundaryTable:
-    """`words[:, class_of[token] * len(CONTEXTS) + context]` is the effect of a token."""
+    """The tables of a vocabulary and a rule, int32."""
 
-    class_of: np.ndarray  # [vocab + 1] int32; the last one is for ids past the vocabulary
-    words: np.ndarray  # [NUM_WORDS, classes * contexts] int32
+    shape_of: np.ndarray  # [vocab + 1] a row of `shapes`; the last one is for ids past the vocabulary
+    shapes: np.ndarray  # [shapes, contexts] effect class << CONTEXT_BITS | the context that is left
+    brackets: np.ndarray  # [2, classes] floor << 16 | delta - RESET, of the counters from the left and from the right
+    right: np.ndarray  # [classes, states from the right] action << AHEAD_BITS | the state at the front
+    left: np.ndarray  # [actions, states from the left] see `_left_word`
 
 
-def effect(piece: bytes, context: bytes, rule: BoundaryRule) -> tuple[int, ...]:
-    """One row: the effect of a token in a context.
+def _left_word(state: np.ndarray, stays: np.ndarray, open_limit: np.ndarray, closed_limit: np.ndarray) -> np.ndarray:
+    """state | stays left | limit of the brackets open before | limit of those closed after, from the lowest bit."""
+    word = state | (stays.astype(np.int64) << BEHIND_BITS) | (open_limit << (BEHIND_BITS + 1))
+    return (word | (closed_limit << (BEHIND_BITS + 1 + LIMIT_BITS))).astype(np.uint32).view(np.int32)
 
-    Columns: context it leaves; FIRST; HEAD; whether it ends inside a character that may matter; whether it is only
-    white space and closers; whether it surely ends a subsentence; how many times `$` toggles (mod 2); the depth's
-    `delta` and `floor`; and four limits, one more than the largest depth at which a mark of it ends one: surely, or if
-    what follows is white space; with `$` closed, or open, at its start. 0 is never.
+
+@functools.cache
+def _completions(prefix: bytes) -> tuple[int | None, ...] | None:
+    """For each byte that may follow the first bytes of a character, the class it completes, or less a context.
+
+    An entry is None where no character comes of it; all is None if `prefix` does not begin one.
     """
-    prefix = context if context in _PARTIAL else b""
-    data = prefix + piece
-    tail = next((p for p in sorted(_PARTIAL, key=len, reverse=True) if data.endswith(p)), b"")
-    row = [0] * len(_LAYOUT)
-    row[CONTEXT] = CONTEXTS.index(tail) if tail else NO_CONTEXT
-    row[IS_PARTIAL] = int(bool(tail))
-    row[STAYS_LEFT] = 1
+    lead = prefix[0] if prefix else 0
+    width = 2 if 0xC2 <= lead <= 0xDF else 3 if 0xE0 <= lead <= 0xEF else 4 if 0xF0 <= lead <= 0xF4 else 0
+    if not 0 < len(prefix) < width:
+        return None
+    low = {0xE0: 0xA0, 0xF0: 0x90}.get(lead, 0x80)
+    high = {0xED: 0x9F, 0xF4: 0x8F}.get(lead, 0xBF)
+    seconds = range(low, high + 1)
+    following = seconds if len(prefix) == 1 else range(0x80, 0xC0 if prefix[1] in seconds else 0x80)
+    result: list[int | None] = [None] * 64
+    if len(prefix) == width - 1:
+        text = b"".join(prefix + bytes([byte]) for byte in following).decode("utf-8")
+        result[slice(following.start - 0x80, following.stop - 0x80)] = classes_of(text)
+    else:
+        for byte in following:
+            # No character of four bytes has a class of its own, so only their number matters.
+            begun = prefix + bytes([byte]) if width == 3 else b"\xf1\x80\x80"[: len(prefix) + 1]
+            result[byte - 0x80] = -context_of(begun)
+    return tuple(result) if len(following) else None
+
+
+_CONTEXTS: dict[tuple[int | None, ...], int] = {}
+_REPRESENTATIVES: list[bytes] = [b""]
+
+
+def context_of(prefix: bytes) -> int:
+    """The number of a context: equal where the same bytes complete the same classes. 0 is none."""
+    completions = _completions(prefix)
+    if completions is None:
+        return 0
+    if completions not in _CONTEXTS:
+        _CONTEXTS[completions] = len(_REPRESENTATIVES)
+        _REPRESENTATIVES.append(prefix)
+    return _CONTEXTS[completions]
+
+
+@functools.cache
+def contexts() -> tuple[bytes, ...]:
+    """First bytes of characters that stand for each context."""
+    for lead in range(0xC2, 0xF5):
+        context_of(bytes([lead]))
+    return tuple(_REPRESENTATIVES)
+
+
+def _tail(data: bytes) -> bytes:
+    """The first bytes of a character at the end of the data, or nothing."""
+    for n in (1, 2, 3):
+        if len(data) >= n and data[-n] >= 0xC0:
+            return data[-n:] if _completions(data[-n:]) is not None else b""
+    return b""
+
+
+def read(piece: bytes, context: bytes) -> tuple[bytes, bool, int]:
+    """(the classes of the characters that end in a token, whether it holds nothing else, the context it leaves)."""
+    data = context + piece
+    tail = _tail(data)
+    chars = characters(data[: len(data) - len(tail)])
     if len(tail) > len(piece):
-        row[HEAD] = CONTINUES
-        return tuple(row)
-    chars = [item for item in characters(data[: len(data) - len(tail)]) if item[2] > len(prefix)]
-    text = [character for character, _, _ in chars]
-    if prefix and chars and chars[0][1] < len(prefix):
-        row[HEAD] = _head(text[0], rule)
-    for character in text:
-        if character not in CLOSERS:
-            row[FIRST] = WHITE if character in WHITE_SPACE else OTHER
-            break
-    row[STAYS_LEFT] = int(all(character in CLOSERS or character in WHITE_SPACE for character in text))
-    delta, floor, dollars, before = 0, 0, 0, context.decode("ascii") if context in (b"\\", b"$") else ""
-    for j, character in enumerate(text):
-        if character in rule.always:
-            row[ENDS] = 1
-        elif character in rule.clause and before != "\\":
-            following = [c for c in text[j + 1 :] if c not in CLOSERS][:1]
-            if not following or following[0] in WHITE_SPACE:
-                column = SURE_OUTSIDE if following else IF_WHITE_OUTSIDE
-                if not rule.math_aware:
-                    row[column] = row[column + 1] = 1  # the depth stays 0
-                elif floor == 0:
-                    # d + delta <= 0, and `$` closed here: column 0 or 1 by how often it toggled since the start.
-                    row[column + dollars] = max(row[column + dollars], 1 - delta)
-        if character == "\n":
-            delta, floor, dollars = RESET, 0, 0
-        elif character in OPENERS:
-            delta, floor = delta + 1, floor + 1
-        elif character in CLOSING_BRACKETS:
-            delta, floor = delta - 1, max(floor - 1, 0)
-        elif character == "$" and before == "":
-            dollars = 1 - dollars
-        before = character if character == "\\" or (character == "$" and before != "\\") else ""
-    if not tail and before:
-        row[CONTEXT] = CONTEXTS.index(before.encode("ascii"))
-    row[DELTA], row[FLOOR], row[DOLLARS] = (delta, floor, dollars) if rule.math_aware else (0, 0, 0)
-    return tuple(row)
+        return b"", False, context_of(tail)
+    covered = sum(end - max(start, len(context)) for _, start, end in chars)
+    return bytes(classes_of("".join(character for character, _, _ in chars))), covered == len(piece), context_of(tail)
 
 
-def _head(character: str, rule: BoundaryRule) -> int:
-    if character in CLOSERS:
-        return CLOSER
-    if character in WHITE_SPACE:
-        return SPACE
-    return MARK if character in rule.always else ORDINARY
+_QUIET = ("white", "digit", "star", "slash", "less", "other", "cjk", "wide_open", *sorted(LETTERS))
+_QUIET_RUN = re.compile(b"[" + re.escape(bytes(INDEX[name] for name in _QUIET)) + b"]+")
+_ASCII_CLASSES = bytes(classes_of("".join(chr(min(byte, 127)) for byte in range(256))))
 
 
-_SIGNIFICANT = "".join(sorted({*OPENERS, *CLOSERS, *WHITE_SPACE, *CLAUSE_MARKS, *FULL_WIDTH_MARKS, "$", "\\"}))
-_ASCII = "".join(c for c in map(chr, range(128)) if c not in _SIGNIFICANT).encode("ascii")
-_PLAIN = re.compile(b"[" + re.escape(_ASCII) + b"]+")
-_MULTIBYTE = re.compile(rb"[\xC2-\xDF][\x80-\xBF]|[\xE0-\xEF][\x80-\xBF]{2}|[\xF0-\xF4][\x80-\xBF]{3}")
-_SIGNIFICANT_BYTES = frozenset(_SPELLED.values())
+class _Shortener:
+    """Writes runs of characters that need nothing of what follows as the first run of the same effect.
+
+    The effects of runs are numbered, and what one more character makes of them is looked up where it is known.
+    """
+
+    def __init__(self, machine: Automata) -> None:
+        self.machine = machine
+        num_behind, num_ahead = machine.stays.shape[1], machine.ahead.shape[1]
+        nothing = (np.arange(num_behind), np.ones(num_behind, bool)), (np.arange(num_ahead),)
+        self.effects: tuple[list[tuple[np.ndarray, ...]], ...] = ([nothing[0]], [nothing[1]])
+        self.numbers: tuple[dict[bytes, int], ...] = ({}, {})
+        self.longer: tuple[dict[tuple[int, int], int], ...] = ({}, {})
+        self.run_of_effect: dict[tuple[int, int], bytes] = {}
+        self.known: dict[bytes, bytes] = {}
+
+    def extend(self, side: int, number: int, index: int) -> int:
+        """The number of an effect, from the left (0) or the right (1), with one more character."""
+        effect = self.effects[side][number]
+        if side == 0:
+            state, staying = effect
+            new = self.machine.behind[index][0][state], staying & self.machine.stays[index][state]
+        else:
+            new = (self.machine.ahead[index][effect[0]],)
+        key = b"".join(array.tobytes() for array in new)
+        if key not in self.numbers[side]:
+            self.numbers[side][key] = len(self.effects[side])
+            self.effects[side].append(new)
+        return self.numbers[side][key]
+
+    def shorten(self, match: re.Match[bytes]) -> bytes:
+        """The run that stands for one of the same effect."""
+        run = match[0]
+        if run not in self.known:
+            found = []
+            for side, order in enumerate((run, run[::-1])):
+                number, longer = 0, self.longer[side]
+                for index in order:
+                    key = (number, index)
+                    if key not in longer:
+                        longer[key] = self.extend(side, number, index)
+                    number = longer[key]
+                found.append(number)
+            self.known[run] = self.run_of_effect.setdefault((found[0], found[1]), run)
+        return self.known[run]
+
+    def __call__(self, classes: bytes) -> bytes:
+        return _QUIET_RUN.sub(self.shorten, classes)
 
 
-def skeleton(piece: bytes) -> bytes:
-    """The token with every run of characters that mean nothing to a rule written as one `a`: far fewer to look at."""
-    if not piece.isascii():
-        piece = _MULTIBYTE.sub(lambda m: m[0] if m[0] in _SIGNIFICANT_BYTES else b"a", piece)
-    return _PLAIN.sub(b"a", piece)
+def _brackets(classes: bytes) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Of each character, for the counter from the left after it: delta, floor; for the one from the right: the same of
+    what follows it. The last entries are the whole token's, the first ones of the latter with its first character."""
+    opens = [INDEX[name] for name in ("open", "bracket", "brace")]
+    closes = [INDEX["close"], INDEX["rbrace"]]
+    left: tuple[list[int], list[int]] = ([0], [0])
+    right: tuple[list[int], list[int]] = ([0], [0])
+    for counters, order, ups, downs in ((left, classes, opens, closes), (right, classes[::-1], closes, opens)):
+        delta = floor = 0
+        for index in order:
+            if index == INDEX["newline"]:
+                delta, floor = RESET, 0
+            elif index in ups:
+                delta, floor = delta + 1, floor + 1
+            elif index in downs:
+                delta, floor = delta - 1, max(floor - 1, 0)
+            counters[0].append(delta)
+            counters[1].append(floor)
+    return left[0][1:] + left[0][-1:], left[1][1:] + left[1][-1:], right[0][::-1], right[1][::-1]
+
+
+def _limit(delta: int, floor: int) -> int:
+    """One more than the most brackets at which none is left: n with max(n + delta, floor) = 0. 0 is never."""
+    return 0 if floor else min(1 - delta, EVER)
+
+
+def effect(
+    classes: bytes, is_whole: bool, machine: Automata, rule: BoundaryRule
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a token of these characters does.
+
+    Returns:
+      (the state at its front for each state from the right; which of its actions, for the same; the actions, each a row
+      of `BoundaryTable.left`)
+    """
+    ahead, seen = np.arange(machine.ahead.shape[1]), []
+    for index in reversed(classes):
+        seen.insert(0, machine.need_of[index][ahead])
+        ahead = machine.ahead[index][ahead]
+    first, which = np.zeros(1, int), np.zeros(len(ahead), int)
+    for needs in seen:  # states from the right of which all characters need the same are one
+        if needs.any():
+            _, first, which = np.unique(which * (needs.max() + 1) + needs, return_index=True, return_inverse=True)
+    delta, floor, delta_after, floor_after = _brackets(classes)
+    num_states = machine.stays.shape[1]
+    state = np.tile(np.arange(num_states), (len(first), 1))
+    staying = np.full(state.shape, is_whole)
+    open_limit, closed_limit = np.zeros_like(state), np.zeros_like(state)
+    for j, index in enumerate(classes):
+        needs = seen[j][first][:, None]
+        staying &= machine.stays[index][state]
+        ends = machine.ends[index][needs, state]
+        always = (ends == ALWAYS) | ((ends == OUTSIDE) & (not rule.math_aware))
+        open_limit[always] = EVER
+        outside = (ends == OUTSIDE) & ~always
+        if outside.any():
+            open_limit[outside] = np.maximum(open_limit[outside], _limit(delta[j], floor[j]))
+            closed_limit[outside] = np.maximum(closed_limit[outside], _limit(delta_after[j + 1], floor_after[j + 1]))
+        state = machine.behind[index][needs, state]
+    return ahead, which, _left_word(state, staying, open_limit, closed_limit)
 
 
 def build(pieces: list[bytes], rule: BoundaryRule) -> BoundaryTable:
     """The table of a vocabulary, given the bytes of every token."""
-    class_of_skeleton: dict[bytes, int] = {}
-    class_of_rows: dict[tuple[tuple[int, ...], ...], int] = {}
-    class_of = np.empty(len(pieces) + 1, np.int32)
+    machine, before = automata(rule), contexts()
+    shorten = _Shortener(machine)
+    class_of_text: dict[tuple[bytes, bool], int] = {}
+    shape_of_row: dict[tuple[int, ...], int] = {}
+
+    def word(classes: bytes, is_whole: bool, left: int) -> int:
+        key = (shorten(classes), is_whole)
+        return class_of_text.setdefault(key, len(class_of_text)) << CONTEXT_BITS | left
+
+    shape_of = np.empty(len(pieces) + 1, np.int32)
+    shape_of_word: dict[int, int] = {}
     for token, piece in enumerate([*pieces, SPECIAL]):
-        shape = skeleton(piece)
-        if shape not in class_of_skeleton:
-            rows = tuple(effect(shape, context, rule) for context in CONTEXTS)
-            class_of_skeleton[shape] = class_of_rows.setdefault(rows, len(class_of_rows))
-        class_of[token] = class_of_skeleton[shape]
-    words = [pack(row) for rows in class_of_rows for row in rows]
-    return BoundaryTable(class_of, np.array(words, np.int32).T.copy())
+        if piece.isascii():
+            same = word(piece.translate(_ASCII_CLASSES), True, 0)
+        elif piece[0] & 0xC0 != 0x80:
+            same = word(*read(piece, b""))
+        else:  # it completes a character, or would
+            row = tuple(word(*read(piece, context)) for context in before)
+            shape_of[token] = shape_of_row.setdefault(row, len(shape_of_row))
+            continue
+        if same not in shape_of_word:
+            shape_of_word[same] = shape_of_row.setdefault((same,) * len(before), len(shape_of_row))
+        shape_of[token] = shape_of_word[same]
+    # Texts of equal effect are one class, equal actions one action.
+    actions: dict[bytes, int] = {}
+    class_of_effect: dict[bytes, int] = {}
+    final, right, brackets = [], [], []
+    for classes, is_whole in class_of_text:
+        ahead, which, words = effect(classes, is_whole, machine, rule)
+        numbers = np.array([actions.setdefault(row.tobytes(), len(actions)) for row in words])
+        delta, floor, delta_after, floor_after = _brackets(classes) if rule.math_aware else ([0],) * 4
+        counts = [floor[-1] << 16 | delta[-1] - RESET, floor_after[0] << 16 | delta_after[0] - RESET]
+        row = (numbers[which] << AHEAD_BITS | ahead).astype(np.int32)
+        key = row.tobytes() + np.array(counts).tobytes()
+        if key not in class_of_effect:
+            class_of_effect[key] = len(right)
+            right.append(row)
+            brackets.append(counts)
+        final.append(class_of_effect[key])
+    shapes = np.array(list(shape_of_row), np.int32)
+    shapes = np.array(final, np.int32)[shapes >> CONTEXT_BITS] << CONTEXT_BITS | shapes & (2**CONTEXT_BITS - 1)
+    return BoundaryTable(
+        shape_of=shape_of,
+        shapes=shapes.astype(np.int32),
+        brackets=np.array(brackets, np.int32).T.copy(),
+        right=np.stack(right),
+        left=np.stack([np.frombuffer(row, np.int32) for row in actions]),
+    )
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(BoundaryTable))
 
 
 def cached(pieces: list[bytes], rule: BoundaryRule, directory: pathlib.Path | None = None) -> BoundaryTable:
@@ -198,16 +304,16 @@ def cached(pieces: list[bytes], rule: BoundaryRule, directory: pathlib.Path | No
     """
     if directory is None:
         directory = pathlib.Path(os.environ.get("SSPO_CACHE_DIR") or "~/.cache/sspo_jax").expanduser()
-    name = digest([*pieces, repr((VERSION, CONTEXTS, rule)).encode()])[:32]
+    name = digest([*pieces, repr((VERSION, rule)).encode()])[:32]
     path = directory / f"boundaries-{name}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(path) as stored:
-        return BoundaryTable(stored["class_of"], stored["words"])
+        return BoundaryTable(**{field: stored[field] for field in FIELDS})
     table = build(pieces, rule)
     with contextlib.suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)
         # Written aside and renamed: processes that build the same table at once never see half a file.
         descriptor, temporary = tempfile.mkstemp(dir=directory, suffix=".npz")
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, class_of=table.class_of, words=table.words)
+            np.savez(file, **{field: getattr(table, field) for field in FIELDS})
         os.replace(temporary, path)
     return table

@@ -4,44 +4,24 @@ Everything here is NumPy on the host; the order of responses is kept as far as p
 but the lengths, so that a resumed run packs the same rows.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from sspo_jax.types import Rollout
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Packed rows, as `TrainBatch` before the training program has scored them."""
-
-    tokens: Int[np.ndarray, "rows time"]
-    positions: Int[np.ndarray, "rows time"]
-    segment_ids: Int[np.ndarray, "rows time"]
-    mask: Bool[np.ndarray, "rows time"]
-    advantages: Float[np.ndarray, "rows time"]
-    sampler_logprobs: Float[np.ndarray, "rows time"]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def micro_batches(self, micro_rows: int) -> list["Rows"]:
-        """Consecutive cuts of `micro_rows`; the last one is filled up with empty rows."""
-        cuts = []
-        for first in range(0, len(self), micro_rows):
-            fields = {}
-            for field in dataclasses.fields(self):
-                part = getattr(self, field.name)[first : first + micro_rows]
-                missing = micro_rows - len(part)
-                fields[field.name] = np.pad(part, ((0, missing), (0, 0))) if missing else part
-            cuts.append(Rows(**fields))
-        return cuts
+from sspo_jax.types import Rollout, TrainBatch
 
 
-def pack_rows(rollout: Rollout, advantages: Float[np.ndarray, " batch"], chosen: np.ndarray, row_tokens: int) -> Rows:
-    """Packs the chosen responses, each after its prompt, into rows of `row_tokens`.
+def pack_rows(
+    rollout: Rollout,
+    advantages: Float[np.ndarray, " batch"],
+    chosen: np.ndarray,
+    *,
+    row_tokens: int,
+    micro_rows: int,
+) -> list[TrainBatch]:
+    """Packs the chosen responses, each after its prompt, into rows; returns them in micro-batches.
 
     First fit by decreasing length: a response goes to the first row that has room.
 
@@ -50,13 +30,13 @@ def pack_rows(rollout: Rollout, advantages: Float[np.ndarray, " batch"], chosen:
       advantages: one per response.
       chosen: indices of the responses to pack.
       row_tokens: length of a row.
+      micro_rows: rows of a micro-batch; the last one is filled up with empty rows.
 
     Raises:
       ValueError: a prompt and its response are longer than a row.
     """
-    prompt_lengths = rollout.prompt_mask.sum(1)
-    response_lengths = rollout.response_mask.sum(1)
-    lengths = (prompt_lengths + response_lengths)[chosen]
+    prompt_lengths = np.array([len(prompt) for prompt in rollout.prompts], np.int64)
+    lengths = (prompt_lengths + rollout.lengths)[chosen]
     if len(chosen) and lengths.max() > row_tokens:
         raise ValueError(
             f"a prompt with its response has {lengths.max()} tokens, a training row {row_tokens}: raise "
@@ -72,32 +52,54 @@ def pack_rows(rollout: Rollout, advantages: Float[np.ndarray, " batch"], chosen:
             room.append(row_tokens)
         members[row].append(int(chosen[place]))
         room[row] -= length
+    rows = -(-len(members) // micro_rows) * micro_rows
+    packed = lay_out(rollout, advantages, members, (rows, row_tokens))
+    return [_cut(packed, first, first + micro_rows) for first in range(0, rows, micro_rows)]
 
-    shape = (len(members), row_tokens)
+
+def lay_out(
+    rollout: Rollout, advantages: Float[np.ndarray, " batch"], members: Sequence[Sequence[int]], shape: tuple[int, int]
+) -> TrainBatch:
+    """Rows that hold the given responses, each after its prompt; what only scoring can fill in is zero.
+
+    Args:
+      rollout, advantages: as for `pack_rows`.
+      members: the responses of each row, in order; rows beyond the last are empty.
+      shape: (rows, tokens of a row).
+    """
     tokens, positions, segment_ids = (np.zeros(shape, np.int32) for _ in range(3))
     mask = np.zeros(shape, bool)
     row_advantages, sampler_logprobs = (np.zeros(shape, np.float32) for _ in range(2))
     for row, responses in enumerate(members):
         start = 0
         for segment, response in enumerate(responses, 1):
-            middle = start + prompt_lengths[response]
-            end = middle + response_lengths[response]
-            tokens[row, start:middle] = rollout.prompt_tokens[response, : prompt_lengths[response]]
-            tokens[row, middle:end] = rollout.response_tokens[response, : response_lengths[response]]
+            middle = start + len(rollout.prompts[response])
+            end = middle + len(rollout.responses[response])
+            tokens[row, start:middle] = rollout.prompts[response]
+            tokens[row, middle:end] = rollout.responses[response]
             positions[row, start:end] = np.arange(end - start)
             segment_ids[row, start:end] = segment
             mask[row, middle:end] = True
             row_advantages[row, middle:end] = advantages[response]
-            sampler_logprobs[row, middle:end] = rollout.sampler_logprobs[response, : response_lengths[response]]
+            sampler_logprobs[row, middle:end] = rollout.logprobs[response]
             start = end
-    return Rows(
+    unknown = np.zeros(shape, np.float32)
+    return TrainBatch(
         tokens=tokens,
         positions=positions,
         segment_ids=segment_ids,
         mask=mask,
         advantages=row_advantages,
         sampler_logprobs=sampler_logprobs,
+        old_logprobs=unknown,
+        entropies=unknown,
+        subsentence_ids=np.full(shape, -1, np.int32),
     )
+
+
+def _cut(rows: TrainBatch, first: int, last: int) -> TrainBatch:
+    """Consecutive rows, as views."""
+    return jax.tree.map(lambda array: array[first:last], rows)
 
 
 def split_groups(group_ids: Int[np.ndarray, " batch"], parts: int) -> list[np.ndarray]:
@@ -109,25 +111,6 @@ def split_groups(group_ids: Int[np.ndarray, " batch"], parts: int) -> list[np.nd
         np.flatnonzero(np.isin(group_ids, np.asarray(part)))
         for part in np.array_split(np.asarray(groups), min(parts, len(groups)))
     ]
-
-
-def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
-    """Rollouts one after the other, padded to the widest prompt and response."""
-    if len(rollouts) == 1:
-        return rollouts[0]
-    fields = {}
-    for field in dataclasses.fields(Rollout):
-        arrays = [getattr(rollout, field.name) for rollout in rollouts]
-        if arrays[0].ndim == 2:
-            width = max(array.shape[1] for array in arrays)
-            arrays = [np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in arrays]
-        fields[field.name] = np.concatenate(arrays)
-    return Rollout(**fields)
-
-
-def select(rollout: Rollout, rows: np.ndarray) -> Rollout:
-    """The given rows of a rollout."""
-    return Rollout(**{field.name: getattr(rollout, field.name)[rows] for field in dataclasses.fields(rollout)})
 
 
 def entropy_statistics(

@@ -1,62 +1,75 @@
 """Evaluation inside a run, with the run's own engine and checker."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
-from sspo_jax.config import TrainConfig
+from sspo_jax.config import EvaluationConfig
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource
 from sspo_jax.distributed.processes import is_main
+from sspo_jax.evaluation.judging import Judge
 from sspo_jax.evaluation.policy import evaluate_policy
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
-from sspo_jax.files import replace_text
+from sspo_jax.files import read_json, read_json_lines, write_json, write_json_lines
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
 from sspo_jax.sampler import RolloutEngine, SamplingParams
-from sspo_jax.trainer.grading import Judge, SharedVerifier
-from sspo_jax.trainer.setup import Parts
+from sspo_jax.trainer.setup import RunInputs
 
 
 class Evaluator:
     """Scores the policy on the held-out sets: greedy, and avg@k at the temperature of the rollout.
 
     Args:
+      settings: which sets, how often, how many samples.
+      inputs: the sets, the prompts and the tokenizer of the run.
       sampling: of the rollouts; the engine's programs are used again where the settings allow.
+      judge: that of the rewards.
+      directory: of the run.
+      steps: of the whole run; after the last one there is always an evaluation.
+      seed: of the sampling and of the bootstrap.
+      responses_at_once: how many the engine samples in one call.
     """
 
     def __init__(
-        self, config: TrainConfig, parts: Parts, sampling: SamplingParams, judge: Judge, directory: RunDirectory
+        self,
+        settings: EvaluationConfig,
+        inputs: RunInputs,
+        sampling: SamplingParams,
+        judge: Judge,
+        directory: RunDirectory,
+        *,
+        steps: int,
+        seed: int,
+        responses_at_once: int,
     ):
-        settings = config.evaluation
-        self._config = config
-        self._parts = parts
-        self._verifier = SharedVerifier(judge.verifier)
-        self._directory = directory
-        limit = settings.max_new_tokens or config.rollout.max_new_tokens
+        self._settings, self._inputs, self._directory = settings, inputs, directory
+        self._judge = judge
+        self._steps, self._seed, self._responses_at_once = steps, seed, responses_at_once
+        limit = settings.max_new_tokens or sampling.max_new_tokens
         self._sampled = dataclasses.replace(sampling, max_new_tokens=limit)
         self._greedy = dataclasses.replace(self._sampled, temperature=0.0, top_p=1.0, top_k=0)
-        self.sets: tuple[ProblemSource, ...] = tuple(_first(source, settings.problems) for source in parts.evaluation)
+        self.sets: tuple[ProblemSource, ...] = tuple(_first(source, settings.problems) for source in inputs.evaluation)
 
     def is_due(self, step: int) -> bool:
         """Whether to evaluate after this step (0: before the first)."""
-        every = self._config.evaluation.every
-        return bool(self.sets) and (step in (0, self._config.steps) or (every > 0 and step % every == 0))
+        every = self._settings.every
+        return bool(self.sets) and (step in (0, self._steps) or (every > 0 and step % every == 0))
 
     def __call__(
-        self, engine: RolloutEngine, step: int, display: Display, *, look: Callable[[], None] = lambda: None
+        self, engine: RolloutEngine, step: int, display: Display, *, poll: Callable[[], None] = lambda: None
     ) -> dict[str, dict[str, Any]]:
         """Scores of each set; responses and scores are written to evaluations/step_N.jsonl and .json.
 
         Args:
           engine: with the weights of the policy.
-          look: called between blocks of decoding; what it raises ends the evaluation, and nothing is written.
+          poll: called between blocks of decoding; what it raises ends the evaluation, and nothing is written.
         """
         scores: dict[str, dict[str, Any]] = {}
         rows: list[SampleRow] = []
         for source in self.sets:
-            greedy, greedy_rows = self._score(engine, source, self._greedy, 1, display, look)
+            greedy, greedy_rows = self._score(engine, source, self._greedy, 1, display, poll)
             rows += greedy_rows
             scores[source.name] = {
                 "problems": greedy.problems,
@@ -65,9 +78,9 @@ class Evaluator:
                 "truncated_fraction": greedy.metrics["truncated_fraction"].value,
                 "unparsed_fraction": greedy.metrics["unparsed_fraction"].value,
             }
-            samples = self._config.evaluation.samples
+            samples = self._settings.samples
             if samples:
-                sampled, sampled_rows = self._score(engine, source, self._sampled, samples, display, look)
+                sampled, sampled_rows = self._score(engine, source, self._sampled, samples, display, poll)
                 rows += sampled_rows
                 scores[source.name] |= {
                     "samples": samples,
@@ -82,9 +95,8 @@ class Evaluator:
     def _write(self, step: int, scores: dict[str, dict[str, Any]], rows: list[SampleRow]) -> None:
         path = self._directory.evaluation(step)
         path.parent.mkdir(exist_ok=True)
-        lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
-        replace_text(path.with_suffix(".jsonl"), "".join(lines))
-        replace_text(path, json.dumps(scores, indent=2) + "\n")
+        write_json_lines(path.with_suffix(".jsonl"), map(dataclasses.asdict, rows))
+        write_json(path, scores)
 
     def _score(
         self,
@@ -93,31 +105,30 @@ class Evaluator:
         sampling: SamplingParams,
         group_size: int,
         display: Display,
-        look: Callable[[], None],
+        poll: Callable[[], None],
     ) -> tuple[SetScores, list[SampleRow]]:
         what = "greedy" if group_size == 1 else f"avg@{group_size}"
         display.phase(f"evaluate {source.name}, {what}", total=None)
 
         def sample(prompts: list[list[int]], *, group_size: int, sampling: SamplingParams, seed: int) -> Any:
-            return engine.generate(prompts, sampling, group_size=group_size, seed=seed, progress=lambda _: look())
+            return engine.generate(prompts, sampling, group_size=group_size, seed=seed, progress=lambda _: poll())
 
-        responses_at_once = self._config.rollout.prompts * self._config.rollout.group_size
         return evaluate_policy(
             sample,
             source,
-            prompts=self._parts.prompts,
-            tokenizer=self._parts.tokenizer,
-            verifier=self._verifier,
+            prompts=self._inputs.prompts,
+            tokenizer=self._inputs.tokenizer,
+            judge=self._judge,
             sampling=sampling,
             group_size=group_size,
-            seed=self._config.seed,
-            problems_at_once=max(1, responses_at_once // group_size),
+            seed=self._seed,
+            problems_at_once=max(1, self._responses_at_once // group_size),
         )
 
     def read(self, step: int) -> dict[str, dict[str, Any]] | None:
         """Scores written earlier, by this process or before a restart."""
         path = self._directory.evaluation(step)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_json(path, advice="Remove it: the scores stay in metrics.jsonl") if path.exists() else None
 
     def examples(self, first: int, last: int, count: int = 3) -> list[dict[str, Any]]:
         """The greedy responses to the first problems at two evaluations, side by side."""
@@ -126,7 +137,7 @@ class Evaluator:
             file = self._directory.evaluation(step).with_suffix(".jsonl")
             if not file.exists():
                 return []
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            rows = [row for _, row in read_json_lines(file)]
             found.append({(row["set"], row["id"]): row for row in reversed(rows) if row["sample"] == 0})
         examples = []
         for source in self.sets:

@@ -1,15 +1,14 @@
-"""The training loop: Algorithm 1 of the paper as `Trainer.step`, and around it what keeps a long run alive.
+"""The training loop: Algorithm 1 of the paper as `Trainer.step`.
 
 For each step: take problems, sample a group of responses for each, verify them, turn rewards into advantages, cut the
 responses into subsentences, compute old log-probs and entropies with the training program, and make several SSPO
 updates on minibatches of groups. The state is (parameters, optimizer, step, data cursor) and nothing else: noise is a
-function of (seed, step, prompt, sample, position).
+function of (seed, step, prompt, sample, position). What is kept of a run is `runs.manager`'s part.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,45 +18,33 @@ from jaxtyping import Float
 from sspo_jax.advantages import group_relative, leave_one_out
 from sspo_jax.config import TrainConfig
 from sspo_jax.distributed.interrupt import Interrupted, StopRequest
-from sspo_jax.distributed.processes import any_process, is_main, on_main, together
+from sspo_jax.distributed.processes import any_process, is_main, together
 from sspo_jax.distributed.watch import Watch
 from sspo_jax.models.hf.weights import load_qwen
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.optimizer import abstract_state
 from sspo_jax.runs.base_weights import frozen_weights
-from sspo_jax.runs.best import BestPolicy
-from sspo_jax.runs.checkpoint import Checkpoint, Checkpoints
+from sspo_jax.runs.checkpoint import Checkpoint
 from sspo_jax.runs.compilation import CompileLog
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
-from sspo_jax.runs.metrics_file import MetricsWriter, combine, host_value
-from sspo_jax.runs.summary import Summary, peak_memory_bytes, show_summary
+from sspo_jax.runs.manager import RunManager
+from sspo_jax.runs.metrics_file import combine, host_value
+from sspo_jax.runs.stopwatch import Stopwatch
+from sspo_jax.runs.summary import Summary, show_summary
 from sspo_jax.sampler import RolloutEngine
 from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
-from sspo_jax.trainer import stream as curriculum
+from sspo_jax.trainer import stream
 from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
 from sspo_jax.trainer.evaluator import Evaluator, metrics_of
-from sspo_jax.trainer.grading import Groups, Judge, Stopwatch
+from sspo_jax.trainer.grading import GradedRollout, Grader
 from sspo_jax.trainer.overview import show_plan
 from sspo_jax.trainer.rollout_engine import open_engine, rollout_sampling
-from sspo_jax.trainer.setup import Parts, check
+from sspo_jax.trainer.setup import RunInputs, check
 from sspo_jax.trainer.step import TrainPrograms
 from sspo_jax.trainer.warm_start import warm_start
 from sspo_jax.types import TrainBatch
-
-
-@dataclasses.dataclass
-class TrainState:
-    """What a checkpoint holds; the arrays are donated to the next update."""
-
-    params: Params
-    optimizer: Any
-    step: int
-    data: dict[str, Any]
-    """The data cursor after this step."""
-    unrecorded: dict[str, float] | None = None
-    """Metrics of this step that are not written yet, because its evaluation is still to come."""
 
 
 def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
@@ -67,19 +54,24 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
       ValueError, FileNotFoundError, OSError: before anything expensive starts; see `setup.check` and `RunDirectory`.
       ServerError: the server of rollouts is gone or of no use; the last finished step is saved.
     """
-    started = time.monotonic()
-    compiles = CompileLog()
+    started, compiles = time.monotonic(), CompileLog()
     display = Display(quiet=config.log.quiet, silent=not is_main())
-    parts = together(lambda: check(config))
-    directory = RunDirectory(config, experiment=experiment, model=parts.model, provenance=parts.provenance)
+    inputs = together(lambda: check(config))
+    directory = RunDirectory(
+        config.run_dir,
+        config.resolved(),
+        experiment=experiment,
+        model=inputs.model,
+        provenance=inputs.provenance,
+    )
     try:
-        show_plan(display, config, parts, directory.path, experiment)
+        show_plan(display, inputs, config, experiment=experiment, path=directory.path)
         advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
-        with Watch(advice), Judge(config.reward, parts.tokenizer) as judge:
-            trainer = Trainer(config, parts, directory, display, judge, experiment=experiment)
+        with Watch(advice), Grader(config.reward, inputs.tokenizer) as grader:
+            trainer = Trainer(config, inputs, directory, display, grader)
             with trainer.stop:
                 completed = trainer.run()
-                summary = trainer.summary(time.monotonic() - started, compiles)
+                summary = trainer.summary(experiment, time.monotonic() - started, compiles)
     finally:
         directory.close()
     if completed:
@@ -102,46 +94,75 @@ class Trainer:
     """One run: its state, its compiled programs and the steps."""
 
     def __init__(
-        self,
-        config: TrainConfig,
-        parts: Parts,
-        directory: RunDirectory,
-        display: Display,
-        judge: Judge,
-        *,
-        experiment: str,
+        self, config: TrainConfig, inputs: RunInputs, directory: RunDirectory, display: Display, grader: Grader
     ):
-        self.experiment = experiment
+        self.config, self.inputs, self.display, self.grader = config, inputs, display, grader
         self.stop = StopRequest(display.say)
-        self.state = TrainState({}, None, 0, {})  # until `start`
-        self.saved_step = 0
-        self.config = config
-        self.parts = parts
-        self.directory = directory
-        self.display = display
-        self.judge = judge
-        self.stream = curriculum.open_stream(config, parts.data)
+        self.state = Checkpoint(params={}, optimizer=None, step=0, data={})  # until `start`
+        self.manager = RunManager(
+            directory,
+            display,
+            steps=config.steps,
+            checkpoint=config.checkpoint,
+            best=config.evaluation.best,
+            tensorboard=config.log.tensorboard,
+        )
+        self.stream = stream.open_stream(
+            inputs.data, config.curriculum, batch_size=config.rollout.prompts, seed=config.seed
+        )
         self.programs = TrainPrograms(
-            config=parts.model,
+            config=inputs.model,
             objective=config.loss,
             optimizer_config=config.optimizer,
-            segmenter=parts.segmenter,
-            mesh=parts.mesh,
+            segmenter=inputs.segmenter,
+            mesh=inputs.mesh,
             temperature=config.rollout.temperature,
             lora=config.model.lora,
         )
         self.trainable = self.programs.trainable
-        self.sampling = rollout_sampling(config, parts.stop_token_ids)
-        self.engine = open_engine(config, parts.model, parts.mesh, directory.path)
+        self.sampling = rollout_sampling(config.rollout, inputs.stop_token_ids)
+        self.engine = open_engine(config.rollout, inputs.model, inputs.mesh, directory.path)
         self.server_error: ServerError | None = None
-        self.evaluator = Evaluator(config, parts, self.sampling, judge, directory)
-        self.best = BestPolicy(directory.checkpoints, config.evaluation.best)
+        self.evaluator = Evaluator(
+            config.evaluation,
+            inputs,
+            self.sampling,
+            grader.judge,
+            directory,
+            steps=config.steps,
+            seed=config.seed,
+            responses_at_once=config.rollout.prompts * config.rollout.group_size,
+        )
         self.gradients: Params | None = None
-        self.warm_start: dict[str, float] = {}
-        self.stage_seconds = Stopwatch()
-        self.history: list[dict[str, float]] = []
 
-    # -- the algorithm ------------------------------------------------------------------------------------------------
+    def run(self) -> bool:
+        """All steps that are left; false if it was asked to stop before the last.
+
+        It is interrupted between two steps, or in one as long as the state is that of the step before.
+        """
+        manager, total = self.manager, self.config.steps
+        manager.open()
+        try:
+            self.start()
+            with jax.set_mesh(self.inputs.mesh), self.display.bars("steps", total, completed=self.state.step):
+                if self.state.unrecorded is not None:
+                    self.finish_step(self.state.unrecorded)
+                for step in range(self.state.step + 1, total + 1):
+                    if any_process(bool(self.stop)):  # what is not saved must not be left
+                        raise Interrupted
+                    with manager.stage_seconds("training"):
+                        metrics = self.step(step)
+                    self.finish_step(metrics)
+                    if manager.is_save_due(step):
+                        manager.save(self.state)
+        except (Interrupted, ServerError) as reason:
+            self.server_error = reason if isinstance(reason, ServerError) else None
+            self.grader.abandon()
+            with jax.set_mesh(self.inputs.mesh):
+                manager.save(self.state)
+        finally:
+            manager.close()
+        return self.state.step == total and self.state.unrecorded is None
 
     def step(self, step: int) -> dict[str, float]:
         """One step of the algorithm; changes the state and returns the metrics."""
@@ -154,25 +175,24 @@ class Trainer:
             learning = self.update(minibatches)
         self.state.step, self.state.data = step, self.stream.state()
         sampled = self.sampled_groups  # metrics are of everything sampled, also of what dynamic sampling dropped
-        tokens = float(sampled.rollout.response_mask.sum())
+        if is_main() and self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
+            sampled.write(self.manager.directory.rollouts(step))
+        tokens = float(sampled.rollout.lengths.sum())
         times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
         # Verification that went on while others were still sampled; the wait for the rest is time/verify_seconds.
         checked = sum(verdict.seconds for verdict in sampled.verdicts) / jax.process_count()
-        times["time/verify_hidden_seconds"] = max(0.0, checked - watch.seconds["verify"])
-        speed = {"throughput/rollout_tokens_per_second": tokens / watch.seconds["rollout"]}
-        if is_main() and self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
-            sampled.write(self.directory.rollouts(step))
         return {
             **sampled.metrics(),
             **gaps,
             **learning,
             **times,
-            **speed,
-            **curriculum.metrics(self.stream),
+            "time/verify_hidden_seconds": max(0.0, checked - watch.seconds["verify"]),
+            "throughput/rollout_tokens_per_second": tokens / watch.seconds["rollout"],
+            **stream.metrics(self.stream),
             "rollout/tokens": tokens,
         }
 
-    def sample_groups(self, step: int, watch: Stopwatch) -> Groups:
+    def sample_groups(self, step: int, watch: Stopwatch) -> GradedRollout:
         """Problems, a group of responses for each, and their verdicts and rewards.
 
         With dynamic sampling (DAPO, arXiv:2503.14476, section 3.2), groups whose rewards are all equal are replaced
@@ -180,46 +200,43 @@ class Trainer:
         """
         rollout = self.config.rollout
         wanted = rollout.prompts * rollout.group_size
-        drawn: list[Groups] = []
-        kept: list[Groups] = []
+        drawn: list[GradedRollout] = []
+        kept: list[GradedRollout] = []
         for attempt in range(1 + rollout.dynamic_sampling):
             problems = self.stream.next()
-            prompts = [self.parts.prompts(problem) for problem in problems]
-            indices = [attempt * rollout.prompts + place for place in range(len(prompts))]  # noise of their own
-            judging = self.judge.begin(problems, rollout.group_size)
+            grading = self.grader.begin(problems, rollout.group_size)
             self.display.phase("rollout")
-            look = self.stop.looks()
+            poll = self.stop.polls()
 
-            def progress(tokens: int, look: Callable[[], None] = look) -> None:
+            def progress(tokens: int, poll: Callable[[], None] = poll) -> None:
                 self.display.phase("rollout", note=f"{tokens:,} tokens")
-                look()
+                poll()
 
             with watch("rollout"):
-                sampled = self.synced_engine(look).generate(
-                    prompts,
+                sampled = self.synced_engine(poll).generate(
+                    [self.inputs.prompts(problem) for problem in problems],
                     self.sampling,
                     group_size=rollout.group_size,
                     seed=self.config.seed,
                     step=step,
-                    prompt_ids=indices,
-                    on_finished=judging.finished,
+                    prompt_ids=[attempt * rollout.prompts + place for place in range(len(problems))],  # own noise
+                    on_finished=grading.finished,
                     progress=progress,
                 )
             group_ids = sampled.group_ids + np.int32(attempt * rollout.prompts)  # other problems, other groups
-            sampled = dataclasses.replace(sampled, group_ids=group_ids)
             self.display.phase("verify")
             with watch("verify"):  # what the rollout did not hide
-                groups = judging.result(sampled)
-            curriculum.learn(self.stream, groups)
+                groups = grading.result(dataclasses.replace(sampled, group_ids=group_ids))
+            stream.learn(self.stream, groups)
             drawn.append(groups)
             kept.append(groups.take(groups.informative()) if rollout.dynamic_sampling else groups)
             if sum(map(len, kept)) >= wanted:
                 break
-        self.sampled_groups = Groups.concatenate(drawn)
-        groups = Groups.concatenate(kept)
+        self.sampled_groups = GradedRollout.concatenate(drawn)
+        groups = GradedRollout.concatenate(kept)
         return groups.take(np.arange(min(wanted, len(groups))))
 
-    def advantages(self, groups: Groups) -> Float[np.ndarray, " batch"]:
+    def advantages(self, groups: GradedRollout) -> Float[np.ndarray, " batch"]:
         """One per response; 0 where the checker gave no verdict."""
         settings = self.config.advantage
         if not len(groups):  # dynamic sampling found nothing to learn from
@@ -231,62 +248,71 @@ class Trainer:
         return np.asarray(group_relative(rewards, ids, scale=settings.scale, valid=valid))
 
     def score(
-        self, groups: Groups, advantages: Float[np.ndarray, " batch"]
+        self, groups: GradedRollout, advantages: Float[np.ndarray, " batch"]
     ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
         """Old log-probs, entropies and subsentences: micro-batches of each update, and sampler/logprob_gap_*."""
-        settings, rollout = self.config.update, self.config.rollout
-        row_tokens = settings.row_tokens or rollout.max_prompt_tokens + rollout.max_new_tokens
+        settings, programs = self.config.update, self.programs
         judged = np.flatnonzero(groups.is_judged)
         minibatches = [
-            pack_rows(groups.rollout, advantages, judged[part], row_tokens).micro_batches(settings.micro_rows)
+            pack_rows(
+                groups.rollout,
+                advantages,
+                judged[part],
+                row_tokens=self.config.row_tokens,
+                micro_rows=settings.micro_rows,
+            )
             for part in split_groups(groups.rollout.group_ids[judged], settings.per_rollout)
         ]
-        flat = [rows for minibatch in minibatches for rows in minibatch]
-        masks = [rows.mask for rows in flat]
-        scored = []
-        look = self.stop.looks()
-        for done, rows in enumerate(flat):
-            self.display.phase("score", total=len(flat), done=done)
-            look()
-            scored.append(self._score(self.programs.place(rows)))
+        rows = [micro_batch for minibatch in minibatches for micro_batch in minibatch]
+        scored, poll = [], self.stop.polls()
+        self.gradients = programs.zero_gradients() if self.gradients is None else self.gradients
+        for done, batch in enumerate(rows):
+            self.display.phase("score", total=len(rows), done=done)
+            poll()
+            batch = programs.place(batch)
+            if self.reference is not None:
+                self.gradients, ref_logprobs, _, _ = programs.micro_batch(
+                    self.reference, self.gradients, batch, False, self.base
+                )
+                batch = dataclasses.replace(batch, ref_logprobs=ref_logprobs)
+            self.gradients, logprobs, entropies, _ = programs.micro_batch(
+                self.state.params, self.gradients, batch, False, self.base
+            )
+            scored.append(dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies))
+        return self.segment(rows, scored, [len(minibatch) for minibatch in minibatches])
+
+    def segment(
+        self, rows: list[TrainBatch], scored: list[TrainBatch], sizes: list[int]
+    ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
+        """Cuts scored rows into subsentences and gives each update what is counted over all of it.
+
+        Args:
+          rows: micro-batches as packed, on the host.
+          scored: the same on the devices, with old log-probs and entropies.
+          sizes: micro-batches of each update.
+        """
+        programs, masks = self.programs, [batch.mask for batch in rows]
         logprobs, entropies = fetch(([batch.old_logprobs for batch in scored], [batch.entropies for batch in scored]))
         # The rule "entropy" cuts at a quantile over the whole rollout, so all of it is scored before any is cut.
-        threshold = self.programs.scalar(self.parts.segmenter.threshold(entropies, masks) or 0.0)
-        ids = [self.programs.segment(batch, threshold) for batch in scored]
-        scored = [dataclasses.replace(batch, subsentence_ids=own) for batch, own in zip(scored, ids, strict=True)]
+        threshold = programs.scalar(self.inputs.segmenter.threshold(entropies, masks) or 0.0)
+        ids = [programs.segment(batch, threshold) for batch in scored]
         mean, std = entropy_statistics(list(zip(entropies, fetch(ids), strict=True)), masks)
-        shared = {"mean_entropy": self.programs.scalar(mean), "entropy_std": self.programs.scalar(std)}
-        gap = np.concatenate(
-            [
-                np.abs(rows.sampler_logprobs[rows.mask] - scores[rows.mask])
-                for rows, scores in zip(flat, logprobs, strict=True)
-            ]
-            or [np.zeros(1, np.float32)]
-        )
-        remaining = iter(scored)
+        shared = {"mean_entropy": programs.scalar(mean), "entropy_std": programs.scalar(std)}
+        remaining = iter([dataclasses.replace(b, subsentence_ids=own) for b, own in zip(scored, ids, strict=True)])
         updates = []
-        for minibatch in minibatches:
-            batches = [next(remaining) for _ in minibatch]
-            denominator = self.programs.denominator(batches)
+        for size in sizes:
+            batches = [next(remaining) for _ in range(size)]
+            denominator = programs.denominator(batches)
             updates.append([dataclasses.replace(batch, denominator=denominator, **shared) for batch in batches])
+        gaps = [
+            np.abs(batch.sampler_logprobs - values)[batch.mask] for batch, values in zip(rows, logprobs, strict=True)
+        ]
+        gap = np.concatenate(gaps or [np.zeros(1, np.float32)])
         return updates, {
             "policy/entropy": mean,
             "sampler/logprob_gap_mean": float(gap.mean(dtype=np.float64)),
             "sampler/logprob_gap_max": float(gap.max()),
         }
-
-    def _score(self, batch: TrainBatch) -> TrainBatch:
-        """A micro-batch with old (and reference) log-probs and entropies."""
-        self.gradients = self.programs.zero_gradients() if self.gradients is None else self.gradients
-        if self.reference is not None:
-            self.gradients, ref_logprobs, _, _ = self.programs.micro_batch(
-                self.reference, self.gradients, batch, False, self.base
-            )
-            batch = dataclasses.replace(batch, ref_logprobs=ref_logprobs)
-        self.gradients, logprobs, entropies, _ = self.programs.micro_batch(
-            self.state.params, self.gradients, batch, False, self.base
-        )
-        return dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
 
     def update(self, minibatches: list[list[TrainBatch]]) -> dict[str, float]:
         """Several updates of the policy on one rollout."""
@@ -315,186 +341,84 @@ class Trainer:
             "optim/learning_rate": float(applied[-1]["learning_rate"]) if applied else 0.0,
         }
 
-    # -- around it ----------------------------------------------------------------------------------------------------
-
-    def run(self) -> bool:
-        """All steps that are left; false if it was asked to stop before the last."""
-        checkpoints = Checkpoints(self.directory.checkpoints, keep=self.config.checkpoint.keep)
-        self.writer = None
-        try:
-            self.start(checkpoints)
-            self.writer = self.open_writer()
-            self._steps(checkpoints)
-        except (Interrupted, ServerError) as reason:
-            self.server_error = reason if isinstance(reason, ServerError) else None
-            self.judge.abandon()
-            self._save(checkpoints)
-        finally:
-            if self.writer is not None:
-                self.writer.close()
-            checkpoints.close()  # waits for what is being written
-        return self.state.step == self.config.steps and self.state.unrecorded is None
-
-    def start(self, checkpoints: Checkpoints) -> None:
-        """The state to go on from: the newest intact checkpoint, or a new one."""
-        self.engine.release()
-        lora = self.config.model.lora
-        like = abstract_state(self.parts.model, self.parts.mesh, self.programs.optimizer, lora)
-        restored = checkpoints.restore(like)
-        self.base = None
-        if lora is not None:
-            path = self.parts.model_path or self.directory.path / "base"
-            self.base = frozen_weights(
-                path, self.parts.model, self.parts.mesh, tokenizer=self.parts.tokenizer, first=self.first_params
-            )
-        self.gradients = None
-        if restored is not None:
-            self.state = TrainState(
-                restored.params, restored.optimizer, restored.step, restored.data, restored.unrecorded
-            )
-            self.stream.restore(restored.data)
-            self.display.say(f"resuming after step {restored.step}")
-        else:
-            with self.stage_seconds("start"):
-                weights = self.first_params() if self.base is None else self.base
-                key = jax.random.fold_in(jax.random.key(self.config.seed), 1)  # other noise than that of the weights
-                params = self.trainable.start(weights, key, self.parts.mesh)
-            with jax.set_mesh(self.parts.mesh):
-                self.state = TrainState(params, self.programs.init_optimizer(params), 0, self.stream.state())
-        # The reference policy is where the run started from; it is frozen, so it is made again and not saved.
-        self.reference = None
-        if self.config.loss.kl_coefficient:
-            self.reference = self.trainable.reference(self.state.params) or self.first_params()
-        self.saved_step = self.state.step
-        self.directory.forget_after(self.state.step if restored is not None else -1)
-        if restored is None and self.evaluator.is_due(0):
-            self.state.unrecorded = {}
-        elif on_main(lambda: self.directory.is_recorded(self.state.step)):
-            self.state.unrecorded = None  # since the checkpoint was written
-
-    @property
-    def policy(self) -> Params:
-        """Parameters of the present policy, for the engine."""
-        return self.trainable.policy(self.state.params, self.base)
-
-    def synced_engine(self, look: Callable[[], None]) -> RolloutEngine:
-        """The engine with the weights of the present policy, handed over once after they have changed.
-
-        Args:
-          look: called while they are handed over; what it raises ends that.
-        """
-        if self.engine.version != self.state.step:
-            self.engine.sync(self.policy, self.state.step, look=look)
-        return self.engine
-
-    def first_params(self) -> Params:
-        """Of a checkpoint, of the warm start, or random."""
-        if self.parts.model_path is not None:
-            params, _ = load_qwen(self.parts.model_path, mesh=self.parts.mesh, param_dtype=jnp.float32)
-            return params
-        if self.config.warm_start is not None:
-            params, self.warm_start = warm_start(self.config, self.parts, self.display, look=self.stop.looks())
-            return params
-        return init_qwen(self.parts.model, jax.random.key(self.config.seed), mesh=self.parts.mesh)
-
-    def open_writer(self) -> MetricsWriter | None:
-        """Of metrics.jsonl and TensorBoard, on the process that writes."""
-        if not is_main():
-            return None
-        tensorboard = self.directory.path / "tensorboard" if self.config.log.tensorboard else None
-        return MetricsWriter(self.directory.metrics, tensorboard, start=self.state.step + 1)
-
-    def record(self, step: int, metrics: dict[str, float]) -> None:
-        """To the files of the run."""
-        if self.writer is not None:
-            self.writer.write(step, metrics)
-
-    def _steps(self, checkpoints: Checkpoints) -> None:
-        """Raises Interrupted between two steps, or in one as long as the state is that of the step before."""
-        total = self.config.steps
-        with jax.set_mesh(self.parts.mesh), self.display.bars("steps", total, completed=self.state.step):
-            if self.state.unrecorded is not None:
-                self.finish_step(self.state.unrecorded)
-            for step in range(self.state.step + 1, total + 1):
-                if any_process(bool(self.stop)):  # what is not saved must not be left
-                    raise Interrupted
-                with self.stage_seconds("training"):
-                    metrics = self.step(step)
-                self.finish_step(metrics)
-                if step % self.config.checkpoint.every == 0 or step == total:
-                    self._save(checkpoints)
-
     def finish_step(self, metrics: dict[str, float]) -> None:
         """Evaluates where that is due, then writes the step's metrics; the evaluation may be interrupted."""
         step = self.state.step
         self.state.unrecorded = metrics
         if self.evaluator.is_due(step):
             metrics = metrics | self.evaluate(step)
-        self.record(step, metrics)
+        self.manager.record(step, metrics)
         self.state.unrecorded = None
-        if step:
-            self.history.append(metrics)
-            self.show(step, metrics)
-
-    def _save(self, checkpoints: Checkpoints) -> None:
-        """Starts writing the state, unless it is on disk; that of step 0 is made again instead."""
-        state = self.state
-        if state.step != self.saved_step:
-            with jax.set_mesh(self.parts.mesh):
-                checkpoints.save(Checkpoint(**vars(state)))
-            self.saved_step = state.step
+        every = self.config.log.samples_every
+        if step and every and step % every == 0 and len(self.sampled_groups):
+            rows = np.linspace(0, len(self.sampled_groups) - 1, 2).astype(int)
+            self.display.samples(step, [self.sampled_groups.row(int(row)) for row in rows])
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Scores of the present policy, as metrics."""
-        with self.stage_seconds("evaluation"):
-            look = self.stop.looks()
-            scores = self.evaluator(self.synced_engine(look), step, self.display, look=look)
-            is_best = self.best.offer(self.state.params, step, scores)
-        shown = "  ".join(f"{name} {100 * score['greedy']['value']:.1f} %" for name, score in scores.items())
-        self.display.say(f"evaluation after step {step}, greedy: {shown}{'  (best so far)' if is_best else ''}")
+        with self.manager.stage_seconds("evaluation"):
+            poll = self.stop.polls()
+            scores = self.evaluator(self.synced_engine(poll), step, self.display, poll=poll)
+            self.manager.offer(self.state.params, step, scores)
         return metrics_of(scores)
 
-    def show(self, step: int, metrics: dict[str, float]) -> None:
-        """The bar's note, and now and then a few samples."""
-        note = (
-            f"reward {metrics['reward/mean']:.3f}  clipped {100 * metrics.get('ratio/clip_fraction', 0):.2f} %  "
-            f"length {metrics['response/length_mean']:.0f}  "
-            f"{metrics['throughput/rollout_tokens_per_second']:,.0f} tokens/s"
-        )
-        self.display.step_done(step, self.config.steps, note)
-        every = self.config.log.samples_every
-        if every and step % every == 0:
-            rows = np.linspace(0, len(self.sampled_groups) - 1, 2).astype(int) if len(self.sampled_groups) else ()
-            self.display.samples(step, [self.sampled_groups.row(int(row)) for row in rows])
+    def synced_engine(self, poll: Callable[[], None]) -> RolloutEngine:
+        """The engine with the weights of the present policy, handed over once after they have changed.
 
-    def summary(self, seconds: float, compiles: CompileLog) -> Summary:
+        Args:
+          poll: called while they are handed over; what it raises ends that.
+        """
+        if self.engine.version != self.state.step:
+            policy = self.trainable.policy(self.state.params, self.base)
+            self.engine.sync(policy, self.state.step, poll=poll)
+        return self.engine
+
+    def start(self) -> None:
+        """The state to go on from: the newest intact checkpoint, or a new one."""
+        self.engine.release()
+        lora, model, mesh = self.config.model.lora, self.inputs.model, self.inputs.mesh
+        restored = self.manager.restore(abstract_state(model, mesh, self.programs.optimizer, lora))
+        self.base = self.gradients = None
+        if lora is not None:
+            path = self.inputs.model_path or self.manager.directory.path / "base"
+            self.base = frozen_weights(path, model, mesh, tokenizer=self.inputs.tokenizer, first=self.first_params)
+        if restored is not None:
+            self.state = restored
+            self.stream.restore(restored.data)
+        else:
+            with self.manager.stage_seconds("start"):
+                weights = self.first_params() if self.base is None else self.base
+                key = jax.random.fold_in(jax.random.key(self.config.seed), 1)  # other noise than that of the weights
+                params = self.trainable.start(weights, key, mesh)
+            with jax.set_mesh(mesh):
+                optimizer = self.programs.init_optimizer(params)
+            self.state = Checkpoint(params=params, optimizer=optimizer, step=0, data=self.stream.state())
+            self.state.unrecorded = {} if self.evaluator.is_due(0) else None
+        # The reference policy is where the run started from; it is frozen, so it is made again and not saved.
+        self.reference = None
+        if self.config.loss.kl_coefficient:
+            self.reference = self.trainable.reference(self.state.params) or self.first_params()
+        self.manager.begin(self.state, is_resumed=restored is not None)
+
+    def first_params(self) -> Params:
+        """Of a checkpoint, of the warm start, or random."""
+        if self.inputs.model_path is not None:
+            params, _ = load_qwen(self.inputs.model_path, mesh=self.inputs.mesh, param_dtype=jnp.float32)
+            return params
+        if self.config.warm_start is not None:
+            seed, poll = self.config.seed, self.stop.polls()
+            return warm_start(self.config.warm_start, self.inputs, self.display, seed=seed, poll=poll)
+        return init_qwen(self.inputs.model, jax.random.key(self.config.seed), mesh=self.inputs.mesh)
+
+    def summary(self, experiment: str, seconds: float, compiles: CompileLog) -> Summary:
         """What the run came to, so far."""
         last = self.state.step
-
-        def median(name: str) -> float:
-            return float(np.median([metrics[name] for metrics in self.history])) if self.history else 0.0
-
-        return Summary(
-            experiment=self.experiment,
-            steps=last,
-            before=self.evaluator.read(0) or {},
-            after=self.evaluator.read(last) or {},
-            best=dataclasses.asdict(self.best.best) if self.best.best else None,
-            metrics=self.history[-1] if self.history else {},
-            seconds={**{name: round(value, 2) for name, value in self.stage_seconds.seconds.items()}, "all": seconds},
-            rates={
-                "rollout_tokens_per_second": median("throughput/rollout_tokens_per_second"),
-                "rollout_seconds": median("time/rollout_seconds"),
-                "verify_seconds": median("time/verify_seconds"),
-                "score_seconds": median("time/score_seconds"),
-                "update_seconds": median("time/update_seconds") / self.updates_per_step,
-            },
-            programs=compiles.programs,
-            compile_seconds=round(compiles.seconds, 2),
-            peak_memory_bytes=peak_memory_bytes(),
+        return self.manager.summary(
+            experiment,
+            last,
+            seconds=seconds,
+            compiles=compiles,
+            updates_per_step=self.config.update.per_rollout * self.config.update.epochs,
+            scores=(self.evaluator.read(0), self.evaluator.read(last)),
             examples=self.evaluator.examples(0, last),
         )
-
-    @property
-    def updates_per_step(self) -> int:
-        return self.config.update.per_rollout * self.config.update.epochs

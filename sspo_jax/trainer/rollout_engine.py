@@ -8,7 +8,7 @@ import urllib.request
 import numpy as np
 from jax.sharding import Mesh
 
-from sspo_jax.config import ServerConfig, TrainConfig
+from sspo_jax.config import RolloutConfig, ServerConfig
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.sampler import LocalEngine, RolloutEngine, SamplingParams
 from sspo_jax.serving import VLLM_RELOAD, RemoteEngine, ServerError
@@ -19,22 +19,22 @@ _START_PATIENCE = 3.0
 """Seconds: a server is to be up before the run starts."""
 
 
-def rollout_sampling(config: TrainConfig, stop_token_ids: tuple[int, ...]) -> SamplingParams:
+def rollout_sampling(rollout: RolloutConfig, stop_token_ids: tuple[int, ...]) -> SamplingParams:
     """How the responses of a step are drawn."""
     return SamplingParams(
-        max_new_tokens=config.rollout.max_new_tokens,
-        temperature=config.rollout.temperature,
-        top_p=config.rollout.top_p,
-        top_k=config.rollout.top_k,
+        max_new_tokens=rollout.max_new_tokens,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
         stop_token_ids=stop_token_ids,
     )
 
 
-def open_engine(config: TrainConfig, model: QwenConfig, mesh: Mesh, run_directory: pathlib.Path) -> RolloutEngine:
+def open_engine(rollout: RolloutConfig, model: QwenConfig, mesh: Mesh, run_directory: pathlib.Path) -> RolloutEngine:
     """The engine that the configuration chooses, without weights yet."""
-    server = config.rollout.server
+    server = rollout.server
     if server is None:
-        return LocalEngine(model, slots=config.rollout.slots, mesh=mesh)
+        return LocalEngine(model, slots=rollout.slots, mesh=mesh)
     return RemoteEngine(
         server.url,
         model,
@@ -48,14 +48,19 @@ def open_engine(config: TrainConfig, model: QwenConfig, mesh: Mesh, run_director
     )
 
 
-def check_server(config: TrainConfig, model: QwenConfig, stop_token_ids: tuple[int, ...]) -> None:
+def check_server(
+    rollout: RolloutConfig, model: QwenConfig, stop_token_ids: tuple[int, ...], *, longest_response: int
+) -> None:
     """Asks the server what it serves, and for one token; does nothing where no server is chosen.
+
+    Args:
+      longest_response: in tokens, of the rollouts and the evaluations.
 
     Raises:
       ServerGoneError: it does not answer.
       ServerError: it is not one that this run can use: what it says, what is wanted and what to do.
     """
-    server = config.rollout.server
+    server = rollout.server
     if server is None:
         return
     connection = Connection(
@@ -65,8 +70,9 @@ def check_server(config: TrainConfig, model: QwenConfig, stop_token_ids: tuple[i
     )
     try:
         _check_routes(connection, server)
-        name = _check_model(connection, config, model)
-        sampling = dataclasses.replace(rollout_sampling(config, stop_token_ids), max_new_tokens=1)
+        longest = rollout.max_prompt_tokens + longest_response
+        name = _check_model(connection, server, model, longest=longest, longest_response=longest_response)
+        sampling = dataclasses.replace(rollout_sampling(rollout, stop_token_ids), max_new_tokens=1)
         request = completion_request(name, [0], sampling, np.zeros(2, np.uint32))
         checked_choice(connection.call("/v1/completions", request), connection.url)
     except ConnectionError as error:
@@ -103,10 +109,10 @@ def _status(url: str) -> int:
         return error.code
 
 
-def _check_model(connection: Connection, config: TrainConfig, model: QwenConfig) -> str:
+def _check_model(
+    connection: Connection, server: ServerConfig, model: QwenConfig, *, longest: int, longest_response: int
+) -> str:
     """The name of the model to ask for, whose card does not contradict what the run needs."""
-    server = config.rollout.server
-    assert server is not None
     cards = {str(card.get("id")): card for card in served_models(connection)}
     name = server.model or next(iter(cards))
     if name not in cards:
@@ -114,8 +120,6 @@ def _check_model(connection: Connection, config: TrainConfig, model: QwenConfig)
             f"{connection.url} serves {', '.join(cards)}, not {name!r}: set --rollout.server.model to one of them"
         )
     card = cards[name]
-    longest_response = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
-    longest = config.rollout.max_prompt_tokens + longest_response
     if card.get("max_model_len", longest) < longest:
         raise ServerError(
             f"{connection.url} serves {name!r} with {card['max_model_len']} positions, want {longest} for the longest "

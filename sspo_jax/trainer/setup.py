@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from sspo_jax.config import ModelConfig, TrainConfig
+from sspo_jax.config import ModelConfig, RolloutConfig, TrainConfig
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource, iterate
 from sspo_jax.data.prompts import PromptTokenizer, load_template
@@ -23,7 +23,7 @@ from sspo_jax.trainer.rollout_engine import check_server
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parts:
+class RunInputs:
     """What `check` opened."""
 
     model: QwenConfig
@@ -39,13 +39,13 @@ class Parts:
     provenance: dict[str, Any]  # digests for config.json
 
 
-def check(config: TrainConfig) -> Parts:
+def check(config: TrainConfig) -> RunInputs:
     """Opens data, tokenizer, model files and mesh, and asks the server of rollouts, if there is one.
 
     Raises:
       ValueError, FileNotFoundError, ServerError: what came, what is wanted and what to do.
     """
-    _check_numbers(config)
+    config.check_numbers()
     mesh = make_mesh(config.mesh)
     model, path = resolve_model(config.model)
     if config.model.path is not None and config.warm_start is not None:
@@ -73,7 +73,7 @@ def check(config: TrainConfig) -> Parts:
     template = load_template(config.prompt)
     prompts = PromptTokenizer(template, tokenizer, max_tokens=config.rollout.max_prompt_tokens)
     data = config.data.open(tokenizer)
-    data, dropped = _fit_prompts(data, prompts, config)
+    data, dropped = _fit_prompts(data, prompts, config.rollout)
     evaluation = tuple(source.open(tokenizer) for source in config.evaluation.data)
     if evaluation and config.evaluation.best == "avg" and not config.evaluation.samples:
         raise ValueError("--evaluation.best is avg, but --evaluation.samples is 0: want at least 1, or greedy")
@@ -86,12 +86,14 @@ def check(config: TrainConfig) -> Parts:
         tokenizer,
         rule=config.segmenter.rule,
         min_tokens=config.segmenter.min_tokens,
+        max_tokens=config.segmenter.max_tokens,
         math_aware=config.segmenter.math_aware,
     )
-    stop_token_ids = stop_tokens(config, tokenizer, path)
+    stop_token_ids = stop_tokens(config.rollout.stop_token_ids, tokenizer, path)
     if is_main():
-        check_server(config, model, stop_token_ids)
-    return Parts(
+        longest_response = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
+        check_server(config.rollout, model, stop_token_ids, longest_response=longest_response)
+    return RunInputs(
         model=model,
         model_path=path,
         tokenizer=tokenizer,
@@ -130,30 +132,30 @@ def resolve_model(config: ModelConfig) -> tuple[QwenConfig, pathlib.Path | None]
     return config_from_hf(path, **computed), path
 
 
-def stop_tokens(config: TrainConfig, tokenizer: Any, path: pathlib.Path | None) -> tuple[int, ...]:
+def stop_tokens(own: tuple[int, ...], tokenizer: Any, path: pathlib.Path | None) -> tuple[int, ...]:
     """End tokens: the tokenizer's, those of the checkpoint's generation config, and the experiment's own."""
-    ids = [tokenizer.eos_token_id, *config.rollout.stop_token_ids]
+    ids = [tokenizer.eos_token_id, *own]
     if path is not None and (path / "generation_config.json").is_file():
         declared = json.loads((path / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
         ids += declared if isinstance(declared, list) else [declared] if declared is not None else []
     return tuple(sorted(set(ids)))
 
 
-def _fit_prompts(data: ProblemSource, prompts: PromptTokenizer, config: TrainConfig) -> tuple[ProblemSource, int]:
+def _fit_prompts(data: ProblemSource, prompts: PromptTokenizer, rollout: RolloutConfig) -> tuple[ProblemSource, int]:
     """Tokenizes every prompt of a file now, rather than meet one that is too long after a day of training."""
     kept = []
     for index, problem in enumerate(iterate(data) if len(data) <= _MOST_CHECKED else ()):
         try:
             prompts(problem)
         except ValueError:
-            if config.rollout.long_prompts == "error":
+            if rollout.long_prompts == "error":
                 raise
             continue
         kept.append(index)
     if len(data) > _MOST_CHECKED or len(kept) == len(data):
         return data, 0
     if not kept:
-        raise ValueError(f"no prompt of {data.name} has at most {config.rollout.max_prompt_tokens} tokens")
+        raise ValueError(f"no prompt of {data.name} has at most {rollout.max_prompt_tokens} tokens")
     return SubsetSource(data, kept), len(data) - len(kept)
 
 
@@ -162,37 +164,3 @@ _MOST_CHECKED = 200_000  # problems whose prompts are tokenized at the start; ge
 
 def _known_size(source: ProblemSource, limit: int | None) -> int:
     return len(source) if limit is None else min(limit, len(source))
-
-
-def _check_numbers(config: TrainConfig) -> None:
-    rollout, update = config.rollout, config.update
-    positive = {
-        "--steps": config.steps,
-        "--rollout.prompts": rollout.prompts,
-        "--rollout.group-size": rollout.group_size,
-        "--rollout.max-new-tokens": rollout.max_new_tokens,
-        "--update.per-rollout": update.per_rollout,
-        "--update.epochs": update.epochs,
-        "--update.micro-rows": update.micro_rows,
-        "--checkpoint.every": config.checkpoint.every,
-        "--checkpoint.keep": config.checkpoint.keep,
-    }
-    for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}, want at least 1")
-    if rollout.group_size == 1:
-        raise ValueError(
-            "--rollout.group-size is 1: an advantage relative to the group is then always 0, want 2 or more"
-        )
-    if rollout.temperature <= 0:
-        raise ValueError(f"--rollout.temperature is {rollout.temperature}, want above 0: training scores at it")
-    if update.per_rollout > rollout.prompts:
-        raise ValueError(
-            f"--update.per-rollout is {update.per_rollout}, want at most --rollout.prompts = {rollout.prompts}: "
-            "a minibatch holds whole groups"
-        )
-    if update.row_tokens is not None and update.row_tokens < rollout.max_prompt_tokens + rollout.max_new_tokens:
-        raise ValueError(
-            f"--update.row-tokens is {update.row_tokens}, want room for the longest prompt and response, "
-            f"{rollout.max_prompt_tokens} + {rollout.max_new_tokens} tokens"
-        )

@@ -26,7 +26,6 @@ from sspo_jax.models.trainable import Trainable
 from sspo_jax.optimizer import learning_rate_schedule, make_optimizer, optimizer_shardings, updates_done
 from sspo_jax.sharding import after, named_sharding, put, replicated, shards
 from sspo_jax.subsentences import Segmenter
-from sspo_jax.trainer.batch import Rows
 from sspo_jax.types import TrainBatch
 
 
@@ -99,22 +98,17 @@ class TrainPrograms:
         )
         self.segment = jax.jit(self._segment, out_shardings=rows)
 
-    def place(self, rows: Rows, **fields: Array) -> TrainBatch:
-        """Puts a micro-batch on the mesh. What only scoring can fill in is zero unless given."""
+    def place(self, rows: TrainBatch) -> TrainBatch:
+        """Puts a packed micro-batch on the mesh; what scoring fills in and what all of an update shares is made up."""
         on_mesh = functools.partial(put, sharding=self._rows_sharding)
-        zeros = on_mesh(np.zeros(rows.tokens.shape, np.float32))
-        nothing = on_mesh(np.full(rows.tokens.shape, -1, np.int32))
-        batch = TrainBatch(
-            **{field.name: on_mesh(getattr(rows, field.name)) for field in dataclasses.fields(rows)},
-            old_logprobs=zeros,
-            entropies=zeros,
-            subsentence_ids=nothing,
-            ref_logprobs=zeros if self.objective.kl_coefficient else None,
-            mean_entropy=self.scalar(1.0),
-            entropy_std=self.scalar(1.0),
-            denominator=self.scalar(1.0),
+        one = self.scalar(1.0)
+        return dataclasses.replace(
+            jax.tree.map(on_mesh, rows),
+            ref_logprobs=on_mesh(np.zeros(rows.tokens.shape, np.float32)) if self.objective.kl_coefficient else None,
+            mean_entropy=one,
+            entropy_std=one,
+            denominator=one,
         )
-        return dataclasses.replace(batch, **fields)
 
     def _micro_batch(
         self, params: Params, gradients: Params, batch: TrainBatch, is_update: Array, base: Params | None = None
@@ -126,14 +120,9 @@ class TrainPrograms:
             return sequence_logprobs(policy, self.config, batch, temperature=self.temperature)
 
         (logprobs, entropies), pullback = jax.vjp(forward, params)
-        _, loss_pullback, metrics = jax.vjp(
-            lambda logprobs, entropies: self.objective(logprobs, batch, entropies=entropies),
-            logprobs,
-            entropies,
-            has_aux=True,
-        )
+        loss_and_gradients = jax.value_and_grad(self.objective, argnums=(0, 2), has_aux=True)
+        (_, metrics), cotangents = loss_and_gradients(logprobs, batch, entropies)
         metrics = metrics | diagnostics(logprobs, batch)
-        cotangents = loss_pullback(jnp.float32(1.0))
 
         def add(gradients: Params) -> Params:
             return jax.tree.map(jnp.add, gradients, pullback(cotangents)[0])

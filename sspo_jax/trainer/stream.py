@@ -1,29 +1,28 @@
-"""The curriculum inside a run: judged groups to solve rates, and what is logged of them.
+"""The curriculum inside a run: graded rollouts to solve rates, and what is logged of them.
 
 Every batch that is drawn counts, also those of dynamic sampling whose groups are dropped: they are dropped because
 they are always or never solved, which is what the curriculum has to know. A response without a verdict counts neither
 as right nor as wrong, and a group without any verdict leaves its problem's rate as it was.
 """
 
-from typing import Any
-
 import numpy as np
 
-from sspo_jax.config import TrainConfig
-from sspo_jax.data.curriculum import CurriculumStream
+from sspo_jax.data.curriculum import CurriculumConfig, CurriculumStream
 from sspo_jax.data.pipeline import ProblemStream
-from sspo_jax.data.problems import Problem
-from sspo_jax.trainer.grading import Groups
+from sspo_jax.data.problems import Problem, ProblemSource
+from sspo_jax.trainer.grading import GradedRollout
 
 
-def open_stream(config: TrainConfig, data: Any) -> ProblemStream | CurriculumStream:
+def open_stream(
+    data: ProblemSource, curriculum: CurriculumConfig | None, *, batch_size: int, seed: int
+) -> ProblemStream | CurriculumStream:
     """Training problems in the order of the run, through the curriculum where the experiment has one."""
-    if config.curriculum is None:
-        return ProblemStream(data, batch_size=config.rollout.prompts, seed=config.seed)
-    return CurriculumStream(data, config=config.curriculum, batch_size=config.rollout.prompts, seed=config.seed)
+    if curriculum is None:
+        return ProblemStream(data, batch_size=batch_size, seed=seed)
+    return CurriculumStream(data, config=curriculum, batch_size=batch_size, seed=seed)
 
 
-def solve_rates(groups: Groups) -> list[tuple[Problem, float]]:
+def solve_rates(groups: GradedRollout) -> list[tuple[Problem, float]]:
     """Each problem with the share of right responses among those that have a verdict; without any it is left out."""
     rates = []
     correct = np.array([verdict.status == "correct" for verdict in groups.verdicts], bool)
@@ -35,8 +34,8 @@ def solve_rates(groups: Groups) -> list[tuple[Problem, float]]:
     return rates
 
 
-def learn(stream: ProblemStream | CurriculumStream, groups: Groups) -> None:
-    """Takes in a judged batch; without a curriculum, nothing."""
+def learn(stream: ProblemStream | CurriculumStream, groups: GradedRollout) -> None:
+    """Takes in a graded batch; without a curriculum, nothing."""
     if isinstance(stream, CurriculumStream):
         rates = solve_rates(groups)
         stream.update([problem for problem, _ in rates], [rate for _, rate in rates])

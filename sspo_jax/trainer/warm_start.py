@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from sspo_jax.config import OptimizerConfig, TrainConfig, WarmStartConfig
+from sspo_jax.config import OptimizerConfig, WarmStartConfig
 from sspo_jax.data.problems import ProblemSource
 from sspo_jax.distributed.processes import gather
 from sspo_jax.files import cache_directory
@@ -29,67 +29,74 @@ from sspo_jax.models.qwen import Params, init_qwen, qwen_shardings
 from sspo_jax.optimizer import make_optimizer, optimizer_shardings
 from sspo_jax.runs.display import Display
 from sspo_jax.sharding import named_sharding, put, replicated
-from sspo_jax.trainer.batch import Rows
-from sspo_jax.trainer.setup import Parts
+from sspo_jax.trainer.batch import lay_out
+from sspo_jax.trainer.setup import RunInputs
 from sspo_jax.trainer.step import sequence_logprobs
-from sspo_jax.types import TrainBatch
+from sspo_jax.types import FinishReason, Rollout, TrainBatch
 
 _VERSION = 1  # part of the cache key: raise it when the same configuration would give other weights
 
 
 def warm_start(
-    config: TrainConfig, parts: Parts, display: Display, *, look: Callable[[], None] = lambda: None
-) -> tuple[Params, dict[str, float]]:
-    """Parameters after supervised training, from the cache if they are there, and what it took.
+    settings: WarmStartConfig,
+    inputs: RunInputs,
+    display: Display,
+    *,
+    seed: int,
+    poll: Callable[[], None] = lambda: None,
+) -> Params:
+    """Parameters after supervised training, from the cache if they are there.
 
     Args:
-      look: called between updates; what it raises ends the training, and nothing is kept.
+      settings: how long and how fast.
+      inputs: shape of the model, problems, prompts, tokenizer and mesh.
+      seed: of the weights and of the order of the demonstrations.
+      poll: called between updates; what it raises ends the training, and nothing is kept.
 
     Raises:
       ValueError: the data has no demonstrations, or one is longer than a training row.
     """
-    assert config.warm_start is not None
-    directory = cache_directory("warm_start") / _key(config, parts)
+    directory = cache_directory("warm_start") / _key(settings, inputs, seed)
     if all(gather((directory / "config.json").is_file())):
-        params, _ = load_qwen(directory, mesh=parts.mesh)
+        params, _ = load_qwen(directory, mesh=inputs.mesh)
         display.say(f"warm start: reusing {directory}")
-        return params, {"reused": 1.0, "seconds": 0.0}
+        return params
     start = time.monotonic()
-    with jax.set_mesh(parts.mesh):
-        params, loss = _train(config, config.warm_start, parts, display, look)
-    _keep(directory, params, parts)
+    with jax.set_mesh(inputs.mesh):
+        params = _train(settings, inputs, display, seed, poll)
+    _keep(directory, params, inputs)
     seconds = time.monotonic() - start
-    display.say(f"warm start: {config.warm_start.updates} updates in {seconds:.0f} s, kept in {directory}")
-    return params, {"reused": 0.0, "seconds": seconds, "loss": loss}
+    display.say(f"warm start: {settings.updates} updates in {seconds:.0f} s, kept in {directory}")
+    return params
 
 
-def _key(config: TrainConfig, parts: Parts) -> str:
+def _key(settings: WarmStartConfig, inputs: RunInputs, seed: int) -> str:
     """Names the experiment's data first, so that a person finds it, then the hash."""
     content = {
         "version": _VERSION,
-        "shape": dataclasses.asdict(parts.model) | {"remat": None},
-        "warm_start": dataclasses.asdict(config.warm_start) if config.warm_start else None,
-        "provenance": {name: parts.provenance[name] for name in ("data", "prompt", "tokenizer")},
-        "seed": config.seed,
+        "shape": dataclasses.asdict(inputs.model) | {"remat": None},
+        "warm_start": dataclasses.asdict(settings),
+        "provenance": {name: inputs.provenance[name] for name in ("data", "prompt", "tokenizer")},
+        "seed": seed,
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    return f"{parts.data.name}-{digest}"
+    return f"{inputs.data.name}-{digest}"
 
 
-def _keep(directory: pathlib.Path, params: Params, parts: Parts) -> None:
+def _keep(directory: pathlib.Path, params: Params, inputs: RunInputs) -> None:
     """Into the cache; of two runs that finish together the first one stays."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     try:
-        save_qwen(directory, params, parts.model, dtype="float32", tokenizer=parts.tokenizer)
+        save_qwen(directory, params, inputs.model, dtype="float32", tokenizer=inputs.tokenizer)
     except FileExistsError:
         if not (directory / "config.json").is_file():
             raise
 
 
 def _train(
-    config: TrainConfig, settings: WarmStartConfig, parts: Parts, display: Display, look: Callable[[], None]
-) -> tuple[Params, float]:
-    mesh = parts.mesh
+    settings: WarmStartConfig, inputs: RunInputs, display: Display, seed: int, poll: Callable[[], None]
+) -> Params:
+    mesh = inputs.mesh
     optimizer = make_optimizer(
         OptimizerConfig(weight_decay=settings.weight_decay, b2=0.99),
         optax.warmup_cosine_decay_schedule(
@@ -100,13 +107,13 @@ def _train(
             end_value=settings.learning_rate / 10,
         ),
     )
-    shardings = qwen_shardings(parts.model, mesh)
-    state_shardings = optimizer_shardings(optimizer, parts.model, mesh)
+    shardings = qwen_shardings(inputs.model, mesh)
+    state_shardings = optimizer_shardings(optimizer, inputs.model, mesh)
     rows_sharding = named_sharding(mesh, ("batch", "time"))
 
     def update(params: Params, state: Any, batch: TrainBatch) -> tuple[Params, Any, Array]:
         def loss(params: Params) -> Array:
-            logprobs, _ = sequence_logprobs(params, parts.model, batch, temperature=1.0)
+            logprobs, _ = sequence_logprobs(params, inputs.model, batch, temperature=1.0)
             return -jnp.sum(jnp.where(batch.mask, logprobs, 0.0)) / jnp.sum(batch.mask)
 
         value, gradients = jax.value_and_grad(loss)(params)
@@ -114,71 +121,66 @@ def _train(
         return jax.tree.map(jnp.add, params, updates), state, value
 
     update = jax.jit(update, donate_argnums=(0, 1), out_shardings=(shardings, state_shardings, replicated(mesh)))
-    params = init_qwen(parts.model, jax.random.key(config.seed), mesh=mesh)
+    params = init_qwen(inputs.model, jax.random.key(seed), mesh=mesh)
     state = jax.jit(optimizer.init, out_shardings=state_shardings)(params)
     on_mesh = functools.partial(put, sharding=rows_sharding)
-    stream = demonstration_rows(parts, settings, seed=config.seed)
+    stream = demonstration_rows(inputs, settings, seed=seed)
     value = jnp.float32(0.0)
     with display.bars("warm start", settings.updates):
         for number in range(1, settings.updates + 1):
-            look()
-            rows = next(stream)
-            zeros = on_mesh(np.zeros(rows.tokens.shape, np.float32))
-            batch = TrainBatch(
-                **{field.name: on_mesh(getattr(rows, field.name)) for field in dataclasses.fields(rows)},
-                old_logprobs=zeros,
-                entropies=zeros,
-                subsentence_ids=on_mesh(np.full(rows.tokens.shape, -1, np.int32)),
-            )
-            params, state, value = update(params, state, batch)
+            poll()
+            params, state, value = update(params, state, jax.tree.map(on_mesh, next(stream)))
             if number % 10 == 0 or number == settings.updates:
                 display.step_done(number, settings.updates, f"loss {float(value):.3f}", every_seconds=15)
-    return params, float(value)
+    return params
 
 
-def demonstration_rows(parts: Parts, settings: WarmStartConfig, *, seed: int) -> Iterator[Rows]:
+def demonstration_rows(inputs: RunInputs, settings: WarmStartConfig, *, seed: int) -> Iterator[TrainBatch]:
     """Endless training rows of packed demonstrations, in a seeded order of the problems.
 
     A demonstration that does not fit into the rest of a row starts the next one.
     """
-    shape = (settings.rows, settings.row_tokens)
-    order = np.random.default_rng(seed)
-    pending = _demonstrations(parts, settings, order)
+    pending = _demonstrations(inputs, settings, np.random.default_rng(seed))
     prompt, response = next(pending)
     while True:
-        tokens, positions, segment_ids = (np.zeros(shape, np.int32) for _ in range(3))
-        mask = np.zeros(shape, bool)
-        zeros = np.zeros(shape, np.float32)
-        for row in range(settings.rows):
-            start, segment = 0, 1
-            while start + len(prompt) + len(response) <= settings.row_tokens:
-                middle, end = start + len(prompt), start + len(prompt) + len(response)
-                tokens[row, start:end] = prompt + response
-                positions[row, start:end] = np.arange(end - start)
-                segment_ids[row, start:end] = segment
-                mask[row, middle:end] = True
-                start, segment = end, segment + 1
+        members: list[list[int]] = []
+        pairs: list[tuple[list[int], list[int]]] = []
+        for _ in range(settings.rows):
+            members.append([])
+            room = settings.row_tokens
+            while len(prompt) + len(response) <= room:
+                room -= len(prompt) + len(response)
+                members[-1].append(len(pairs))
+                pairs.append((prompt, response))
                 prompt, response = next(pending)
-        yield Rows(
-            tokens=tokens,
-            positions=positions,
-            segment_ids=segment_ids,
-            mask=mask,
-            advantages=zeros,
-            sampler_logprobs=zeros,
+        yield lay_out(
+            _as_rollout(pairs), np.zeros(len(pairs), np.float32), members, (settings.rows, settings.row_tokens)
         )
 
 
+def _as_rollout(pairs: list[tuple[list[int], list[int]]]) -> Rollout:
+    """Demonstrations as if they had been sampled, one a group."""
+    rows = np.arange(len(pairs), dtype=np.int32)
+    return Rollout(
+        prompts=tuple(np.asarray(prompt, np.int32) for prompt, _ in pairs),
+        responses=tuple(np.asarray(response, np.int32) for _, response in pairs),
+        logprobs=tuple(np.zeros(len(response), np.float32) for _, response in pairs),
+        finish_reasons=np.full(len(pairs), FinishReason.STOP, np.int32),
+        group_ids=rows,
+        sample_ids=np.zeros_like(rows),
+    )
+
+
 def _demonstrations(
-    parts: Parts, settings: WarmStartConfig, order: np.random.Generator
+    inputs: RunInputs, settings: WarmStartConfig, order: np.random.Generator
 ) -> Iterator[tuple[list[int], list[int]]]:
     """(prompt, response with its end token) of problems drawn at random."""
     while True:
-        index = int(order.integers(len(parts.data)))
-        problem = parts.data[index]
-        prompt = parts.prompts(problem)
-        text = demonstration(parts.data, index)
-        response = [*parts.tokenizer.encode(text, add_special_tokens=False), parts.tokenizer.eos_token_id]
+        index = int(order.integers(len(inputs.data)))
+        problem = inputs.data[index]
+        prompt = inputs.prompts(problem)
+        text = demonstration(inputs.data, index)
+        response = [*inputs.tokenizer.encode(text, add_special_tokens=False), inputs.tokenizer.eos_token_id]
         if len(prompt) + len(response) > settings.row_tokens:
             raise ValueError(
                 f"the demonstration of problem {problem.id!r} has {len(prompt) + len(response)} tokens with its "

@@ -42,10 +42,10 @@ def test_a_bad_line_is_named(tmp_path: pathlib.Path):
     with pytest.raises(ValueError, match=r"responses.jsonl:1: .*'response'.*--response-field"):
         verify_command(VerifyConfig(file=str(file)))
     file.write_text("{\n")
-    with pytest.raises(ValueError, match="no JSON"):
+    with pytest.raises(ValueError, match="not JSON"):
         verify_command(VerifyConfig(file=str(file)))
-    file.write_bytes(b'{"response": "1", "gold": "1"}\n\xff\xfe\n')
-    with pytest.raises(ValueError, match=r"responses\.jsonl:2: no JSON"):
+    file.write_bytes(b'{"response": "1", "gold": "1"}\n\xff\n')
+    with pytest.raises(ValueError, match=r"responses\.jsonl:2: not UTF-8"):
         verify_command(VerifyConfig(file=str(file)))
     file.write_text('{"response": 3, "gold": "1"}\n')
     with pytest.raises(ValueError, match="'response': 'int'"):

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import sspo_jax.data
 from sspo_jax.commands import main as cli
 from sspo_jax.commands import segment
 
@@ -41,7 +42,7 @@ def test_a_file_of_texts(tmp_path, capsys):
     # U+2028 ends no line of JSON; an empty line is none; the last text is empty.
     rows = [{"answer": TEXT}, {"answer": "a\u2028b"}, {"answer": ""}]
     file.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", encoding="utf-8")
-    tokenizer = pathlib.Path(segment.__file__).parent / "data" / "tiny_tokenizer" / "tokenizer.json"
+    tokenizer = pathlib.Path(sspo_jax.data.__file__).parent / "tiny_tokenizer" / "tokenizer.json"
     assert run(file, "--tokenizer", tokenizer, "--field", "answer", "--rule", "fixed(4)", "--show", "0") == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[0])
     assert (figures["texts"], figures["tokens_median"]) == (3, 4)
@@ -52,14 +53,14 @@ def test_a_file_of_texts(tmp_path, capsys):
     ("content", "options", "message"),
     [
         (None, [], "No such file"),
-        ("{", [], "line 1 of .* is no JSON"),
-        ('{"solution": "x"}\n[1]', [], "line 2 of .* is a list, want a JSON object"),
-        ('{"solution": 3, "text": "x"}', [], "has no text in 'solution' but the fields solution, text"),
+        ("{", [], r"\.jsonl:1: not JSON"),
+        ('{"solution": "x"}\n[1]', [], r"\.jsonl:2: a list; expected a JSON object"),
+        ('{"solution": 3, "text": "x"}', [], "no text in 'solution', the fields are solution, text"),
         ('{"solution": "x"}', ["--rule", "clause"], "rule is 'clause', want punctuation, sentence"),
         ('{"solution": "x"}', ["--rule", "entropy"], "needs the entropies of a model"),
         ('{"solution": "x"}', ["--min-tokens", "0"], "min_tokens is 0, want 1 or more"),
-        ('{"solution": "x"}', ["--tokenizer", "nowhere"], "tokenizer is 'nowhere', want 'tiny', a tokenizer.json"),
-        ('{"solution": "x"}', ["--tokenizer", __file__], "is no tokenizer.json"),
+        ('{"solution": "x"}', ["--tokenizer", "nowhere"], "tokenizer is 'nowhere', expected 'tiny', a tokenizer.json"),
+        ('{"solution": "x"}', ["--tokenizer", __file__], "is not a tokenizer.json"),
     ],
 )
 def test_wrong_input_is_named(tmp_path, capsys, content, options, message):

@@ -1,6 +1,6 @@
 """A checker and a sampler small enough to foresee their answers, and made-up evaluations."""
 
-import dataclasses
+import concurrent.futures
 import pathlib
 import re
 import types
@@ -10,36 +10,26 @@ import pytest
 from transformers import AutoTokenizer
 
 from sspo_jax import data
+from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.data.problems import ListSource, Problem
+from sspo_jax.evaluation.judging import Judge
 from sspo_jax.evaluation.results import Evaluation
 from sspo_jax.evaluation.scoring import SampleRow, score_set
 from sspo_jax.types import FinishReason, Rollout
 
 
-@dataclasses.dataclass
-class FakeVerdict:
-    status: str
-    extracted: str | None
-    reason: str = "fake"
-
-
-class FakeVerifier:
-    """Correct: the box holds the gold's text. `slow` in a response is a timeout."""
+class FakeVerifier(Verifier):
+    """Correct: the box holds the gold's text."""
 
     def __init__(self):
-        self.options: list[dict[str, float]] = []
+        pass
 
-    def verify_batch(self, responses, golds, **options):
-        self.options.append(options)
-        return [self._verify(response, gold) for response, gold in zip(responses, golds, strict=True)]
-
-    def _verify(self, response, gold):
+    def submit(self, response, gold, **options):
         box = re.search(r"\\boxed\{(.*?)\}", response)
-        if "slow" in response:
-            return FakeVerdict("timeout", None)
-        if box is None:
-            return FakeVerdict("unparsed", None)
-        return FakeVerdict("correct" if box.group(1) == gold else "wrong", box.group(1))
+        status = "unparsed" if box is None else "correct" if box.group(1) == gold else "wrong"
+        future = concurrent.futures.Future()
+        future.set_result(Verdict(status, box and box.group(1), gold, "fake", 0.0))
+        return future
 
 
 class FakeSampler:
@@ -61,15 +51,10 @@ class FakeSampler:
                 samples.append(sample)
         order = np.random.default_rng(0).permutation(len(texts))  # a sampler may return rows in any order
         tokens = [self.tokenizer.encode(texts[row]) for row in order]
-        width = max(map(len, tokens))
-        mask = np.array([[time < len(line) for time in range(width)] for line in tokens])
-        padded = np.array([line + [0] * (width - len(line)) for line in tokens])
         return Rollout(
-            prompt_tokens=np.zeros((len(order), 1), int),
-            prompt_mask=np.ones((len(order), 1), bool),
-            response_tokens=padded,
-            response_mask=mask,
-            sampler_logprobs=np.zeros(padded.shape, np.float32),
+            prompts=(np.zeros(1, np.int32),) * len(order),
+            responses=tuple(np.array(line, np.int32) for line in tokens),
+            logprobs=tuple(np.zeros(len(line), np.float32) for line in tokens),
             finish_reasons=np.array([FinishReason.LENGTH if samples[row] == 1 else FinishReason.STOP for row in order]),
             group_ids=np.array(groups)[order],
             sample_ids=np.array(samples)[order],
@@ -82,8 +67,8 @@ def tokenizer():
 
 
 @pytest.fixture
-def verifier():
-    return FakeVerifier()
+def judge():
+    return Judge(FakeVerifier())
 
 
 @pytest.fixture

@@ -89,10 +89,10 @@ def test_units_that_the_data_states_are_looked_at(real_data, tmp_path):
 
 
 def test_a_source_can_be_said_to_be_a_set(real_data, tmp_path):
-    """The name decides tolerances and notes, so a copy under another name needs to say what it is."""
+    """The name decides tolerances and notes, so a copy that does not state its source needs to say what it is."""
+    problem = JsonlSource(real_data / "eval" / "minerva.jsonl")[0]  # gold 1.6
     copy = tmp_path / "copy.jsonl"
-    copy.write_bytes((real_data / "eval" / "minerva.jsonl").read_bytes())
-    problem = JsonlSource(copy)[0]  # gold 1.6
+    copy.write_text(json.dumps({"id": problem.id, "problem": problem.problem, "answer": problem.answer}))
     near = tmp_path / "near.jsonl"
     near.write_text(json.dumps({"id": problem.id, "response": f"\\boxed{{{float(problem.answer) * 1.00005}}}"}))
     for spec, right in (("copy", 0), ("minerva=copy", 1)):
@@ -128,7 +128,7 @@ def test_mistakes_are_named_before_anything_is_done(real_data, tmp_path, changes
     ("line", "message"),
     [
         ("{", "not JSON"),
-        ('{"id": "aime24-I-01"}', "want an object with `id` and `response`"),
+        ('{"id": "aime24-I-01"}', "expected an object with `id` and `response`"),
         ('{"id": "x", "response": ""}', "'x' is in 0 of the sets aime24"),
     ],
 )

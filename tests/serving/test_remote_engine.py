@@ -246,16 +246,16 @@ def test_progress_and_a_look_end_the_wait(server, tiny, prompts, tmp_path):
     assert counts[-1] < 600
     nobody = f"http://127.0.0.1:{free_port()}"
     away = RemoteEngine(nobody, tiny[0], export_directory=tmp_path, patience_seconds=300)
-    looks: list[float] = []
+    polls: list[float] = []
 
-    def look() -> None:
-        looks.append(time.monotonic())
-        if len(looks) == 4:
+    def poll() -> None:
+        polls.append(time.monotonic())
+        if len(polls) == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        away.sync(tiny[1], 1, look=look)
-    assert max(np.diff(looks)) < 2
+        away.sync(tiny[1], 1, poll=poll)
+    assert max(np.diff(polls)) < 2
     assert away.version == NO_WEIGHTS
 
 

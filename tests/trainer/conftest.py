@@ -12,12 +12,12 @@ import pytest
 
 from sspo_jax.commands.experiments import load_experiment
 from sspo_jax.config import TrainConfig
-from sspo_jax.runs.checkpoint import Checkpoints
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
-from sspo_jax.trainer.grading import Groups, Judge, Stopwatch
+from sspo_jax.runs.stopwatch import Stopwatch
+from sspo_jax.trainer.grading import GradedRollout, Grader
 from sspo_jax.trainer.loop import Trainer
-from sspo_jax.trainer.setup import check
+from sspo_jax.trainer.setup import RunInputs, check
 
 SMALL = pathlib.Path(__file__).parent / "small_experiment.py"
 
@@ -30,6 +30,13 @@ def small(**changes: object) -> TrainConfig:
         value = dataclasses.replace(getattr(config, section), **{field: value}) if field else value
         config = dataclasses.replace(config, **{section: value})
     return config
+
+
+def run_directory(config: TrainConfig, inputs: RunInputs) -> RunDirectory:
+    """The directory of a run of the small experiment."""
+    return RunDirectory(
+        config.run_dir, config.resolved(), experiment="small", model=inputs.model, provenance=inputs.provenance
+    )
 
 
 def run_cli(
@@ -64,20 +71,20 @@ def trainer(cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """A trainer from random weights on a mesh of one device, before its first step."""
     config = small(warm_start=None, mesh__fsdp=1, run_dir=str(tmp_path_factory.mktemp("run") / "run"))
     with one_device():
-        parts = check(config)
-        directory = RunDirectory(config, experiment="small", model=parts.model, provenance=parts.provenance)
-        judge = Judge(config.reward, parts.tokenizer)
-        with judge, jax.set_mesh(parts.mesh):
-            built = Trainer(config, parts, directory, Display(quiet=True), judge, experiment="small")
-            checkpoints = Checkpoints(directory.checkpoints, keep=2)
-            built.start(checkpoints)
-            checkpoints.close()
+        inputs = check(config)
+        directory = run_directory(config, inputs)
+        judge = Grader(config.reward, inputs.tokenizer)
+        with judge, jax.set_mesh(inputs.mesh):
+            built = Trainer(config, inputs, directory, Display(quiet=True), judge)
+            built.manager.open()
+            built.start()
+            built.manager.close()
             yield built
         directory.close()
 
 
 @pytest.fixture(scope="module")
-def groups(trainer: Trainer) -> Groups:
+def groups(trainer: Trainer) -> GradedRollout:
     """One rollout of it, with rewards that differ inside groups whatever the verdicts."""
     groups = trainer.sample_groups(1, Stopwatch())
     rewards = (groups.rollout.sample_ids % 2).astype(float)

@@ -1,42 +1,42 @@
 """Packing: every response once, nothing lost, order and lengths only."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sspo_jax.trainer.batch import concatenate, entropy_statistics, pack_rows, select, split_groups
-from sspo_jax.types import Rollout
+from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
+from sspo_jax.types import Rollout, TrainBatch
 
 
 def rollout(lengths: list[tuple[int, int]]) -> Rollout:
     """Responses of given (prompt, response) lengths, with tokens that name them."""
-    prompt_width, width = max(p for p, _ in lengths), max(r for _, r in lengths)
-    prompts, responses = np.zeros((len(lengths), prompt_width), np.int32), np.zeros((len(lengths), width), np.int32)
-    prompt_mask, mask = np.zeros(prompts.shape, bool), np.zeros(responses.shape, bool)
-    for row, (prompt, response) in enumerate(lengths):
-        prompts[row, :prompt] = 1000 * (row + 1) + np.arange(prompt)
-        responses[row, :response] = 1000 * (row + 1) + 500 + np.arange(response)
-        prompt_mask[row, :prompt] = mask[row, :response] = True
+    prompts = [1000 * (row + 1) + np.arange(prompt, dtype=np.int32) for row, (prompt, _) in enumerate(lengths)]
+    responses = [1000 * (row + 1) + 500 + np.arange(width, dtype=np.int32) for row, (_, width) in enumerate(lengths)]
     return Rollout(
-        prompt_tokens=prompts,
-        prompt_mask=prompt_mask,
-        response_tokens=responses,
-        response_mask=mask,
-        sampler_logprobs=-responses.astype(np.float32),
+        prompts=tuple(prompts),
+        responses=tuple(responses),
+        logprobs=tuple(-response.astype(np.float32) for response in responses),
         finish_reasons=np.ones(len(lengths), np.int32),
         group_ids=np.arange(len(lengths), dtype=np.int32) // 2,
         sample_ids=np.arange(len(lengths), dtype=np.int32) % 2,
     )
 
 
+def packed(sampled: Rollout, advantages: np.ndarray, chosen: np.ndarray, row_tokens: int) -> TrainBatch:
+    """All rows in one batch."""
+    cuts = pack_rows(sampled, advantages, chosen, row_tokens=row_tokens, micro_rows=1)
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *cuts)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 11)), min_size=1, max_size=30), st.integers(20, 50))
 def test_every_response_is_packed_once_behind_its_prompt(lengths, row_tokens):
     sampled = rollout(lengths)
-    rows = pack_rows(sampled, np.arange(len(lengths), dtype=np.float32), np.arange(len(lengths)), row_tokens)
+    rows = packed(sampled, np.arange(len(lengths), dtype=np.float32), np.arange(len(lengths)), row_tokens)
     found = {}
-    for row in range(len(rows)):
+    for row in range(len(rows.tokens)):
         for segment in range(1, rows.segment_ids[row].max() + 1):
             where = rows.segment_ids[row] == segment
             places = np.flatnonzero(where)
@@ -55,21 +55,26 @@ def test_every_response_is_packed_once_behind_its_prompt(lengths, row_tokens):
 
 
 def test_only_chosen_responses_are_packed():
-    rows = pack_rows(rollout([(2, 3)] * 6), np.zeros(6, np.float32), np.array([1, 4]), 20)
+    rows = packed(rollout([(2, 3)] * 6), np.zeros(6, np.float32), np.array([1, 4]), 20)
     assert sorted(set(rows.tokens[rows.mask] // 1000 - 1)) == [1, 4]
 
 
 def test_a_response_longer_than_a_row_is_refused_with_the_option_to_change():
     with pytest.raises(ValueError, match=r"has 12 tokens, a training row 10: raise --update.row-tokens"):
-        pack_rows(rollout([(5, 7)]), np.zeros(1, np.float32), np.arange(1), 10)
+        packed(rollout([(5, 7)]), np.zeros(1, np.float32), np.arange(1), 10)
 
 
 def test_micro_batches_are_filled_up_with_empty_rows():
-    rows = pack_rows(rollout([(4, 6)] * 5), np.ones(5, np.float32), np.arange(5), 10)
-    cuts = rows.micro_batches(2)
-    assert [len(cut) for cut in cuts] == [2, 2, 2]
-    assert np.array_equal(np.concatenate([cut.tokens for cut in cuts])[:5], rows.tokens)
+    sampled, advantages = rollout([(4, 6)] * 5), np.ones(5, np.float32)
+    cuts = pack_rows(sampled, advantages, np.arange(5), row_tokens=10, micro_rows=2)
+    assert [len(cut.tokens) for cut in cuts] == [2, 2, 2]
+    whole = packed(sampled, advantages, np.arange(5), 10)
+    assert np.array_equal(np.concatenate([cut.tokens for cut in cuts])[:5], whole.tokens)
     assert not cuts[-1].mask[1].any()
+
+
+def test_nothing_chosen_is_no_micro_batch():
+    assert pack_rows(rollout([(1, 1)]), np.zeros(1, np.float32), np.arange(0), row_tokens=4, micro_rows=2) == []
 
 
 def test_minibatches_hold_whole_groups():
@@ -80,13 +85,14 @@ def test_minibatches_hold_whole_groups():
     assert all(len(set(ids[part])) * 4 == len(part) for part in parts)
 
 
-def test_concatenate_and_select_are_inverse():
+def test_concatenate_and_take_are_inverse():
     first, second = rollout([(2, 3), (4, 1)]), rollout([(1, 6), (3, 2)])
-    both = concatenate([first, second])
+    both = Rollout.concatenate([first, second])
     assert both.response_tokens.shape == (4, 6)
     assert both.prompt_tokens.shape == (4, 4)
-    again = select(both, np.array([2, 3]))
+    again = both.take(np.array([2, 3]))
     assert np.array_equal(again.response_tokens[again.response_mask], second.response_tokens[second.response_mask])
+    assert np.array_equal(again.sampler_logprobs, second.sampler_logprobs)
 
 
 def test_entropy_statistics_by_hand():

@@ -14,21 +14,22 @@ from sspo_jax.checker import Verdict
 from sspo_jax.data.curriculum import CurriculumConfig, CurriculumStream
 from sspo_jax.runs.checkpoint import steps_in
 from sspo_jax.runs.policy import read_policy
+from sspo_jax.runs.stopwatch import Stopwatch
 from sspo_jax.trainer import stream as curriculum
-from sspo_jax.trainer.grading import Groups, Stopwatch
+from sspo_jax.trainer.grading import GradedRollout
 from sspo_jax.trainer.loop import Trainer
 from tests.trainer.conftest import SMALL, run_cli, small
 from tests.trainer.test_resume import metrics, start, wait_for_step
 
 
-def judged(groups: Groups, statuses: str) -> Groups:
+def judged(groups: GradedRollout, statuses: str) -> GradedRollout:
     """The groups with other verdicts: c correct, w wrong, t none (and then left out)."""
     names = {"c": "correct", "w": "wrong", "t": "timeout"}
     verdicts = tuple(Verdict(names[letter], None, "", "", 0.0) for letter in statuses)
     return dataclasses.replace(groups, verdicts=verdicts, is_judged=np.array([letter != "t" for letter in statuses]))
 
 
-def test_rates_are_of_judged_responses(groups: Groups):
+def test_rates_are_of_judged_responses(groups: GradedRollout):
     """Four groups of four: 2 of 4; 1 of 2 judged; none judged; 0 of 4."""
     rates = curriculum.solve_rates(judged(groups, "cwcw" + "ctwt" + "tttt" + "wwww"))
     problems = [groups.problems[row].id for row in (0, 4, 12)]
@@ -41,7 +42,9 @@ def curious(trainer: Trainer) -> Iterator[Trainer]:
     before, stream = trainer.config, trainer.stream
     rollout = dataclasses.replace(before.rollout, dynamic_sampling=1)
     trainer.config = dataclasses.replace(before, rollout=rollout, curriculum=CurriculumConfig(floor=0.2))
-    trainer.stream = curriculum.open_stream(trainer.config, trainer.parts.data)
+    trainer.stream = curriculum.open_stream(
+        trainer.inputs.data, trainer.config.curriculum, batch_size=rollout.prompts, seed=trainer.config.seed
+    )
     yield trainer
     trainer.config, trainer.stream = before, stream
 

@@ -1,4 +1,4 @@
-"""Groups of equal rewards are replaced, at most so many times, and a step without any of use changes nothing."""
+"""GradedRollout of equal rewards are replaced, at most so many times, and a step without any of use changes nothing."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sspo_jax.rewards import Length, RewardConfig
-from sspo_jax.trainer.grading import Judge, Stopwatch
+from sspo_jax.runs.stopwatch import Stopwatch
+from sspo_jax.trainer.grading import Grader
 from sspo_jax.trainer.loop import Trainer
 
 
@@ -38,8 +39,8 @@ def test_the_bound_holds_and_nothing_is_learnt_from_equal_rewards(dynamic: Train
 
 def test_kept_groups_have_different_rewards(dynamic: Trainer, monkeypatch):
     price = RewardConfig(length=Length(scale_tokens=100, only_correct=False))
-    with Judge(price, dynamic.parts.tokenizer) as judge:
-        monkeypatch.setattr(dynamic, "judge", judge)
+    with Grader(price, dynamic.inputs.tokenizer) as judge:
+        monkeypatch.setattr(dynamic, "grader", judge)
         groups = dynamic.sample_groups(2, Stopwatch())
     assert 0 < len(groups) <= 16
     for group in set(groups.rollout.group_ids.tolist()):

@@ -22,50 +22,48 @@ from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.distributed import interrupt
 from sspo_jax.distributed.interrupt import Interrupted, StopRequest
 from sspo_jax.rewards import Length, RewardConfig
-from sspo_jax.runs.best import BestPolicy
 from sspo_jax.runs.checkpoint import steps_in
-from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
 from sspo_jax.runs.policy import read_trained
-from sspo_jax.trainer import stream as curriculum
-from sspo_jax.trainer.grading import Judge
+from sspo_jax.trainer.grading import Grader
 from sspo_jax.trainer.loop import Trainer
 from sspo_jax.trainer.setup import check
-from tests.trainer.conftest import SMALL, one_device, run_cli, small
+from sspo_jax.trainer.stream import open_stream
+from tests.trainer.conftest import SMALL, one_device, run_cli, run_directory, small
 from tests.trainer.test_resume import metrics, wait_for_step
 
 
 class StopIn(StopRequest):
-    """Asked to stop at the second look of the n-th occurrence (from 0) of a stage, named by the function it is in."""
+    """Asked to stop at the second poll of the n-th occurrence (from 0) of a stage, named by the function it is in."""
 
     def __init__(self, stage: str, occurrence: int):
         super().__init__(print)
         self._stage, self._left = stage, occurrence
 
-    def looks(self) -> Callable[[], None]:
+    def polls(self) -> Callable[[], None]:
         is_the_stage = inspect.stack()[1].function == self._stage
         self._left -= is_the_stage
         if not is_the_stage or self._left != -1:
-            return super().looks()
+            return super().polls()
         looked = []
 
-        def look() -> None:
+        def poll() -> None:
             looked.append(None)
             if len(looked) == 2:
                 self.name = "SIGINT"
                 raise Interrupted
 
-        return look
+        return poll
 
 
 @contextlib.contextmanager
 def opened(config: TrainConfig) -> Iterator[Trainer]:
     """A trainer on one device."""
     with one_device():
-        parts = check(config)
-    directory = RunDirectory(config, experiment="small", model=parts.model, provenance=parts.provenance)
-    with Judge(config.reward, parts.tokenizer) as judge:
-        yield Trainer(config, parts, directory, Display(quiet=True, silent=True), judge, experiment="small")
+        inputs = check(config)
+    directory = run_directory(config, inputs)
+    with Grader(config.reward, inputs.tokenizer) as judge:
+        yield Trainer(config, inputs, directory, Display(quiet=True, silent=True), judge)
     directory.close()
 
 
@@ -73,10 +71,14 @@ def opened(config: TrainConfig) -> Iterator[Trainer]:
 def started_again(trainer: Trainer, stop: StopRequest) -> Iterator[None]:
     """What a new process would have: no memory of the steps before, though the compiled programs."""
     trainer.stop = stop
-    trainer.stream = curriculum.open_stream(trainer.config, trainer.parts.data)
-    trainer.best = BestPolicy(trainer.directory.checkpoints, trainer.config.evaluation.best)
-    with Judge(trainer.config.reward, trainer.parts.tokenizer) as judge:
-        trainer.judge = judge
+    trainer.stream = open_stream(
+        trainer.inputs.data,
+        trainer.config.curriculum,
+        batch_size=trainer.config.rollout.prompts,
+        seed=trainer.config.seed,
+    )
+    with Grader(trainer.config.reward, trainer.inputs.tokenizer) as judge:
+        trainer.grader = judge
         yield
 
 
@@ -133,12 +135,12 @@ def test_several_processes_ask_each_other_about_once_a_second(monkeypatch: pytes
 
     monkeypatch.setattr(interrupt, "gather", gather)
     stop = StopRequest(print)
-    look = stop.looks()
+    poll = stop.polls()
     with contextlib.suppress(Interrupted):
         while clock[0] < 10.0:
             calls += 1
             clock[0] += 0.125
-            look()
+            poll()
     assert exchanges == [1, 3, 7, 11, 15, 19]
     assert not stop  # another process was asked
 

@@ -17,49 +17,51 @@ from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
 from sspo_jax.models import apply_qwen, init_qwen, load_qwen
 from sspo_jax.models.lora import LoraConfig, init_lora, merge_lora, with_lora
 from sspo_jax.models.trainable import count
-from sspo_jax.runs.checkpoint import Checkpoints, steps_in
-from sspo_jax.runs.directory import RunDirectory
+from sspo_jax.runs.checkpoint import steps_in
 from sspo_jax.runs.display import Display
 from sspo_jax.runs.policy import read_policy, read_trained
 from sspo_jax.sharding import MeshConfig, make_mesh
-from sspo_jax.trainer.batch import Rows
-from sspo_jax.trainer.grading import Groups, Judge
+from sspo_jax.trainer.grading import GradedRollout, Grader
 from sspo_jax.trainer.loop import Trainer
 from sspo_jax.trainer.setup import check
 from sspo_jax.trainer.step import TrainPrograms
-from tests.trainer.conftest import SMALL, one_device, run_cli, small
+from sspo_jax.types import TrainBatch
+from tests.trainer.conftest import SMALL, one_device, run_cli, run_directory, small
 from tests.trainer.test_resume import metrics, start, wait_for_step
 
 LORA = LoraConfig(rank=3, alpha=6.0)
 
 
 def programs(objective, lora: LoraConfig | None, mesh) -> TrainPrograms:
-    parts = check(small(warm_start=None))
-    model = dataclasses.replace(parts.model, num_kv_heads=2)  # heads that a tensor axis of two divides
+    inputs = check(small(warm_start=None))
+    model = dataclasses.replace(inputs.model, num_kv_heads=2)  # heads that a tensor axis of two divides
     return TrainPrograms(
         config=model,
         objective=objective,
         optimizer_config=OptimizerConfig(),
-        segmenter=parts.segmenter,
+        segmenter=inputs.segmenter,
         mesh=mesh,
         temperature=1.0,
         lora=lora,
     )
 
 
-def rows() -> Rows:
+def rows() -> TrainBatch:
     """Eight rows of two packed responses each, with advantages of both signs."""
     rng = np.random.default_rng(0)
     shape = (8, 24)
     segment_ids = np.repeat([[1, 2]], 12, axis=1).repeat(8, axis=0).astype(np.int32)
     mask = np.tile(np.arange(24) % 12 >= 4, (8, 1))
-    return Rows(
+    return TrainBatch(
         tokens=rng.integers(5, 500, shape).astype(np.int32),
         positions=np.tile(np.arange(24) % 12, (8, 1)).astype(np.int32),
         segment_ids=segment_ids,
         mask=mask,
         advantages=np.where(mask, rng.choice([-1.0, 1.0], (8, 2)).repeat(12, axis=1), 0).astype(np.float32),
         sampler_logprobs=np.zeros(shape, np.float32),
+        old_logprobs=np.zeros(shape, np.float32),
+        entropies=np.zeros(shape, np.float32),
+        subsentence_ids=np.full(shape, -1, np.int32),
     )
 
 
@@ -129,26 +131,26 @@ def adapted(cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> It
     loss = dataclasses.replace(Sspo.paper_like(), kl_coefficient=0.1)
     config = small(warm_start=None, mesh__fsdp=1, run_dir=str(run), loss=loss, model__lora=LORA)
     with one_device():
-        parts = check(config)
-        directory = RunDirectory(config, experiment="small", model=parts.model, provenance=parts.provenance)
-        with Judge(config.reward, parts.tokenizer) as judge, jax.set_mesh(parts.mesh):
-            built = Trainer(config, parts, directory, Display(quiet=True), judge, experiment="small")
-            checkpoints = Checkpoints(directory.checkpoints, keep=2)
-            built.start(checkpoints)
-            checkpoints.close()
+        inputs = check(config)
+        directory = run_directory(config, inputs)
+        with Grader(config.reward, inputs.tokenizer) as judge, jax.set_mesh(inputs.mesh):
+            built = Trainer(config, inputs, directory, Display(quiet=True), judge)
+            built.manager.open()
+            built.start()
+            built.manager.close()
             yield built
         directory.close()
 
 
 @pytest.fixture
-def groups(adapted: Trainer) -> Groups:
-    from sspo_jax.trainer.grading import Stopwatch
+def groups(adapted: Trainer) -> GradedRollout:
+    from sspo_jax.runs.stopwatch import Stopwatch
 
     sampled = adapted.sample_groups(1, Stopwatch())
     return dataclasses.replace(sampled, rewards=(sampled.rollout.sample_ids % 2).astype(float))
 
 
-def test_adapters_learn_and_nothing_else(adapted: Trainer, groups: Groups):
+def test_adapters_learn_and_nothing_else(adapted: Trainer, groups: GradedRollout):
     """The rewarded half of the responses becomes more probable; KL to the base grows from exactly 0."""
     before = jax.device_get(adapted.base)
     size = count(adapted.state.params)
@@ -180,8 +182,8 @@ def test_the_reference_is_the_base(adapted: Trainer):
     assert adapted.base is not None
     reference = adapted.trainable.policy(adapted.reference, adapted.base)
     tokens = jnp.arange(8, 24)[None]
-    plain = apply_qwen(adapted.base, adapted.parts.model, tokens)
-    np.testing.assert_array_equal(apply_qwen(reference, adapted.parts.model, tokens), plain)
+    plain = apply_qwen(adapted.base, adapted.inputs.model, tokens)
+    np.testing.assert_array_equal(apply_qwen(reference, adapted.inputs.model, tokens), plain)
 
 
 def test_what_the_model_does_not_have_is_refused_at_the_start():

@@ -24,7 +24,7 @@ from sspo_jax.models.qwen import init_qwen
 from sspo_jax.runs.checkpoint import steps_in
 from sspo_jax.sampler import NO_WEIGHTS
 from sspo_jax.serving import ServerGoneError
-from sspo_jax.trainer.grading import Judging
+from sspo_jax.trainer.grading import Grading
 from sspo_jax.trainer.loop import Trainer
 from tests.serving.server_process import ServerProcess, free_port
 from tests.trainer import served_experiment
@@ -148,10 +148,10 @@ def test_adapters_are_folded_into_what_the_server_gets(server: ServerProcess, ca
 @contextlib.contextmanager
 def killed_in_the_second_step(monkeypatch, server: ServerProcess, then=lambda: None) -> Iterator[None]:
     """Kills the server when a quarter of the second step's responses have come, and calls `then`."""
-    finished, arrived = Judging.finished, []
+    finished, arrived = Grading.finished, []
     samples = served().rollout.prompts * served().rollout.group_size
 
-    def counted(judging: Judging, row: int, tokens: list[int]) -> None:
+    def counted(judging: Grading, row: int, tokens: list[int]) -> None:
         finished(judging, row, tokens)
         arrived.append(row)
         if len(arrived) == samples + samples // 4:
@@ -159,7 +159,7 @@ def killed_in_the_second_step(monkeypatch, server: ServerProcess, then=lambda: N
             then()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Judging, "finished", counted)
+        patch.setattr(Grading, "finished", counted)
         yield
 
 

@@ -9,16 +9,17 @@ import numpy as np
 from sspo_jax.runs.metrics_file import combine, host_value
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import pack_rows
-from sspo_jax.trainer.grading import Groups
+from sspo_jax.trainer.grading import GradedRollout
 from sspo_jax.trainer.loop import Trainer
 from sspo_jax.trainer.step import TrainPrograms
+from sspo_jax.types import TrainBatch
 
 
-def minibatches(trainer: Trainer, groups: Groups):
+def minibatches(trainer: Trainer, groups: GradedRollout):
     return trainer.score(groups, trainer.advantages(groups))
 
 
-def test_old_policy_gives_ratio_one_exactly(trainer: Trainer, groups: Groups):
+def test_old_policy_gives_ratio_one_exactly(trainer: Trainer, groups: GradedRollout):
     updates, gaps = minibatches(trainer, groups)
     for batch in updates[0]:
         zeros = trainer.programs.zero_gradients()
@@ -31,7 +32,14 @@ def test_old_policy_gives_ratio_one_exactly(trainer: Trainer, groups: Groups):
     assert 0 <= gaps["sampler/logprob_gap_max"] < 1e-4
 
 
-def test_scoring_leaves_the_gradient_alone(trainer: Trainer, groups: Groups):
+def scored(trainer: Trainer, rows: TrainBatch) -> TrainBatch:
+    batch = trainer.programs.place(rows)
+    zeros = trainer.programs.zero_gradients()
+    _, logprobs, entropies, _ = trainer.programs.micro_batch(trainer.state.params, zeros, batch, False)
+    return dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
+
+
+def test_scoring_leaves_the_gradient_alone(trainer: Trainer, groups: GradedRollout):
     updates, _ = minibatches(trainer, groups)
     gradients, _, _, _ = trainer.programs.micro_batch(
         trainer.state.params, trainer.programs.zero_gradients(), updates[0][0], False
@@ -39,13 +47,13 @@ def test_scoring_leaves_the_gradient_alone(trainer: Trainer, groups: Groups):
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradients))
 
 
-def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: Groups):
+def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: GradedRollout):
     """The same rows, cut by 4 and by 2: same loss, same gradient."""
     chosen, advantages = np.arange(8), trainer.advantages(groups)
     results = []
     for micro_rows in (4, 2):
-        rows = pack_rows(groups.rollout, advantages, chosen, 64)
-        batches = [trainer._score(trainer.programs.place(cut)) for cut in rows.micro_batches(micro_rows)]
+        rows = pack_rows(groups.rollout, advantages, chosen, row_tokens=64, micro_rows=micro_rows)
+        batches = [scored(trainer, cut) for cut in rows]
         denominator = trainer.programs.denominator(batches)
         gradients, parts = trainer.programs.zero_gradients(), []
         for batch in batches:
@@ -62,7 +70,7 @@ def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: Grou
         np.testing.assert_allclose(first, second, atol=2e-6 * norm)
 
 
-def test_steps_compile_once(trainer: Trainer, groups: Groups):
+def test_steps_compile_once(trainer: Trainer, groups: GradedRollout):
     """Scoring and updating share one program, and the second update does not compile another."""
     # A set of programs of its own: other tests have called the shared one with other shapes.
     programs = dataclasses.replace(trainer.programs)
@@ -86,13 +94,13 @@ def test_steps_compile_once(trainer: Trainer, groups: Groups):
     assert metrics["ratio/max"] > 1.0  # the second update of a rollout is off-policy
 
 
-def test_segment_ids_follow_the_text(trainer: Trainer, groups: Groups):
+def test_segment_ids_follow_the_text(trainer: Trainer, groups: GradedRollout):
     """Ids of packed responses are those of the reference rule on the same tokens alone."""
     updates, _ = minibatches(trainer, groups)
     tokens, segments, masks, subsentences = jax.device_get(
         (updates[0][0].tokens, updates[0][0].segment_ids, updates[0][0].mask, updates[0][0].subsentence_ids)
     )
-    segmenter = trainer.parts.segmenter
+    segmenter = trainer.inputs.segmenter
     for row in range(len(tokens)):
         for segment in range(1, segments[row].max() + 1):
             where = masks[row] & (segments[row] == segment)
@@ -101,13 +109,13 @@ def test_segment_ids_follow_the_text(trainer: Trainer, groups: Groups):
             assert np.array_equal(ids - ids.min(), np.asarray(alone)[0])
 
 
-def test_the_entropy_rule_cuts_the_same_whatever_the_micro_batches(trainer: Trainer, groups: Groups):
+def test_the_entropy_rule_cuts_the_same_whatever_the_micro_batches(trainer: Trainer, groups: GradedRollout):
     """Its quantile is of the whole rollout."""
-    entropy = Segmenter.from_tokenizer(trainer.parts.tokenizer, rule="entropy", min_tokens=1)
-    before = trainer.parts, trainer.programs, trainer.config
+    entropy = Segmenter.from_tokenizer(trainer.inputs.tokenizer, rule="entropy", min_tokens=1)
+    before = trainer.inputs, trainer.programs, trainer.config
     counts = []
     try:
-        trainer.parts = dataclasses.replace(trainer.parts, segmenter=entropy)
+        trainer.inputs = dataclasses.replace(trainer.inputs, segmenter=entropy)
         trainer.programs = dataclasses.replace(trainer.programs, segmenter=entropy)
         for micro_rows in (8, 2):
             update = dataclasses.replace(trainer.config.update, micro_rows=micro_rows)
@@ -116,5 +124,5 @@ def test_the_entropy_rule_cuts_the_same_whatever_the_micro_batches(trainer: Trai
             ids = [np.asarray(batch.subsentence_ids) for batches in updates for batch in batches]
             counts.append(sum(len(np.unique(row[row >= 0])) for part in ids for row in part))
     finally:
-        trainer.parts, trainer.programs, trainer.config = before
+        trainer.inputs, trainer.programs, trainer.config = before
     assert counts[0] == counts[1] > len(groups)

@@ -19,8 +19,8 @@ from sspo_jax.runs.checkpoint import Checkpoint, Checkpoints
 from sspo_jax.sampler import Sampler, SamplingParams
 from sspo_jax.sharding import MeshConfig, make_mesh
 from sspo_jax.subsentences import Segmenter
-from sspo_jax.trainer.batch import Rows
 from sspo_jax.trainer.step import TrainPrograms
+from sspo_jax.types import TrainBatch
 
 MODEL = QwenConfig(
     vocab_size=512,
@@ -48,20 +48,23 @@ def _mesh(config: MeshConfig) -> Any:
     return make_mesh(config, jax.devices()[:1] if config == ONE else None)
 
 
-def _rows() -> Rows:
+def _rows() -> TrainBatch:
     """Eight rows of two packed sequences each, the second half of each sequence a response."""
     noise = np.random.default_rng(0)
     time = np.arange(32)
     segment_ids = np.broadcast_to(np.where(time < 30, 1 + (time >= 14), 0), (8, 32)).astype(np.int32)
     positions = np.broadcast_to(np.where(time < 14, time, time - 14), (8, 32)).astype(np.int32)
     mask = np.broadcast_to(((time >= 6) & (time < 14)) | ((time >= 20) & (time < 30)), (8, 32))
-    return Rows(
+    return TrainBatch(
         tokens=noise.integers(5, 500, (8, 32)).astype(np.int32),
         positions=positions,
         segment_ids=segment_ids,
         mask=mask,
         advantages=np.where(mask, noise.normal(size=(8, 1)), 0).astype(np.float32),
         sampler_logprobs=np.zeros((8, 32), np.float32),
+        old_logprobs=np.zeros((8, 32), np.float32),
+        entropies=np.zeros((8, 32), np.float32),
+        subsentence_ids=np.full((8, 32), -1, np.int32),
     )
 
 
