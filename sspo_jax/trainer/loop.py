@@ -24,6 +24,7 @@ from sspo_jax.distributed.watch import Watch
 from sspo_jax.models.hf.weights import load_qwen
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.optimizer import abstract_state
+from sspo_jax.rewards import RewardError
 from sspo_jax.runs.base_weights import frozen_weights
 from sspo_jax.runs.best import BestPolicy
 from sspo_jax.runs.checkpoint import Checkpoint, Checkpoints
@@ -66,6 +67,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
     Raises:
       ValueError, FileNotFoundError, OSError: before anything expensive starts; see `setup.check` and `RunDirectory`.
       ServerError: the server of rollouts is gone or of no use; the last finished step is saved.
+      RewardError: a user's reward function failed; the last finished step is saved.
     """
     started = time.monotonic()
     compiles = CompileLog()
@@ -75,7 +77,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
     try:
         show_plan(display, config, parts, directory.path, experiment)
         advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
-        with Watch(advice), Grader(config.reward, parts.tokenizer) as grader:
+        with Watch(advice), Grader(config.reward.within(config.rollout.max_new_tokens), parts.tokenizer) as grader:
             trainer = Trainer(config, parts, directory, display, grader, experiment=experiment)
             with trainer.stop:
                 completed = trainer.run()
@@ -92,8 +94,8 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         if trainer.state.step
         else f"stopped before the first step was done; the same --run-dir, {directory.path}, begins again"
     )
-    if trainer.server_error is not None:
-        raise type(trainer.server_error)(f"{trainer.server_error}\n{stopped}") from trainer.server_error
+    if trainer.failure is not None:
+        raise type(trainer.failure)(f"{trainer.failure}\n{stopped}") from trainer.failure
     display.say(stopped)
     return summary
 
@@ -133,7 +135,7 @@ class Trainer:
         self.trainable = self.programs.trainable
         self.sampling = rollout_sampling(config, parts.stop_token_ids)
         self.engine = open_engine(config, parts.model, parts.mesh, directory.path)
-        self.server_error: ServerError | None = None
+        self.failure: ServerError | RewardError | None = None
         self.evaluator = Evaluator(config, parts, self.sampling, grader.judge, directory)
         self.best = BestPolicy(directory.checkpoints, config.evaluation.best)
         self.gradients: Params | None = None
@@ -325,8 +327,8 @@ class Trainer:
             self.start(checkpoints)
             self.writer = self.open_writer()
             self._steps(checkpoints)
-        except (Interrupted, ServerError) as reason:
-            self.server_error = reason if isinstance(reason, ServerError) else None
+        except (Interrupted, ServerError, RewardError) as reason:
+            self.failure = None if isinstance(reason, Interrupted) else reason
             self.grader.abandon()
             self._save(checkpoints)
         finally:
