@@ -29,7 +29,7 @@ from sspo_jax.checker.pool import WorkerDied, WorkerError
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 
 
-class RewardError(RuntimeError):
+class RewardError(ValueError):
     """A user's reward function raised, ran out of time or memory, or returned no finite number."""
 
 
@@ -50,7 +50,7 @@ class Correctness:
 
     def __post_init__(self) -> None:
         if self.undecided not in ("exclude", "zero"):
-            raise ValueError(f"undecided is {self.undecided!r}, want 'exclude' or 'zero'")
+            raise ValueError(f"undecided is {self.undecided!r}; expected 'exclude' or 'zero'")
 
     def value(self, verdict: Verdict) -> float:
         """The term for one verdict."""
@@ -94,19 +94,34 @@ class Overlong:
     -1                                       beyond
     """
 
-    max_tokens: int
-    """L_max, the generation budget in tokens."""
-    buffer_tokens: int
-    """L_cache, the last part of the budget, over which the punishment grows; in tokens, at least 1."""
+    max_tokens: int | None = None
+    """L_max, the generation budget in tokens; None: the longest response of the run (--rollout.max-new-tokens)."""
+    buffer_tokens: int | None = None
+    """L_cache, the last part of the budget, over which the punishment grows; in tokens, at least 1. None: a fifth of
+    the budget, as in DAPO."""
     weight: float | int = 1.0
     """Multiplies this term in the sum."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.buffer_tokens <= self.max_tokens:
-            raise ValueError(f"buffer_tokens is {self.buffer_tokens}, want 1 to max_tokens ({self.max_tokens})")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; expected at least 1")
+        if self.buffer_tokens is not None and not 1 <= self.buffer_tokens <= (self.max_tokens or self.buffer_tokens):
+            raise ValueError(f"buffer_tokens is {self.buffer_tokens}; expected 1 to max_tokens ({self.max_tokens})")
+
+    def within(self, budget: int) -> "Overlong":
+        """The same with nothing left open, for responses of at most `budget` tokens.
+
+        Raises:
+          ValueError: the buffer is longer than the budget.
+        """
+        most = budget if self.max_tokens is None else self.max_tokens
+        buffer = max(1, most // 5) if self.buffer_tokens is None else self.buffer_tokens
+        return dataclasses.replace(self, max_tokens=most, buffer_tokens=buffer)
 
     def value(self, length: int) -> float:
         """The term for one response of `length` tokens."""
+        if self.max_tokens is None or self.buffer_tokens is None:
+            raise ValueError("max_tokens or buffer_tokens is not set: use Overlong(...).within(budget)")
         expected = self.max_tokens - self.buffer_tokens
         if length <= expected:
             return 0.0
@@ -117,19 +132,25 @@ class Overlong:
 class Length:
     """-length / scale_tokens, at least -1: a price on each token; only for correct answers where asked."""
 
-    scale_tokens: int
-    """The length, in tokens, that costs 1."""
+    scale_tokens: int | None = None
+    """The length, in tokens, that costs 1; None: the longest response of the run (--rollout.max-new-tokens)."""
     weight: float | int = 1.0
     """Multiplies this term in the sum."""
     only_correct: bool = True
     """Leave other answers alone, so that giving up early does not pay."""
 
     def __post_init__(self) -> None:
-        if self.scale_tokens < 1:
-            raise ValueError(f"scale_tokens is {self.scale_tokens}, want at least 1")
+        if self.scale_tokens is not None and self.scale_tokens < 1:
+            raise ValueError(f"scale_tokens is {self.scale_tokens}; expected at least 1")
+
+    def within(self, budget: int) -> "Length":
+        """The same with nothing left open, for responses of at most `budget` tokens."""
+        return dataclasses.replace(self, scale_tokens=budget if self.scale_tokens is None else self.scale_tokens)
 
     def value(self, length: int, verdict: Verdict) -> float:
         """The term for one response of `length` tokens."""
+        if self.scale_tokens is None:
+            raise ValueError("scale_tokens is not set: use Length(...).within(budget)")
         if self.only_correct and not verdict.is_correct:
             return 0.0
         return -min(1.0, length / self.scale_tokens)
@@ -157,9 +178,9 @@ class UserReward:
     def __post_init__(self) -> None:
         module, colon, name = self.function.partition(":")
         if not (module and colon and name):
-            raise ValueError(f"function is {self.function!r}, want module:function")
+            raise ValueError(f"function is {self.function!r}; expected module:function")
         if self.on_failure not in ("raise", "exclude"):
-            raise ValueError(f"on_failure is {self.on_failure!r}, want 'raise' or 'exclude'")
+            raise ValueError(f"on_failure is {self.on_failure!r}; expected 'raise' or 'exclude'")
 
     def submit(self, verifier: Verifier, response: str, gold: str) -> "concurrent.futures.Future[Any]":
         """Start one call in the worker processes of `verifier`."""
@@ -176,7 +197,7 @@ class UserReward:
             raise RewardError(f"{self.function} failed in its worker: {error}\n{detail}".rstrip()) from error
         if isinstance(result, bool | int | float) and math.isfinite(result):
             return float(result)
-        raise RewardError(f"{self.function} returned {result!r:.200}, want a finite number")
+        raise RewardError(f"{self.function} returned {result!r:.200}; expected a finite number")
 
 
 Reward = Correctness | Format | Overlong | Length | UserReward
@@ -205,15 +226,24 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         if self.timeout_seconds <= 0:
-            raise ValueError(f"timeout_seconds is {self.timeout_seconds}, want more than 0")
+            raise ValueError(f"timeout_seconds is {self.timeout_seconds}; expected more than 0")
         if self.memory_limit_gib < 0.5:
-            raise ValueError(f"memory_limit_gib is {self.memory_limit_gib}, want at least 0.5 for sympy itself")
+            raise ValueError(f"memory_limit_gib is {self.memory_limit_gib}; expected at least 0.5, for sympy itself")
 
     @property
     def terms(self) -> tuple[Reward, ...]:
         """The terms to add up."""
         chosen = (self.correctness, self.format, self.overlong, self.length, *self.user)
         return tuple(term for term in chosen if term is not None)
+
+    def within(self, budget: int) -> "RewardConfig":
+        """The same, with what the terms leave open set for responses of at most `budget` tokens.
+
+        Raises:
+          ValueError: a term does not fit the budget.
+        """
+        overlong = self.overlong and self.overlong.within(budget)
+        return dataclasses.replace(self, overlong=overlong, length=self.length and self.length.within(budget))
 
     def verifier(self) -> Verifier:
         """A verifier with these limits; its processes start with the first hard answer."""
@@ -281,7 +311,7 @@ def score(
     if verdicts is not None:
         sizes["verdicts"] = len(verdicts)
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"one of each is wanted for every response, there are {sizes}")
+        raise ValueError(f"expected one of each for every response, there are {sizes}")
     calls = {
         index: [reward.submit(verifier, response, gold) for response, gold in zip(responses, golds, strict=True)]
         for index, reward in enumerate(rewards)

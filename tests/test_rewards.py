@@ -46,7 +46,7 @@ def test_correctness_by_status():
     reward = Correctness(correct=2.0, wrong=-1.0, unparsed=-0.5)
     values = [reward.value(verdict(status)) for status in ("correct", "wrong", "unparsed", "timeout", "error")]
     assert values == [2.0, -1.0, -0.5, 0.0, 0.0]
-    with pytest.raises(ValueError, match="want 'exclude' or 'zero'"):
+    with pytest.raises(ValueError, match="expected 'exclude' or 'zero'"):
         Correctness(undecided="ignore")
 
 
@@ -85,6 +85,20 @@ def test_overlong_is_dapos_formula(length: int, value: float):
 def test_overlong_refuses_a_buffer_larger_than_the_budget():
     with pytest.raises(ValueError, match="buffer_tokens is 200"):
         Overlong(max_tokens=100, buffer_tokens=200)
+
+
+def test_what_a_term_leaves_open_is_set_by_the_budget():
+    config = RewardConfig(overlong=Overlong(weight=0.5), length=Length()).within(100)
+    assert config.overlong == Overlong(max_tokens=100, buffer_tokens=20, weight=0.5)
+    assert config.length == Length(scale_tokens=100)
+    assert RewardConfig().within(100) == RewardConfig()
+    given = RewardConfig(overlong=Overlong(max_tokens=50, buffer_tokens=10), length=Length(scale_tokens=7))
+    assert given.within(100) == given
+    with pytest.raises(ValueError, match="buffer_tokens is 200; expected 1 to max_tokens"):
+        Overlong(buffer_tokens=200).within(100)
+    for value in (lambda: Overlong().value(1), lambda: Length(only_correct=False).value(1, verdict("wrong"))):
+        with pytest.raises(ValueError, match="is not set"):
+            value()
 
 
 def test_length_prices_correct_answers_only():
@@ -135,7 +149,7 @@ def test_a_user_function_runs_in_the_workers(verifier: Verifier):
         ("operator:truediv", "failed in its worker: TypeError"),
         ("no_such_module:function", "No module named 'no_such_module'"),
         ("math:no_such_function", "math has no no_such_function"),
-        ("difflib:ndiff", "want a finite number|failed in its worker"),
+        ("difflib:ndiff", "expected a finite number|failed in its worker"),
     ],
 )
 def test_a_user_function_that_fails_stops_the_run_with_its_reason(function: str, message: str, verifier: Verifier):
@@ -170,5 +184,5 @@ def test_the_config_lists_its_terms():
     assert [type(term).__name__ for term in config.terms] == ["Correctness", "Format", "Overlong"]
     with pytest.raises(ValueError, match="memory_limit_gib"):
         RewardConfig(memory_limit_gib=0.1)
-    with pytest.raises(ValueError, match="want module:function"):
+    with pytest.raises(ValueError, match="expected module:function"):
         UserReward(function="nothing")

@@ -9,7 +9,7 @@ Every config has `.open(tokenizer=None)`, which validates and returns a source; 
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from sspo_jax.data.arithmetic import ArithmeticData
@@ -26,7 +26,10 @@ class JsonlData:
     """Problems of a JSON-lines file."""
 
     path: str
-    """The file: one `{"id", "problem", "answer", ...}` a line."""
+    """The file: one `{"id", "problem", "answer", ...}` per line."""
+    fields: tuple[str, ...] | None = None
+    """What the file calls fields of a problem, such as `answer=final_answer problem=question`; its other fields that
+    no problem has are then left out. None: the file has the fields of a problem."""
     filter: ProblemFilter = KEEP_ALL
     """Which of them to take."""
     first: int | None = None
@@ -34,7 +37,8 @@ class JsonlData:
 
     def open(self, tokenizer: Any = None) -> ProblemSource:
         """The source, validated."""
-        return _first(filtered(JsonlSource(self.path), self.filter, tokenizer=tokenizer), self.first)
+        source = JsonlSource(self.path, fields=_field_names(self.fields or ()))
+        return _first(filtered(source, self.filter, tokenizer=tokenizer), self.first)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +129,17 @@ def data_from_record(record: Mapping[str, Any]) -> Data:
     return kind(**values)
 
 
+def _field_names(pairs: Sequence[str]) -> dict[str, str]:
+    """`ours=theirs` to a mapping."""
+    names = {}
+    for pair in pairs:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise ValueError(f"--data.fields has {pair!r}; expected FIELD=NAME, as in answer=final_answer")
+        names[ours] = theirs
+    return names
+
+
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no tuples; frozen dataclasses hold no lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
@@ -165,7 +180,7 @@ def _arithmetic_split(word: str) -> Literal["train", "held_out"]:
         return "train"
     if word in ("", "held_out"):
         return "held_out"
-    raise ValueError(f"arithmetic:{word}, want arithmetic:train or arithmetic:held_out")
+    raise ValueError(f"arithmetic:{word}, expected arithmetic:train or arithmetic:held_out")
 
 
 def _split_first(spec: str) -> tuple[str, int | None]:
@@ -173,12 +188,12 @@ def _split_first(spec: str) -> tuple[str, int | None]:
         return spec, None
     body, bracket, count = spec[:-1].rpartition("[:")
     if not bracket or not count.isdigit() or int(count) < 1:
-        raise ValueError(f"{spec!r}: want a number of problems as in math500[:100]")
+        raise ValueError(f"{spec!r}: expected a number of problems as in math500[:100]")
     return body, int(count)
 
 
 def _find_file(name: str, data_dir: str | None) -> str:
-    if name.endswith(".jsonl"):
+    if name.endswith(".jsonl") or os.path.isfile(name):
         return name
     roots = [data_dir] if data_dir else [root for root in (os.environ.get(DATA_VARIABLE), "data") if root]
     tried = [os.path.join(root, *below, f"{name}.jsonl") for root in roots for below in ((), ("eval",))]
@@ -195,5 +210,5 @@ def _first(source: ProblemSource, count: int | None) -> ProblemSource:
     if count is None or count >= len(source):
         return source
     if count < 1:
-        raise ValueError(f"first is {count}, want at least 1")
+        raise ValueError(f"first is {count}; expected at least 1")
     return SubsetSource(source, range(count))

@@ -129,7 +129,7 @@ class RunDirectory:
         differing = [
             f"{name}: {old!r} there, {new!r} here"
             for part in ("config", "provenance")
-            for name, old, new in _differences(before[part], record[part])
+            for name, old, new in _differences(_comparable(before[part]), _comparable(record[part]))
             if part == "provenance" or not f"{name}.".startswith(tuple(f"{field}." for field in _MAY_DIFFER))
         ]
         if differing:
@@ -175,6 +175,15 @@ class RunDirectory:
         """Lets other runs in."""
         if self._lock is not None:
             self._lock.close()
+
+
+def _comparable(part: dict[str, Any]) -> dict[str, Any]:
+    """Without what is done where a user's reward fails: after such an end the run may go on in another way."""
+    users = part.get("reward", {}).get("user")
+    if not users:
+        return part
+    kept = [{name: value for name, value in user.items() if name != "on_failure"} for user in users]
+    return {**part, "reward": {**part["reward"], "user": kept}}
 
 
 def _same_everywhere(resolved: dict[str, Any], provenance: dict[str, Any]) -> None:

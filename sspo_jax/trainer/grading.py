@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float
 
 from sspo_jax.checker import Verdict, ledger
 from sspo_jax.data.problems import Problem
-from sspo_jax.distributed.processes import exchange, share
+from sspo_jax.distributed.processes import exchange, share, together
 from sspo_jax.evaluation.judging import Judge, Pending
 from sspo_jax.files import write_json_lines
-from sspo_jax.rewards import RewardConfig, reward_metrics, score
+from sspo_jax.rewards import RewardConfig, RewardError, Scored, reward_metrics, score
 from sspo_jax.types import FinishReason, Rollout
 
 
@@ -168,16 +168,16 @@ class Grading:
             self._verdicts[row] = self._grader.judge.submit(self._texts[row], self._problems[row])
 
     def result(self, rollout: Rollout) -> GradedRollout:
-        """All responses, graded; waits for the verdicts that are not there yet."""
+        """All responses, graded; waits for the verdicts that are not there yet.
+
+        Raises:
+          RewardError: a user's reward function failed, on this process or on another; all processes raise.
+        """
         lengths = rollout.lengths.tolist()
-        scored = score(
-            self._grader.config.terms,
-            [self._texts[row] for row in self._mine],
-            [self._problems[row].answer for row in self._mine],
-            [lengths[row] for row in self._mine],
-            verifier=self._grader.verifier,
-            verdicts=[self._verdicts[row].result() for row in self._mine],
-        )
+        try:
+            scored = together(lambda: self._score(lengths))
+        except ValueError as error:
+            raise error if isinstance(error, RewardError) else RewardError(str(error)) from None
         names = tuple(scored.terms)
         columns = (map(dataclasses.asdict, scored.verdicts), scored.rewards, scored.is_excluded, *scored.terms.values())
         done = dict(zip(self._mine, zip(*columns, strict=True), strict=True))
@@ -190,4 +190,15 @@ class Grading:
             rewards=np.array(rewards),
             is_judged=~np.array(excluded),
             terms={name: np.array(values) for name, values in zip(names, terms, strict=True)},
+        )
+
+    def _score(self, lengths: list[int]) -> Scored:
+        """This process's share."""
+        return score(
+            self._grader.config.terms,
+            [self._texts[row] for row in self._mine],
+            [self._problems[row].answer for row in self._mine],
+            [lengths[row] for row in self._mine],
+            verifier=self._grader.verifier,
+            verdicts=[self._verdicts[row].result() for row in self._mine],
         )

@@ -23,6 +23,7 @@ from sspo_jax.distributed.watch import Watch
 from sspo_jax.models.hf.weights import load_qwen
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.optimizer import abstract_state
+from sspo_jax.rewards import RewardError
 from sspo_jax.runs.base_weights import frozen_weights
 from sspo_jax.runs.checkpoint import Checkpoint
 from sspo_jax.runs.compilation import CompileLog
@@ -53,6 +54,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
     Raises:
       ValueError, FileNotFoundError, OSError: before anything expensive starts; see `setup.check` and `RunDirectory`.
       ServerError: the server of rollouts is gone or of no use; the last finished step is saved.
+      RewardError: a user's reward function failed; the last finished step is saved.
     """
     started, compiles = time.monotonic(), CompileLog()
     display = Display(quiet=config.log.quiet, silent=not is_main())
@@ -67,7 +69,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
     try:
         show_plan(display, inputs, config, experiment=experiment, path=directory.path)
         advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
-        with Watch(advice), Grader(config.reward, inputs.tokenizer) as grader:
+        with Watch(advice), Grader(config.reward.within(config.rollout.max_new_tokens), inputs.tokenizer) as grader:
             trainer = Trainer(config, inputs, directory, display, grader)
             with trainer.stop:
                 completed = trainer.run()
@@ -84,8 +86,8 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         if trainer.state.step
         else f"stopped before the first step was done; the same --run-dir, {directory.path}, begins again"
     )
-    if trainer.server_error is not None:
-        raise type(trainer.server_error)(f"{trainer.server_error}\n{stopped}") from trainer.server_error
+    if trainer.failure is not None:
+        raise type(trainer.failure)(f"{trainer.failure}\n{stopped}") from trainer.failure
     display.say(stopped)
     return summary
 
@@ -122,7 +124,7 @@ class Trainer:
         self.trainable = self.programs.trainable
         self.sampling = rollout_sampling(config.rollout, inputs.stop_token_ids)
         self.engine = open_engine(config.rollout, inputs.model, inputs.mesh, directory.path)
-        self.server_error: ServerError | None = None
+        self.failure: ServerError | RewardError | None = None
         self.evaluator = Evaluator(
             config.evaluation,
             inputs,
@@ -155,8 +157,8 @@ class Trainer:
                     self.finish_step(metrics)
                     if manager.is_save_due(step):
                         manager.save(self.state)
-        except (Interrupted, ServerError) as reason:
-            self.server_error = reason if isinstance(reason, ServerError) else None
+        except (Interrupted, ServerError, RewardError) as reason:
+            self.failure = None if isinstance(reason, Interrupted) else reason
             self.grader.abandon()
             with jax.set_mesh(self.inputs.mesh):
                 manager.save(self.state)

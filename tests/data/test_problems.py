@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from sspo_jax.data.problems import JsonlSource, ListSource, Problem, ProblemSource, digest_problems, iterate
+from sspo_jax.data.sources import JsonlData
 
 ROWS = [
     {"id": "a", "problem": "1 + 1?", "answer": "2"},
@@ -56,12 +57,14 @@ def test_digest_is_that_of_the_file(tmp_path):
     ("line", "message"),
     [
         ('{"id": "x", "problem": "p"', "not JSON"),
-        ('["x"]', "list, want an object"),
+        ('["x"]', "list; expected an object"),
         ('{"id": "x", "problem": "p"}', "no `answer`"),
         ('{"id": "x", "problem": "p", "answer": " "}', "' ' as `answer`"),
-        ('{"id": "x", "problem": "p", "answer": 3}', "3 as `answer`"),
-        ('{"id": "x", "problem": "p", "answer": "3", "level": "5"}', "`level` is '5', want int"),
-        ('{"id": "x", "problem": "p", "answer": "3", "level": true}', "`level` is True, want int"),
+        ('{"id": "x", "problem": "p", "answer": [3]}', "[3] as `answer`"),
+        ('{"id": true, "problem": "p", "answer": 3}', "True as `id`"),
+        (r'{"id": "x", "problem": "\ud800", "answer": "3"}', "half of a surrogate pair"),
+        ('{"id": "x", "problem": "p", "answer": "3", "level": "5"}', "`level` is '5'; expected int"),
+        ('{"id": "x", "problem": "p", "answer": "3", "level": true}', "`level` is True; expected int"),
         ('{"id": "x", "problem": "p", "answer": "3", "unit": "cm"}', "unknown field 'unit'"),
         ('{"id": "a", "problem": "p", "answer": "3"}', "id 'a' is also at line 1"),
     ],
@@ -81,6 +84,53 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path):
         JsonlSource(path)
 
 
+def test_a_byte_order_mark_and_numbers_are_read(tmp_path):
+    path = tmp_path / "set.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": 7, "problem": "p", "answer": 0.5}\r\n{"id": 8, "problem": "p", "answer": -3}')
+    assert [(problem.id, problem.answer) for problem in iterate(JsonlSource(path))] == [("7", "0.5"), ("8", "-3")]
+
+
+def test_a_problem_belongs_to_the_set_it_was_read_from_unless_it_says(tmp_path):
+    rows = [ROWS[0], {**ROWS[1], "set": "minerva"}]
+    assert [problem.set for problem in iterate(JsonlSource(write(tmp_path / "a.jsonl", rows)))] == ["a", "minerva"]
+    problem = Problem(id="a", problem="p", answer="1")
+    assert ListSource([problem], name="list")[0].set == "list"
+    assert ListSource([problem]).digest == ListSource([dataclasses.replace(problem, set="minerva")]).digest
+
+
+def test_a_file_with_other_fields(tmp_path):
+    rows = [{"number": 1, "question": "1 + 1?", "solution": "2", "rating": 5, "answer": "unused"}]
+    path = write(tmp_path / "set.jsonl", rows)
+    data = JsonlData(path=str(path), fields=("id=number", "problem=question", "answer=solution"))
+    assert data.open()[0] == Problem(id="1", problem="1 + 1?", answer="2")
+    assert pickle.loads(pickle.dumps(data.open()))[0].answer == "2"
+    others = dataclasses.replace(data, fields=("id=number", "problem=question", "answer=rating"))
+    assert data.open().digest != others.open().digest
+    for fields, message in (
+        (("answer",), "expected FIELD=NAME"),
+        (("anser=solution",), "'anser' is not a field of a problem; expected id, problem"),
+        (("answer=none",), r"set\.jsonl:1: no `id`.*--data.fields id=NAME"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(data, fields=fields).open()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"id,problem,answer\n", r"a\.csv: a CSV file; expected JSON lines"),
+        ("a.parquet", b"PAR1", r"a\.parquet: a Parquet file"),
+        ("a.jsonl.gz", b"\x1f\x8b\x08", "a compressed file"),
+        ("a.jsonl", b"\x1f\x8b\x08", r"a\.jsonl:1: this is compressed with gzip"),
+        ("b.jsonl", b"PAR1\x15", r"b\.jsonl:1: this is a Parquet file"),
+    ],
+)
+def test_other_formats_are_refused_by_what_they_are(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        JsonlSource(tmp_path / name)
+
+
 def test_missing_and_empty_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         JsonlSource(tmp_path / "none.jsonl")
@@ -94,7 +144,7 @@ def test_missing_and_empty_files(tmp_path):
 
 @pytest.mark.parametrize("index", [-1, 3])
 def test_an_index_outside_is_an_error(tmp_path, index):
-    with pytest.raises(IndexError, match="want 0 to 2"):
+    with pytest.raises(IndexError, match="expected 0 to 2"):
         JsonlSource(write(tmp_path / "set.jsonl", ROWS))[index]
 
 

@@ -14,7 +14,7 @@ from sspo_jax.data.filters import KEEP_ALL, ProblemFilter, filtered
 from sspo_jax.data.mixtures import MixtureSource
 from sspo_jax.data.pipeline import ProblemStream
 from sspo_jax.data.problems import ListSource, Problem, ProblemSource, iterate
-from sspo_jax.data.sources import HubData, JsonlData, MixtureData, TfdsData, open_problems, parse_spec
+from sspo_jax.data.sources import HubData, JsonlData, MixtureData, TfdsData, data_from_record, open_problems, parse_spec
 
 PROBLEMS = [
     Problem(id="a", problem="one two three", answer="12", level=3),
@@ -139,7 +139,7 @@ def test_specs():
     assert parse_spec("arithmetic:train") == ArithmeticData(split="train", size=1000)
     assert parse_spec("arithmetic[:20]") == ArithmeticData(split="held_out", size=20)
     for wrong in ("arithmetic:test", "x.jsonl[7]", "x.jsonl[:0]"):
-        with pytest.raises(ValueError, match="want"):
+        with pytest.raises(ValueError, match="expected"):
             parse_spec(wrong)
 
 
@@ -153,3 +153,20 @@ def test_sets_by_name_are_looked_for_in_the_data_folder(tmp_path, monkeypatch):
     assert len(open_problems("quiz")) == 1
     with pytest.raises(FileNotFoundError, match=r"no problems called 'quizz': looked for .*quizz\.jsonl.*--data-dir"):
         open_problems("quizz")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        JsonlData(path="a.jsonl", filter=ProblemFilter(levels=(3, 4), max_tokens=9), first=2, fields=("answer=gold",)),
+        TfdsData(name="gsm8k"),
+        HubData(name="a/b", config="main"),
+        ArithmeticData(split="held_out", size=4),
+        MixtureData(parts=(JsonlData(path="a.jsonl"), ArithmeticData(split="train")), weights=(1.0, 2.0)),
+    ],
+)
+def test_data_is_read_back_from_the_record_of_a_run(data):
+    record = json.loads(json.dumps(dataclasses.asdict(data)))
+    assert data_from_record(record) == data
+    with pytest.raises(ValueError, match="is of no known kind"):
+        data_from_record({**record, "colour": "red"})

@@ -182,11 +182,11 @@ def test_without_its_server_a_run_is_saved_and_goes_on_later(here, server, check
     gone = started(checkpoint)
     with killed_in_the_second_step(monkeypatch, gone):
         trainer = run(through(gone, served(), concurrency=2, patience_seconds=1.0), tmp_path / "run")
-    assert isinstance(trainer.server_error, ServerGoneError)
-    assert "has not answered for 1 seconds" in str(trainer.server_error)
+    assert isinstance(trainer.failure, ServerGoneError)
+    assert "has not answered for 1 seconds" in str(trainer.failure)
     assert steps_in(tmp_path / "run" / "checkpoints") == [1]
     assert not (tmp_path / "run" / "rollouts" / "step_000002.jsonl").exists()
-    assert run(through(server, served()), tmp_path / "run").server_error is None
+    assert run(through(server, served()), tmp_path / "run").failure is None
     assert_same_run(tmp_path / "run", here)
 
 
