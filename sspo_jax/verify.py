@@ -76,9 +76,9 @@ def verify_command(config: VerifyConfig) -> int:
 
 def _explain(config: VerifyConfig, response: str, gold: str) -> int:
     from .checker.decide import decide, gold_answer
-    from .checker.extraction import extract
+    from .checker.extract.response import extract
     from .checker.limits import NeedsWorker
-    from .checker.normalise import fold, tidy
+    from .checker.parse.normalise import fold, tidy
 
     say = _printer()
     found = extract(response, config.options)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from .decide import Decision, decide, gold_answer
-from .extraction import extract
+from .extract.response import extract
 from .limits import NeedsWorker
-from .pool import WorkerDied, WorkerError, WorkerPool, close_at_exit, search_path
 from .verdict import EXACT, VERSION, Options, Verdict
+from .workers.pool import WorkerDied, WorkerError, WorkerPool, close_at_exit, search_path
 
 MEMORY_LIMIT_BYTES = 2 << 30
 

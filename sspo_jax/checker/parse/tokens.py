@@ -1,13 +1,14 @@
 """Answers cut into tokens: numbers, letters, words, commands and marks; linear in the text.
 
-A token is `(kind, text)`. Kinds: `number`, `letter`, `word` (text, or a bare word), `command` (a LaTeX command without
-its backslash, plain `sqrt`, `pi` and the like included), `join` (`,` `;` `and` `or`), `mark` (any other character).
+A token is `(kind, text)`. Kinds: `number`, `letter`, `word` (text, or a bare word), `run` (bare letters that are a unit
+symbol or a product of variables: the parser decides), `command` (a LaTeX command without its backslash, plain `sqrt`,
+`pi` and the like included), `join` (`,` `;` `and` `or` `land` `lor`), `mark` (any other character).
 """
 
 import re
 
-from .expression import ParseError, names
-from .units import SINGLE_LETTERS, is_unit_word
+from ..expression import ParseError, names
+from .units import ABBREVIATIONS, LETTERS, is_unit_word
 from .vocabulary import ALIASES, FUNCTIONS, IGNORED, MATH_WRAPPERS, PLAIN_COMMANDS, SHORT_WORDS, TEXT_WRAPPERS
 
 Token = tuple[str, str]
@@ -24,7 +25,13 @@ _TOKEN = re.compile(
 _TIGHT_GROUPS = re.compile(r"(?<=\d)(?:, ?\\[!,] ?|\{,\}|\\,|\\!|\\ |\\;)(?=\d{3}(?!\d))")
 _SPACED_GROUPS = re.compile(r"(?<![\d.,^_{])(\d{1,3}(?: \d{3})+)(?![\d])")
 COMMA_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
-_CJK_OR_WORD = re.compile(r"[^\x00-\x7f]+")
+_CJK_NUMERAL = re.compile(r"^(百万|千万|[百千万亿](?!米|克|瓦))")
+_APART = re.compile(r"(?<=[\d.,]) (?=[\d.,])|(?<=^-) (?=\d)")  # bold digits are set apart
+_NOT_BARE = frozenset(names("to star gt lt tg div mid land lor wedge vee in"))
+_VOWEL = re.compile("[aeiouyAEIOUY]")
+_CAMEL = re.compile("[a-z][A-Z]")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_BRACE = re.compile(r"\\?[{}]")
 _ANSWER_BEGINS = re.compile(r"\s*(?:[-+]?(?:\d|\\[dt]?frac\b|\\sqrt\b)|\\pm\b|[A-Za-z](?:_\{?\w\}?)?\s*=)")
 _GLUED = re.compile(r"([A-Za-z]|pi)(sqrt|pi|sin|cos|tan|log|ln)")
 _SPOKEN_MODULUS = re.compile(
@@ -32,6 +39,7 @@ _SPOKEN_MODULUS = re.compile(
 )
 _ARGUMENT_FOLLOWS = re.compile(r"\s*(?:\\left\s*)?\(")
 _NEVER_WORDS = frozenset(names("cis gcd lcm sin cos tan cot csc ln arcsin arccos arctan"))
+_VALUES = ("number", "word", "run")
 _MAX_TOKENS = 60_000
 _MAX_DEPTH = 12  # of \text, \mathbf and the like inside of one another
 
@@ -119,7 +127,7 @@ def _command(name: str, text: str, position: int, tokens: list[Token], in_text: 
     if name in ("operatorname", "hspace", "tag") and text.startswith("*", position):
         position += 1
     if name in IGNORED:
-        if name == "hspace":
+        if name == "hspace" or name.endswith("phantom"):
             return _group(text, position)[1]
         if name in ("quad", "qquad") and _separates(tokens, text[position : position + 40]):
             tokens.append(("join", ","))
@@ -132,9 +140,10 @@ def _command(name: str, text: str, position: int, tokens: list[Token], in_text: 
         return position
     if name in MATH_WRAPPERS:
         content, position = _group(text, position)
-        content = re.sub(r"(?<=[\d.,]) (?=[\d.,])|(?<=^-) (?=\d)", "", content).rstrip(
-            ". "
-        )  # bold digits are set apart
+        if content.strip() in ("i", "j", "k"):
+            tokens.append(("command", f"unit {content.strip()}"))
+            return position
+        content = _APART.sub("", content).rstrip(". ")
         content = join_thousands(content, plain_commas=True)
         tokens.append(("mark", "{"))
         tokens.extend(tokenize(content, in_text=in_text, depth=depth + 1))
@@ -149,10 +158,8 @@ def _command(name: str, text: str, position: int, tokens: list[Token], in_text: 
             position = _group(text, position)[1]
         return position
     name = ALIASES.get(name, name)
-    if name in ("and", "or"):
+    if name in ("land", "lor"):
         tokens.append(("join", name))
-    elif name == "Omega" and tokens and tokens[-1][0] == "number" and text[position : position + 1] != "_":
-        tokens.append(("word", "ohm"))
     elif len(name) == 1 and not name.isalpha():
         tokens.append(("command" if name in "{}$" else "mark", name))
     else:
@@ -165,12 +172,12 @@ def _group(text: str, position: int) -> tuple[str, int]:
     while position < len(text) and text[position] in " \n\t~":
         position += 1
     if position >= len(text):
-        raise ParseError("the text ends where a {group} is wanted")
+        raise ParseError("expected a {group}, found the end")
     if text[position] != "{":
-        command = re.compile(r"\\[A-Za-z]+").match(text, position)
+        command = _COMMAND.match(text, position)
         return (command.group(), command.end()) if command else (text[position], position + 1)
     depth = 0
-    for brace in re.compile(r"\\?[{}]").finditer(text, position):
+    for brace in _BRACE.finditer(text, position):
         if brace.group() == "{":
             depth += 1
         elif brace.group() == "}":
@@ -194,19 +201,13 @@ def _text(content: str, command: str, tokens: list[Token], depth: int, following
     if stripped in _NEVER_WORDS or (stripped in FUNCTIONS and _ARGUMENT_FOLLOWS.match(following)):
         tokens.append(("command", stripped))
         return
-    if stripped in SINGLE_LETTERS and tokens and tokens[-1][0] == "number":
-        tokens.append(("word", stripped))
-        return
-    if stripped in ("min", "max", "det", "arg") and tokens and tokens[-1][0] == "number":
+    after_number = bool(tokens) and tokens[-1][0] == "number"
+    if stripped in ("min", "max", "det", "arg") and after_number:
         tokens.append(("word", stripped))
         return
     if command in ("mathrm", "operatorname", "mathit", "mathnormal"):
         if stripped in FUNCTIONS or stripped in PLAIN_COMMANDS or ALIASES.get(stripped) in FUNCTIONS:
             tokens.append(("command", ALIASES.get(stripped, stripped)))
-            return
-        if len(stripped) == 1 and stripped.isalpha():
-            after_number = bool(tokens) and tokens[-1][0] == "number" and stripped not in "ied"
-            tokens.append(("word" if after_number else "letter", stripped))
             return
     tokens.extend(tokenize(stripped, in_text=True, depth=depth + 1))
 
@@ -214,26 +215,28 @@ def _text(content: str, command: str, tokens: list[Token], depth: int, following
 def _letters(piece: str, text: str, position: int, tokens: list[Token], in_text: bool, spaced: bool) -> int:
     """Tokens of a run of letters: a joiner, a function or constant, a word, or single letters; where to go on."""
     lowered = piece.lower()
-    after_value = bool(tokens) and (tokens[-1][0] == "number" or tokens[-1][1] in ("}", ")", "pi", "%", "word"))
+    after_value = bool(tokens) and (tokens[-1][0] in _VALUES or tokens[-1][1] in ("}", ")", "pi", "%"))
     following = text[position : position + 1]
     if lowered in ("and", "or"):
         tokens.append(("join", piece if piece == "OR" else lowered))  # OR: alternatives, either is the answer
     elif piece[0] > "\x7f":
-        tokens.append(("word", piece))
-    elif "." in piece or (len(piece) > 1 and lowered in ("am", "pm") and after_value):
+        tokens.extend(("word", part) for part in _CJK_NUMERAL.split(piece, maxsplit=1) if part)
+    elif "." in piece or (len(piece) > 1 and lowered in ("am", "pm") and after_value and not following.strip()):
         tokens.append(("word", piece.replace(".", "")))
     elif in_text:
-        single_capital = len(piece) == 1 and piece.isupper() and not (tokens and tokens[-1][0] in ("number", "word"))
-        tokens.append(("letter" if single_capital else "word", piece))
+        tokens.append(("word", piece))
     elif len(piece) == 1:
-        tokens.append(("letter", piece))
+        is_unit = piece in LETTERS and after_value and tokens[-1][0] != "word" and (spaced or following == "/")
+        tokens.append(("run" if is_unit else "letter", piece))
     elif piece in ("np", "math", "sp", "sympy", "numpy") and following == ".":
         return position + 1  # a Python module before a function
+    elif piece in ABBREVIATIONS and (piece != "pm" or not text[position:].strip()):
+        tokens.append(("run", piece))
     elif after_value and spaced and is_unit_word(piece):
         tokens.append(("word", piece))
-    elif piece in PLAIN_COMMANDS or (piece in ALIASES and piece not in ("to", "star", "gt", "lt", "tg", "div", "mid")):
+    elif piece in PLAIN_COMMANDS or (piece in ALIASES and piece not in _NOT_BARE):
         tokens.append(("command", ALIASES.get(piece, piece)))
-    elif after_value and is_unit_word(piece) and lowered not in ("a", "an", "in"):
+    elif after_value and len(piece) > 2 and is_unit_word(piece):
         tokens.append(("word", piece))
     elif (split := _function_prefix(piece)) is not None:
         name, rest = split
@@ -259,25 +262,8 @@ def _function_prefix(piece: str) -> tuple[str, str] | None:
 
 def _is_word(piece: str) -> bool:
     """Whether a bare run of letters is a word and not a product of variables such as `abc`, `xy`, `ABCD`."""
-    if piece.lower() == "no":
-        return True
-    if len(piece) < 3:
-        return is_unit_word(piece) and piece.lower() not in (
-            "a",
-            "an",
-            "in",
-            "m",
-            "s",
-            "g",
-            "l",
-            "h",
-            "w",
-            "j",
-            "ms",
-            "pm",
-        )
     if piece.lower() in SHORT_WORDS:
         return True
-    if piece.isupper() or list(piece) == sorted(set(piece)):
+    if len(piece) < 4 or piece.isupper() or list(piece) == sorted(set(piece)):
         return False
-    return bool(re.search(r"[aeiouyAEIOUY]", piece)) and not re.search(r"[a-z][A-Z]", piece)
+    return _VOWEL.search(piece) is not None and _CAMEL.search(piece) is None

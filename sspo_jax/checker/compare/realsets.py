@@ -4,13 +4,14 @@ import functools
 from fractions import Fraction
 from typing import NamedTuple
 
-from .expression import Node, Undecided, constant, number
-from .limits import Limits, NeedsWorker, NotRational
-from .rational import exact
-from .values import compare_reals, free_symbols
+from ..evaluate.rational import exact
+from ..evaluate.values import compare_reals, free_symbols
+from ..expression import Kind, Node, Undecided, constant, number
+from ..limits import Limits, NeedsWorker, NotRational
+from .definitions import is_name
 
 _INFINITY = constant("inf")
-_MINUS_INFINITY = Node("neg", (_INFINITY,))
+_MINUS_INFINITY = Node(Kind.NEG, (_INFINITY,))
 _MOST_INTERVALS = 200
 
 
@@ -28,18 +29,18 @@ _EVERYTHING = Interval(_MINUS_INFINITY, _INFINITY, False, False)
 
 def is_real_set(node: Node) -> bool:
     """Whether an answer may be read as a set of real numbers."""
-    if node.kind == "relation":
-        operators = set(node.value)  # type: ignore[arg-type]
+    if node.kind == Kind.RELATION:
+        operators = set(node.value)
         if operators == {"="}:
-            return len(node.args) == 2 and node.args[0].kind == "symbol" and not free_symbols(node.args[1])
+            return len(node.args) == 2 and node.args[0].kind == Kind.SYMBOL and not free_symbols(node.args[1])
         return len(free_symbols(node)) == 1 and operators <= {"<", "<=", ">", ">=", "!=", "in", "notin"}
-    if node.kind == "group":
+    if node.kind == Kind.GROUP:
         return len(node.args) == 2 and not free_symbols(node)
-    if node.kind in ("union", "intersection", "difference", "list"):
-        return all(is_real_set(arg) or arg.kind in ("set", "number") for arg in node.args)
-    if node.kind == "builder":
+    if node.kind in (Kind.UNION, Kind.INTERSECTION, Kind.DIFFERENCE, Kind.LIST):
+        return all(is_real_set(arg) or arg.kind in (Kind.SET, Kind.NUMBER) for arg in node.args)
+    if node.kind == Kind.BUILDER:
         return is_real_set(node.args[1])
-    return node.kind in ("reals", "emptyset", "set")
+    return node.kind in (Kind.REALS, Kind.EMPTYSET, Kind.SET)
 
 
 def real_set(node: Node, limits: Limits) -> list[Interval] | None:
@@ -50,42 +51,53 @@ def real_set(node: Node, limits: Limits) -> list[Interval] | None:
         Undecided: an end point that cannot be placed.
     """
     kind, args = node.kind, node.args
-    if kind == "reals":
+    if kind == Kind.REALS:
         return [_EVERYTHING]
-    if kind == "emptyset":
+    if kind == Kind.EMPTYSET:
         return []
-    if kind == "group":
+    if kind == Kind.GROUP:
         if len(args) != 2:
             return None
-        return _merged([Interval(args[0], args[1], node.value[0] == "[", node.value[1] == "]")], limits)  # type: ignore[index]
-    if kind == "set" or (kind == "list" and not any(arg.kind in ("relation", "group", "union") for arg in args)):
+        return _merged([Interval(args[0], args[1], node.value[0] == "[", node.value[1] == "]")], limits)
+    if kind == Kind.SET or (
+        kind == Kind.LIST and not any(arg.kind in (Kind.RELATION, Kind.GROUP, Kind.UNION) for arg in args)
+    ):
         return _merged([Interval(arg, arg, True, True) for arg in args], limits)
-    if kind == "builder":
+    if kind == Kind.BUILDER:
         return real_set(args[1], limits)
-    if kind in ("union", "intersection", "difference", "list"):
-        operands = _operands(node) if kind == "union" else args
+    if kind in (Kind.UNION, Kind.INTERSECTION, Kind.DIFFERENCE, Kind.LIST):
+        operands = _operands(node) if kind == Kind.UNION else args
         if len(operands) > _MOST_INTERVALS:
             raise Undecided(f"more than {_MOST_INTERVALS} intervals")
-        parts = [real_set(arg, limits) for arg in operands]
-        if any(part is None for part in parts):
-            return None
-        if kind == "union" or (kind == "list" and node.value in ("or", ",")):
-            together = all(arg.kind == "relation" for arg in args) and any(
-                operator in ("!=", "in")
-                for arg in args
-                for operator in arg.value  # type: ignore[union-attr]
-            )
-            if kind == "list" and node.value == "," and together:  # x in R, x != 2
-                return functools.reduce(lambda a, b: _intersected(a, b, limits), parts)  # type: ignore[arg-type]
-            return _merged([interval for part in parts for interval in part], limits)  # type: ignore[union-attr]
-        if kind == "difference":
-            return _intersected(parts[0], _complement(parts[1]), limits)  # type: ignore[arg-type]
-        return functools.reduce(lambda a, b: _intersected(a, b, limits), parts)  # type: ignore[arg-type]
-    if kind == "relation":
+        parts: list[list[Interval]] = []
+        for arg in operands:
+            part = real_set(arg, limits)
+            if part is None:
+                return None
+            parts.append(part)
+        if kind == Kind.DIFFERENCE:
+            return _intersected(parts[0], _complement(parts[1]), limits)
+        in_common = functools.reduce(lambda a, b: _intersected(a, b, limits), parts)
+        if kind == Kind.INTERSECTION or (kind == Kind.LIST and node.value not in ("or", ",")):
+            return in_common
+        if kind == Kind.LIST and node.value == "," and in_common and not any(map(_is_point, args)):
+            if all(arg.kind == Kind.RELATION for arg in args):  # x > 0, x < 1
+                return in_common
+        return _merged([interval for part in parts for interval in part], limits)
+    if kind == Kind.RELATION:
         return _from_relation(node, limits)
-    if kind in ("ratio", "text", "matrix", "choice", "time", "date") or free_symbols(node):
+    if kind in (Kind.RATIO, Kind.TEXT, Kind.MATRIX, Kind.CHOICE, Kind.TIME, Kind.DATE) or free_symbols(node):
         return None
     return _merged([Interval(node, node, True, True)], limits)
+
+
+def _is_variable(node: Node) -> bool:
+    """What a condition may be on: `x`, `f(x)`."""
+    return node.kind == Kind.SYMBOL or (node.kind == Kind.CALL and is_name(node) and node.value != "abs")
+
+
+def _is_point(node: Node) -> bool:
+    return node.kind == Kind.RELATION and node.value == ("=",)
 
 
 def _operands(union: Node) -> list[Node]:
@@ -93,7 +105,7 @@ def _operands(union: Node) -> list[Node]:
     found, stack = [], [union]
     while stack:
         node = stack.pop()
-        if node.kind == "union":
+        if node.kind == Kind.UNION:
             stack.extend(node.args)
         else:
             found.append(node)
@@ -101,7 +113,7 @@ def _operands(union: Node) -> list[Node]:
 
 
 def _from_relation(node: Node, limits: Limits) -> list[Interval] | None:
-    operators: tuple[str, ...] = node.value  # type: ignore[assignment]
+    operators: tuple[str, ...] = node.value
     if operators == ("in",):
         return real_set(node.args[1], limits)
     if operators == ("notin",):
@@ -109,9 +121,9 @@ def _from_relation(node: Node, limits: Limits) -> list[Interval] | None:
         return None if inner is None else _complement(inner)
     found: list[Interval] = [_EVERYTHING]
     for left, operator, right in zip(node.args, operators, node.args[1:], strict=False):
-        if left.kind == "symbol" and not free_symbols(right):
+        if _is_variable(left) and not free_symbols(right):
             bound = right
-        elif right.kind == "symbol" and not free_symbols(left):
+        elif _is_variable(right) and not free_symbols(left):
             bound, operator = left, _MIRRORED.get(operator, operator)
         elif not free_symbols(left) and not free_symbols(right):
             return None
@@ -125,12 +137,12 @@ def _from_relation(node: Node, limits: Limits) -> list[Interval] | None:
 def _solved(left: Node, operator: str, right: Node, limits: Limits) -> list[Interval]:
     """Where `left operator right` holds, for an absolute value or a polynomial of degree 1 or 2 in one variable."""
     for side, other, sign in ((left, right, operator), (right, left, _MIRRORED.get(operator, operator))):
-        if side.kind == "call" and side.value == "abs" and not free_symbols(other) and sign in _MIRRORED:
-            inside, minus = side.args[0], Node("neg", (other,))
+        if side.kind == Kind.CALL and side.value == "abs" and not free_symbols(other) and sign in _MIRRORED:
+            inside, minus = side.args[0], Node(Kind.NEG, (other,))
             above = _condition(inside, sign, other, limits)
             below = _condition(inside, _MIRRORED[sign], minus, limits)
             return _intersected(above, below, limits) if sign in ("<", "<=") else _merged(above + below, limits)
-    difference = Node("add", (left, Node("neg", (right,))))
+    difference = Node(Kind.ADD, (left, Node(Kind.NEG, (right,))))
     (name,) = free_symbols(difference)
     try:
         at = [exact(difference, {name: Fraction(x)}, limits) for x in (-1, 0, 1, 3, 17, 1009)]
@@ -146,9 +158,9 @@ def _solved(left: Node, operator: str, right: Node, limits: Limits) -> list[Inte
     if discriminant < 0:
         holds = operator == "!=" or (operator in (">", ">=")) == (a > 0)
         return [_EVERYTHING] if holds and operator != "=" else []
-    spread = Node("div", (Node("root", (number(discriminant), number(2))), number(2 * abs(a))))
+    spread = Node(Kind.DIV, (Node(Kind.ROOT, (number(discriminant), number(2))), number(2 * abs(a))))
     middle = number(-b / (2 * a))
-    low, high = Node("add", (middle, Node("neg", (spread,)))), Node("add", (middle, spread))
+    low, high = Node(Kind.ADD, (middle, Node(Kind.NEG, (spread,)))), Node(Kind.ADD, (middle, spread))
     if operator in ("=", "!="):
         points = _merged([Interval(low, low, True, True), Interval(high, high, True, True)], limits)
         return points if operator == "=" else _complement(points)
@@ -160,7 +172,7 @@ def _solved(left: Node, operator: str, right: Node, limits: Limits) -> list[Inte
 
 
 def _condition(left: Node, operator: str, right: Node, limits: Limits) -> list[Interval]:
-    found = _from_relation(Node("relation", (left, right), (operator,)), limits)
+    found = _from_relation(Node(Kind.RELATION, (left, right), (operator,)), limits)
     if found is None:
         raise NeedsWorker("a condition to be solved")
     return found

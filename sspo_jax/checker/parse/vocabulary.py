@@ -1,6 +1,6 @@
 """The LaTeX commands and plain words that the tokenizer and the grammar know, by what they are."""
 
-from .expression import names
+from ..expression import names
 
 FUNCTIONS = frozenset(
     names(
@@ -9,6 +9,9 @@ FUNCTIONS = frozenset(
     )
 )
 """Functions with an argument."""
+NAMED_OPERATORS = frozenset(names("dim ker rank deg tr Var Cov Pr vol card im span diam ord null nullity Tr"))
+"""Functions that have a name and no value here."""
+FUNCTIONS |= NAMED_OPERATORS
 PLAIN_COMMANDS = (
     FUNCTIONS
     | frozenset(
@@ -17,7 +20,7 @@ PLAIN_COMMANDS = (
             "binom cdot times circ pm degree"
         )
     )
-) - {"Re", "Im", "det", "arg"}
+) - {"Re", "Im", "det", "arg", *NAMED_OPERATORS}
 """Commands that are read without their backslash too."""
 ALIASES = {
     "infinity": "infty", "inf": "infty", "oo": "infty", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac",
@@ -28,9 +31,9 @@ ALIASES = {
     "acos": "arccos", "atan": "arctan", "varnothing": "emptyset", "varphi": "phi", "varepsilon": "epsilon",
     "vartheta": "theta", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "ast": "*", "times": "*", "cdot": "*",
     "bullet": "*", "div": "/", "colon": ":", "degrees": "degree", "backslash": "setminus", "smallsetminus": "setminus",
-    "land": "and", "lor": "or", "wedge": "and", "vee": "or", "lim": "lim", "Leftrightarrow": "iff",
+    "wedge": "land", "vee": "lor", "lnot": "neg", "lim": "lim", "Leftrightarrow": "iff",
     "ldots": "dots", "cdots": "dots", "dotsc": "dots", "dotsb": "dots", "implies": "Rightarrow", "to": "to",
-    "rightarrow": "to", "longrightarrow": "to", "star": "*", "euro": "euro", "EUR": "euro", "mathdollar": "$",
+    "AA": "AA", "mathring": "mathring", "rightarrow": "to", "longrightarrow": "to", "star": "*", "euro": "euro", "EUR": "euro", "mathdollar": "$",
     "exponentialE": "e", "imaginaryI": "i", "Pi": "Pi", "lcm": "lcm", "floor": "floor", "ceil": "ceil",
 }  # fmt: skip
 """Commands by another name."""
@@ -54,8 +57,12 @@ TEXT_WRAPPERS = frozenset(
 MATH_WRAPPERS = frozenset(names("mathbf boxed fbox bm pmb underline ensuremath mathop mathord cancel"))
 """Commands whose argument is mathematics."""
 
-SHORT_WORDS = frozenset(names("not for but any how two six all are the has was most best first almost"))
-"""Words that could be taken for products of variables in alphabetical order."""
+SHORT_WORDS = frozenset(
+    names("no not for but any how all are the has was yes odd red one two six ten sun mon tue wed thu fri sat dne none")
+)
+"""Words that could be taken for products of variables."""
+CONDITION_WORDS = frozenset(names("for where with when if whenever provided given while"))
+"""Words before the conditions of an answer."""
 
 MATRICES = {"pmatrix": 1, "bmatrix": 1, "matrix": 1, "array": 1, "smallmatrix": 1, "Bmatrix": 1, "vmatrix": 0}
 """Environments of rows; 0 where its value is the determinant."""
@@ -77,8 +84,11 @@ STARTERS = (
     | GREEK_OR_NAMED
     | ACCENTS
     | frozenset(
-        names("frac sqrt cbrt pi infty binom { lfloor lceil langle sum prod int lim e i emptyset mathbb angle triangle")
+        names(
+            "digits frac sqrt cbrt pi infty binom { lfloor lceil langle sum prod int lim e i emptyset mathbb angle triangle"
+        )
     )
+    | {"unit i", "unit j", "unit k"}
     | frozenset("begin " + name for name in (*MATRICES, *SYSTEMS))
 )
 """Commands that a value may begin with."""

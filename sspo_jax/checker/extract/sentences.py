@@ -7,7 +7,7 @@ is nothing but an answer; "X is the only solution"; the last value in bold; form
 
 import re
 
-from .verdict import Extraction
+from ..verdict import Extraction
 
 _BARE = re.compile(
     r"[-+]?(?:\\?\$)?\s*(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+)?\s*(?:\\?%|°)?(?:\s+[A-Za-z]+){0,2}"

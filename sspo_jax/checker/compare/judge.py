@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 
-from .expression import Node
-from .limits import Limits
-from .values import equal_values
-from .verdict import Options
+from ..evaluate.values import equal_values
+from ..expression import Node
+from ..limits import Limits
+from ..verdict import Options
 
 
 @dataclasses.dataclass(frozen=True)

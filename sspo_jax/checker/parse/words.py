@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from .expression import Node, ParseError, names, number
+from ..expression import Kind, Node, ParseError, names, number
 
 _CLOCK = re.compile(r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?\s*([ap])?\.?\s*(m)?\.?", re.IGNORECASE | re.ASCII)
 _CLOCK_HOUR = re.compile(r"(\d{1,2})\s*([ap])\.?\s*m\.?", re.IGNORECASE)
@@ -27,10 +27,10 @@ def clock_or_date(text: str) -> Node | None:
     if ":" in plain and (match := _CLOCK.fullmatch(plain)) and int(match[1]) < 24 and bool(match[4]) >= bool(match[5]):
         hour = int(match[1]) % 12 + (12 if (match[4] or "").lower() == "p" else 0) if match[4] else int(match[1])
         seconds = int(match[3] or 0)
-        return Node("time", (), (hour * 3600 + int(match[2]) * 60 + seconds, bool(match[4])))
+        return Node(Kind.TIME, (), (hour * 3600 + int(match[2]) * 60 + seconds, bool(match[4])))
     if match := _CLOCK_HOUR.fullmatch(plain):
         if 1 <= int(match[1]) <= 12:
-            return Node("time", (), ((int(match[1]) % 12 + (12 if match[2].lower() == "p" else 0)) * 3600, True))
+            return Node(Kind.TIME, (), ((int(match[1]) % 12 + (12 if match[2].lower() == "p" else 0)) * 3600, True))
         return None
     match = _DATE.fullmatch(plain)
     if match is None:
@@ -38,21 +38,16 @@ def clock_or_date(text: str) -> Node | None:
     found = {key[0]: value for key, value in match.groupdict().items() if value}
     month = found["m"].lower()[:3]
     month_number = int(month) if month.isdigit() else [name[:3] for name in _MONTHS].index(month) + 1
-    return Node("date", (), (int(found["y"]) if "y" in found else None, month_number, int(found["d"])))
+    return Node(Kind.DATE, (), (int(found["y"]) if "y" in found else None, month_number, int(found["d"])))
 
 
-_NUMBER_WORDS = {
-    word: str(value)
-    for value, word in enumerate(
-        names(
-            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-            "sixteen seventeen eighteen nineteen twenty"
-        )
-    )
-}
-
-
+_SMALL = names(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+_NUMBER_WORDS = {word: value for value, word in enumerate(_SMALL)}
 _TENS = dict(zip(names("twenty thirty forty fifty sixty seventy eighty ninety"), range(20, 100, 10), strict=True))
+_GROUPS = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _PARTS = {
     "half": 2,
     "halves": 2,
@@ -75,17 +70,35 @@ _ALL_REALS = (
 _DAYS = names("monday tuesday wednesday thursday friday saturday sunday")
 
 
-def _spoken_number(text: str) -> Fraction | None:
-    """`four`, `twenty-one`, `two thirds`; None for other words."""
-    if text in _NUMBER_WORDS:
-        return Fraction(_NUMBER_WORDS[text])
-    if text in _TENS:
-        return Fraction(_TENS[text])
-    first, _, second = text.replace("-", " ").partition(" ")
-    if first in _TENS and second in _NUMBER_WORDS and 1 <= int(_NUMBER_WORDS[second]) <= 9:
-        return Fraction(_TENS[first] + int(_NUMBER_WORDS[second]))
-    part = _PARTS.get(second) or _PARTS.get(second.removesuffix("s"))
-    return Fraction(int(_NUMBER_WORDS[first]), part) if part and first in _NUMBER_WORDS else None
+def spoken_number(text: str) -> Fraction | None:
+    """`four`, `twenty-one`, `one hundred and five`, `two thirds`; None for other words."""
+    *spoken, last = text.replace("-", " ").split() or [""]
+    part = _PARTS.get(last) or _PARTS.get(last.removesuffix("s"))
+    if part is not None:
+        whole = _spoken_integer(spoken)
+        return None if whole is None else Fraction(whole, part)
+    whole = _spoken_integer([*spoken, last])
+    return None if whole is None else Fraction(whole)
+
+
+def _spoken_integer(spoken: list[str]) -> int | None:
+    total, group = 0, None
+    for word in spoken:
+        small = _NUMBER_WORDS.get(word, _TENS.get(word))
+        if small is not None:
+            tens = group is not None and group % 100 in _TENS.values() and 0 < small < 10
+            if group is not None and not tens and (group == 0 or group % 100):
+                return None
+            group = small + (group or 0)
+        elif word == "hundred":
+            if group is not None and not 0 < group < 100:
+                return None
+            group = 100 * (group or 1)
+        elif word in _GROUPS:
+            total, group = total + (1 if group is None else group) * _GROUPS[word], None
+        elif word != "and" or (group is None and not total):
+            return None
+    return None if group is None and not total else total + (group or 0)
 
 
 def words(text: str, *, whole: bool = True) -> Node:
@@ -103,16 +116,16 @@ def words(text: str, *, whole: bool = True) -> Node:
     if not plain:
         raise ParseError("the answer holds no words")
     if not whole:
-        return Node("text", (), plain)
-    value = _spoken_number(plain)
+        return Node(Kind.TEXT, (), plain)
+    value = spoken_number(plain)
     if value is not None:
         return number(value)
     if plain in _ALL_REALS:
-        return Node("reals")
+        return Node(Kind.REALS)
     if plain in ("infinity", "positive infinity", "negative infinity", "minus infinity"):
-        infinity = Node("constant", (), "inf")
-        return Node("neg", (infinity,)) if plain[0] in "nm" else infinity
+        infinity = Node(Kind.CONSTANT, (), "inf")
+        return Node(Kind.NEG, (infinity,)) if plain[0] in "nm" else infinity
     plain = "does not exist" if plain == "dne" else plain
     plain = plain.removeprefix("on ")
     plain = next((day for day in _DAYS if plain == day[:3] or plain == day[:4]), plain)
-    return Node("text", (), plain)
+    return Node(Kind.TEXT, (), plain)

@@ -5,8 +5,8 @@ import zlib
 from fractions import Fraction
 from typing import Any
 
-from .expression import Node, Undecided
-from .limits import Limits, NeedsWorker, NotRational, OutsideDomain, TooLarge
+from ..expression import Kind, Node, Undecided
+from ..limits import Limits, NeedsWorker, NotRational, OutsideDomain, TooLarge
 from .rational import Environment, determinant, exact, series
 
 _contexts = threading.local()
@@ -45,53 +45,53 @@ class Numeric:
 
     def _value(self, node: Node, env: Environment) -> Any:
         kind, args, mp = node.kind, node.args, self.mp
-        if kind == "number":
-            return self._fraction(node.value)  # type: ignore[arg-type]
-        if kind == "symbol":
+        if kind == Kind.NUMBER:
+            return self._fraction(node.value)
+        if kind == Kind.SYMBOL:
             if node.value not in env:
                 raise Undecided(f"the symbol {node.value} has no value")
-            return self._fraction(env[node.value])  # type: ignore[index]
-        if kind == "constant":
+            return self._fraction(env[node.value])
+        if kind == Kind.CONSTANT:
             if node.value == "inf":
                 raise Undecided("infinity inside of an expression")
-            return {"pi": mp.pi, "e": mp.e, "i": mp.j}[node.value] * 1  # type: ignore[index]
-        if kind == "neg":
+            return {"pi": mp.pi, "e": mp.e, "i": mp.j}[node.value] * 1
+        if kind == Kind.NEG:
             return -self.value(args[0], env)
-        if kind == "add":
+        if kind == Kind.ADD:
             total = self.value(args[0], env)
             for arg in args[1:]:
                 total = total + self.value(arg, env)
             return total
-        if kind == "mul":
+        if kind == Kind.MUL:
             product = self.value(args[0], env)
             for arg in args[1:]:
                 product = product * self.value(arg, env)
             return self._seen(product)
-        if kind in ("div", "frac"):
+        if kind in (Kind.DIV, Kind.FRAC):
             bottom = self.value(args[1], env)
             if bottom == 0:
                 raise Undecided("division by zero")
             return self._seen(self.value(args[0], env) / bottom)
-        if kind == "pow":
+        if kind == Kind.POW:
             return self._power(args, env)
-        if kind == "root":
+        if kind == Kind.ROOT:
             return self._root(self.value(args[0], env), exact(args[1], env, self.limits))
-        if kind == "percent":
+        if kind == Kind.PERCENT:
             return self.value(args[0], env) / 100
-        if kind == "degree":
+        if kind == Kind.DEGREE:
             return self.value(args[0], env) * mp.pi / 180
-        if kind in ("based", "unit"):
+        if kind in (Kind.BASED, Kind.UNIT):
             return self.value(args[0], env)
-        if kind == "factorial":
+        if kind == Kind.FACTORIAL:
             argument = self.value(args[0], env)
             if abs(argument) > 1000:
                 raise TooLarge("a factorial of a large number that is no integer")
             if _is_real(argument) and argument < 0 and argument == mp.floor(argument):
                 raise Undecided("a factorial of a negative integer")
             return self._seen(mp.gamma(argument + 1))
-        if kind == "call":
+        if kind == Kind.CALL:
             return self._call(node, env)
-        if kind == "big":
+        if kind == Kind.BIG:
             return series(node, env, self.limits, lambda n, e, _: self.value(n, e), mp.mpf(0), mp.mpf(1))
         raise Undecided(f"a {kind} has no value")
 
@@ -203,7 +203,7 @@ class Numeric:
             raise Undecided(f"{name} outside of its domain") from error
 
 
-_E = Node("constant", (), "e")
+_E = Node(Kind.CONSTANT, (), "e")
 _MP_FUNCTIONS = {
     "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "arcsin": "asin",
     "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec", "arccsc": "acsc", "sinh": "sinh",

@@ -2,7 +2,7 @@
 
 import re
 
-from .verdict import Extraction, Options
+from ..verdict import Extraction, Options
 
 _BRACE = re.compile(r"\\?[{}]|\\\\")
 _BOX_COMMAND = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")

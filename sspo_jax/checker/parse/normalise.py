@@ -8,7 +8,7 @@ Both are linear in the text.
 import re
 import unicodedata
 
-from .expression import names
+from ..expression import names
 
 _DELETED = "\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff\u00ad\u202a\u202b\u202c\u202d\u202e\x00"
 _SPACES = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\t\r\x0b"
@@ -28,7 +28,7 @@ _SYMBOLS = {
     "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ",
     "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "…": "...", "⋯": "...", "、": ",", "。": ".", "，": ",", "：": ":", "；": ";", "（": "(", "）": ")",
-    "【": "[", "】": "]", "｛": r"\{", "｝": r"\}", "∧": r" and ", "∨": r" or ", "→": r"\to ", "⇒": r"\Rightarrow ",
+    "【": "[", "】": "]", "｛": r"\{", "｝": r"\}", "∧": r"\land ", "∨": r"\lor ", "¬": r"\neg ", "→": r"\to ", "⇒": r"\Rightarrow ",
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
     "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "￥": r"\yen ", "¢": " cents ", "％": r"\%", "＄": r"\$",
     "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ϑ": r"\theta ", "ℓ": "l", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",

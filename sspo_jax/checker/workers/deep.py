@@ -7,11 +7,11 @@ from typing import Any
 
 import sympy
 
-from .decide import Decision, decide_deeply
-from .expression import Node, ParseError, Undecided, names
-from .latex import read
-from .values import free_symbols
-from .verdict import Options
+from ..decide import Decision, decide_deeply
+from ..evaluate.values import free_symbols
+from ..expression import Kind, Node, ParseError, Undecided, names
+from ..parse.reading import read
+from ..verdict import Options
 
 
 def decide_with_sympy(answer: str, gold: str, options: Options) -> Decision:
@@ -23,7 +23,7 @@ def decide_with_sympy(answer: str, gold: str, options: Options) -> Decision:
         tree, gold_tree = read(answer), read(gold)
     except (ParseError, RecursionError):
         return status, reason
-    if not any(part.kind == "big" or _is_condition(part) for part in tree.walk() + gold_tree.walk()):
+    if not any(part.kind == Kind.BIG or _is_condition(part) for part in tree.walk() + gold_tree.walk()):
         return status, reason  # out of reach of the bounded arithmetic is out of reach of sympy as well
     try:
         if _is_set(tree) or _is_set(gold_tree):
@@ -47,11 +47,21 @@ def _equal_expressions(first: sympy.Expr, second: sympy.Expr) -> bool:
 
 
 def _is_condition(node: Node) -> bool:
-    return node.kind in ("relation", "builder")
+    return node.kind in (Kind.RELATION, Kind.BUILDER)
 
 
 def _is_set(node: Node) -> bool:
-    return node.kind in ("relation", "list", "union", "group", "builder", "reals", "intersection", "difference", "set")
+    return node.kind in (
+        Kind.RELATION,
+        Kind.LIST,
+        Kind.UNION,
+        Kind.GROUP,
+        Kind.BUILDER,
+        Kind.REALS,
+        Kind.INTERSECTION,
+        Kind.DIFFERENCE,
+        Kind.SET,
+    )
 
 
 _RELATIONS = {"<": sympy.Lt, "<=": sympy.Le, ">": sympy.Gt, ">=": sympy.Ge, "=": sympy.Eq, "!=": sympy.Ne}
@@ -60,31 +70,31 @@ _RELATIONS = {"<": sympy.Lt, "<=": sympy.Le, ">": sympy.Gt, ">=": sympy.Ge, "=":
 def _solution_set(node: Node) -> sympy.Set:
     """The set of reals that an answer describes, conditions solved."""
     kind, args = node.kind, node.args
-    if kind == "group" and len(args) == 2:
+    if kind == Kind.GROUP and len(args) == 2:
         low, high = (to_sympy(arg) for arg in args)
-        return sympy.Interval(low, high, node.value[0] == "(", node.value[1] == ")")  # type: ignore[index]
-    if kind == "set":
+        return sympy.Interval(low, high, node.value[0] == "(", node.value[1] == ")")
+    if kind == Kind.SET:
         return sympy.FiniteSet(*(to_sympy(arg) for arg in args))
-    if kind == "reals":
+    if kind == Kind.REALS:
         return sympy.S.Reals
-    if kind == "emptyset":
+    if kind == Kind.EMPTYSET:
         return sympy.S.EmptySet
-    if kind == "builder":
+    if kind == Kind.BUILDER:
         return _solution_set(args[1])
-    if kind in ("union", "list"):
+    if kind in (Kind.UNION, Kind.LIST):
         parts = [_solution_set(arg) for arg in args]
         return sympy.Intersection(*parts) if node.value == "and" else sympy.Union(*parts)
-    if kind == "intersection":
+    if kind == Kind.INTERSECTION:
         return sympy.Intersection(*(_solution_set(arg) for arg in args))
-    if kind == "difference":
+    if kind == Kind.DIFFERENCE:
         return _solution_set(args[0]) - _solution_set(args[1])
-    if kind == "relation":
+    if kind == Kind.RELATION:
         names = free_symbols(node)
         if len(names) != 1:
             raise Undecided("a condition on more than one variable")
         variable = sympy.Symbol(names.pop(), real=True)
         sets = []
-        for left, operator, right in zip(args, node.value, args[1:], strict=False):  # type: ignore[arg-type]
+        for left, operator, right in zip(args, node.value, args[1:], strict=False):
             if operator == "in":
                 sets.append(_solution_set(right))
                 continue
@@ -121,34 +131,34 @@ def to_sympy(node: Node, *, real: bool = False) -> Any:
         Undecided: a node that is no arithmetic.
     """
     kind = node.kind
-    if kind == "number":
-        return sympy.Rational(node.value.numerator, node.value.denominator)  # type: ignore[union-attr]
-    if kind == "symbol":
+    if kind == Kind.NUMBER:
+        return sympy.Rational(node.value.numerator, node.value.denominator)
+    if kind == Kind.SYMBOL:
         return sympy.Symbol(node.value, real=True if real else None)
-    if kind == "constant":
-        return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "inf": sympy.oo}[node.value]  # type: ignore[index]
-    if kind == "big":
+    if kind == Kind.CONSTANT:
+        return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "inf": sympy.oo}[node.value]
+    if kind == Kind.BIG:
         return _big(node, real)
     args = [to_sympy(arg, real=real) for arg in node.args]
-    if kind == "add":
+    if kind == Kind.ADD:
         return sympy.Add(*args)
-    if kind == "mul":
+    if kind == Kind.MUL:
         return sympy.Mul(*args)
-    if kind == "neg":
+    if kind == Kind.NEG:
         return -args[0]
-    if kind in ("div", "frac"):
+    if kind in (Kind.DIV, Kind.FRAC):
         return args[0] / args[1]
-    if kind == "pow":
+    if kind == Kind.POW:
         return sympy.Pow(*args)
-    if kind == "root":
+    if kind == Kind.ROOT:
         return sympy.real_root(args[0], args[1]) if args[1].is_odd else sympy.root(args[0], args[1])
-    if kind == "factorial":
+    if kind == Kind.FACTORIAL:
         return sympy.factorial(args[0])
-    if kind == "percent":
+    if kind == Kind.PERCENT:
         return args[0] / 100
-    if kind == "degree":
+    if kind == Kind.DEGREE:
         return args[0] * sympy.pi / 180
-    if kind == "based":
+    if kind == Kind.BASED:
         return args[0]
     if kind == "call" and node.value in _FUNCTIONS:
         return _FUNCTIONS[node.value](*args)
@@ -157,19 +167,19 @@ def to_sympy(node: Node, *, real: bool = False) -> Any:
 
 def _big(node: Node, real: bool) -> Any:
     """Sums, products, limits; integrals whose last factor is a differential."""
-    name, has_lower, has_upper = node.value  # type: ignore[misc]
-    if name in ("sum", "prod") and has_lower and has_upper and node.args[1].kind == "relation":
+    name, has_lower, has_upper = node.value
+    if name in ("sum", "prod") and has_lower and has_upper and node.args[1].kind == Kind.RELATION:
         body, bounds, upper = node.args
         variable = to_sympy(bounds.args[0], real=real)
         limits = (variable, to_sympy(bounds.args[1], real=real), to_sympy(upper, real=real))
         operation = sympy.Sum if name == "sum" else sympy.Product
         return operation(to_sympy(body, real=real), limits).doit()
-    if name == "lim" and has_lower and node.args[1].kind == "relation" and node.args[1].value == ("to",):
+    if name == "lim" and has_lower and node.args[1].kind == Kind.RELATION and node.args[1].value == ("to",):
         variable, target = (to_sympy(arg, real=real) for arg in node.args[1].args)
         return sympy.limit(to_sympy(node.args[0], real=real), variable, target)
-    if name == "int" and node.args[0].kind == "mul" and len(node.args[0].args) >= 3:
+    if name == "int" and node.args[0].kind == Kind.MUL and len(node.args[0].args) >= 3:
         *factors, d, variable = node.args[0].args
-        if d == Node("symbol", (), "d") and variable.kind == "symbol" and has_lower and has_upper:
+        if d == Node(Kind.SYMBOL, (), "d") and variable.kind == Kind.SYMBOL and has_lower and has_upper:
             body = sympy.Mul(*(to_sympy(factor, real=real) for factor in factors))
             symbol = to_sympy(variable, real=real)
             return sympy.integrate(body, (symbol, *(to_sympy(arg, real=real) for arg in node.args[1:])))

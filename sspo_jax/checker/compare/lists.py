@@ -1,9 +1,9 @@
 """When lists, sets, tuples, matrices, ratios and sets of reals are the same."""
 
-from .definitions import definition
-from .expression import Node
+from ..expression import Kind, Node
+from ..limits import Limits, NeedsWorker, TooLarge
+from .definitions import definition, value_of_equation
 from .judge import Judge
-from .limits import Limits, NeedsWorker, TooLarge
 from .realsets import equal_real_sets, is_real_set, real_set
 
 _MOST_ITEMS = 200
@@ -11,39 +11,43 @@ _MOST_ITEMS = 200
 
 def _unknowns(node: Node) -> set[str]:
     """The variables that the conditions in a set of reals are on."""
-    parts = [part for part in node.walk() if part.kind == "relation"]
-    return {str(arg.value) for part in parts for arg in part.args if arg.kind == "symbol"}
+    parts = [part for part in node.walk() if part.kind == Kind.RELATION]
+    return {str(arg.value) for part in parts for arg in part.args if arg.kind == Kind.SYMBOL}
 
 
 def _letters(nodes: tuple[Node, ...]) -> set[str] | None:
     """The choice letters that all nodes are, None where one is something else: `ACD` and `A, C, D`."""
-    found = {str(node.value) for node in nodes if node.kind in ("symbol", "choice") and not node.args}
+    found = {str(node.value) for node in nodes if node.kind in (Kind.SYMBOL, Kind.CHOICE) and not node.args}
     return found if len(found) == len(nodes) and found <= set("ABCDEFGHIJ") else None
 
 
 def _items(node: Node) -> tuple[Node, ...]:
-    return node.args if node.kind in ("list", "set") else (node,)
+    return node.args if node.kind in (Kind.LIST, Kind.SET) else (node,)
 
 
 def same_lists(answer: Node, gold: Node, judge: Judge) -> str | None:
     if is_real_set(answer) and is_real_set(gold) and any(_has_condition(node) for node in (answer, gold)):
         return same_real_sets(answer, gold, judge.limits)
     for node, other in ((answer, gold), (gold, answer)):
-        if node.kind == "list" and other.kind == "group":
+        if node.kind == Kind.LIST and other.kind == Kind.GROUP:
             return _list_against_group(node, other, judge)
-        if node.kind == "set" and other.kind in ("union", "difference", "intersection", "emptyset"):
+        if node.kind == Kind.SET and other.kind in (Kind.UNION, Kind.DIFFERENCE, Kind.INTERSECTION, Kind.EMPTYSET):
             return same_real_sets(answer, gold, judge.limits)
-    if gold.kind == "list" and gold.value == "OR" and answer.kind != "list":
+    if gold.kind == Kind.LIST and gold.value == "OR" and answer.kind != Kind.LIST:
         rules = (judge.same(answer, alternative) for alternative in gold.args)
         return next((f"{rule}, one of the alternatives" for rule in rules if rule), None)
     for node, other in ((answer, gold), (gold, answer)):
-        if node.kind == "list" and node.value == "or" and other.kind not in ("list", "set"):
+        if node.kind == Kind.LIST and node.value == "or" and other.kind not in (Kind.LIST, Kind.SET):
             is_same = all(judge.same(*((item, gold) if node is answer else (answer, item))) for item in node.args)
             return "the same answer in every form" if is_same else None
-        if node.kind == "list" and other.kind == "mul" and _letters(node.args) == _letters(other.args) is not None:
+        if (
+            node.kind == Kind.LIST
+            and other.kind == Kind.MUL
+            and _letters(node.args) == _letters(other.args) is not None
+        ):
             return "the same choice letters"
     left, right = _items(answer), _items(gold)
-    if "set" in (answer.kind, gold.kind):
+    if Kind.SET in (answer.kind, gold.kind):
         left, right = _distinct(left, judge), _distinct(right, judge)
     if len(left) != len(right):
         left, right = _flattened(left), _flattened(right)
@@ -63,20 +67,22 @@ def same_lists(answer: Node, gold: Node, judge: Judge) -> str | None:
 
 
 def _same_item(item: Node, wanted: Node, judge: Judge) -> bool:
-    if (item.kind == "set") != (wanted.kind == "set"):
+    if (item.kind == Kind.SET) != (wanted.kind == Kind.SET):
         return False  # inside of a list or set, {1} is not 1
-    first, second = definition(item), definition(wanted)
-    if first is not None and second is None and wanted.kind != "relation":
-        item = first[1]
-    if second is not None and first is None and item.kind != "relation":
-        wanted = second[1]
+    if item.kind is not Kind.RELATION or wanted.kind is not Kind.RELATION:
+        item, wanted = _value(item), _value(wanted)
     return judge.same(item, wanted) is not None
+
+
+def _value(item: Node) -> Node:
+    defined = definition(item)
+    return defined[1] if defined is not None else value_of_equation(item) or item
 
 
 def _flattened(items: tuple[Node, ...]) -> tuple[Node, ...]:
     flat: list[Node] = []
     for item in items:
-        flat.extend(item.args if item.kind == "list" else (item,))
+        flat.extend(item.args if item.kind == Kind.LIST else (item,))
     return tuple(flat)
 
 
@@ -94,19 +100,19 @@ def _list_against_group(node: Node, group: Node, judge: Judge) -> str | None:
         return None
     definitions = [definition(arg) for arg in node.args]
     values = list(node.args)
-    if all(definition is not None and definition[0].kind == "symbol" for definition in definitions):
+    if all(definition is not None and definition[0].kind == Kind.SYMBOL for definition in definitions):
         named = sorted((str(d[0].value), i) for i, d in enumerate(definitions) if d is not None)
         if len({name for name, _ in named}) != len(named):
             return None
-        values = [definitions[i][1] for _, i in named]  # type: ignore[index]
-    if any(value.kind in ("group", "relation") for value in values):
+        values = [definitions[i][1] for _, i in named]
+    if any(value.kind in (Kind.GROUP, Kind.RELATION) for value in values):
         return None
     pairs = zip(values, group.args, strict=True)
     return "the same values in order" if all(judge.same(a, b) for a, b in pairs) else None
 
 
 def same_groups(answer: Node, gold: Node, judge: Judge) -> str | None:
-    if answer.kind != "group" or gold.kind != "group":
+    if answer.kind != Kind.GROUP or gold.kind != Kind.GROUP:
         return None
     if answer.value != gold.value or len(answer.args) != len(gold.args):
         return None
@@ -118,11 +124,11 @@ def same_groups(answer: Node, gold: Node, judge: Judge) -> str | None:
 
 def same_matrix(answer: Node, gold: Node, judge: Judge) -> str | None:
     for node in (answer, gold):
-        vector = node.kind == "matrix" and 1 in node.value  # type: ignore[operator]
-        if node.kind != "matrix" and not (node.kind == "group" and node.value == "()"):
+        vector = node.kind == Kind.MATRIX and 1 in node.value
+        if node.kind != Kind.MATRIX and not (node.kind == Kind.GROUP and node.value == "()"):
             return None
         other = gold if node is answer else answer
-        if node.kind == "matrix" and other.kind == "group" and not vector:
+        if node.kind == Kind.MATRIX and other.kind == Kind.GROUP and not vector:
             return None
     if answer.kind == gold.kind and answer.value != gold.value:
         return None
@@ -135,7 +141,7 @@ def same_matrix(answer: Node, gold: Node, judge: Judge) -> str | None:
 def _has_condition(node: Node) -> bool:
     """Whether conditions or unions are in it, which make a list a set of reals and not a list of answers."""
     return any(
-        part.kind in ("union", "reals") or (part.kind == "relation" and set(part.value) != {"="})  # type: ignore[arg-type]
+        part.kind in (Kind.UNION, Kind.REALS) or (part.kind == Kind.RELATION and set(part.value) != {"="})
         for part in node.walk()
     )
 
@@ -151,15 +157,15 @@ def same_real_sets(answer: Node, gold: Node, limits: Limits) -> str | None:
 
 def same_ratio(answer: Node, gold: Node, judge: Judge) -> str | None:
     if answer.kind != gold.kind:
-        ratio, other = (answer, gold) if answer.kind == "ratio" else (gold, answer)
-        if len(ratio.args) != 2 or other.kind in ("unit", "degree", "percent"):
+        ratio, other = (answer, gold) if answer.kind == Kind.RATIO else (gold, answer)
+        if len(ratio.args) != 2 or other.kind in (Kind.UNIT, Kind.DEGREE, Kind.PERCENT):
             return None
-        quotient = Node("div", ratio.args)
+        quotient = Node(Kind.DIV, ratio.args)
         return judge.same(*((quotient, other) if ratio is answer else (other, quotient)))
     if len(answer.args) != len(gold.args):
         return None
     for left, right in zip(answer.args[1:], gold.args[1:], strict=True):
-        crosswise = Node("mul", (left, gold.args[0])), Node("mul", (right, answer.args[0]))
+        crosswise = Node(Kind.MUL, (left, gold.args[0])), Node(Kind.MUL, (right, answer.args[0]))
         if not judge.equal(crosswise[0], crosswise[1]):
             return None
     return "the same ratio"

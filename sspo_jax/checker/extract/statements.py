@@ -2,8 +2,8 @@
 
 import re
 
+from ..verdict import Extraction
 from .sentences import is_bare_answer
-from .verdict import Extraction
 
 TAIL_CHARACTERS = 4000  # a stated answer and its sentence fit in this much of the end of a response
 _STATED = re.compile(

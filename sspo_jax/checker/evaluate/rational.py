@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from .expression import Node, Undecided
-from .limits import IN_WORKER, Limits, NeedsWorker, NotRational, TooLarge
+from ..expression import Kind, Node, Undecided
+from ..limits import IN_WORKER, Limits, NeedsWorker, NotRational, TooLarge
 
 Environment = Mapping[str, Fraction]
 
@@ -19,43 +19,43 @@ def exact(node: Node, env: Environment, limits: Limits) -> Fraction:
         Undecided: division by zero, or beyond the limits (`NeedsWorker`, `TooLarge`).
     """
     kind, args = node.kind, node.args
-    if kind == "number":
-        return node.value  # type: ignore[return-value]
-    if kind == "symbol":
-        value = env.get(node.value)  # type: ignore[arg-type]
+    if kind == Kind.NUMBER:
+        return node.value
+    if kind == Kind.SYMBOL:
+        value = env.get(node.value)
         if value is None:
             raise NotRational
         return value
-    if kind == "neg":
+    if kind == Kind.NEG:
         return -exact(args[0], env, limits)
-    if kind == "add":
+    if kind == Kind.ADD:
         return sum((exact(arg, env, limits) for arg in args), Fraction(0))
-    if kind == "mul":
+    if kind == Kind.MUL:
         product = Fraction(1)
         for arg in args:
             product = _bounded(product * exact(arg, env, limits), limits)
         return product
-    if kind in ("div", "frac"):
+    if kind in (Kind.DIV, Kind.FRAC):
         bottom = exact(args[1], env, limits)
         if bottom == 0:
             raise Undecided("division by zero")
         return _bounded(exact(args[0], env, limits) / bottom, limits)
-    if kind == "pow":
+    if kind == Kind.POW:
         return _exact_power(exact(args[0], env, limits), exact(args[1], env, limits), limits)
-    if kind == "root":
+    if kind == Kind.ROOT:
         degree = exact(args[1], env, limits)
         if degree == 0:
             raise Undecided("a zeroth root")
         return _exact_power(exact(args[0], env, limits), 1 / degree, limits)
-    if kind == "percent":
+    if kind == Kind.PERCENT:
         return exact(args[0], env, limits) / 100
-    if kind == "based":
+    if kind == Kind.BASED:
         return exact(args[0], env, limits)
-    if kind == "factorial":
+    if kind == Kind.FACTORIAL:
         return Fraction(math.factorial(_small_natural(exact(args[0], env, limits), limits.factorial)))
-    if kind == "call":
+    if kind == Kind.CALL:
         return _exact_call(node, env, limits)
-    if kind == "big":
+    if kind == Kind.BIG:
         return series(node, env, limits, exact, Fraction(0), Fraction(1))
     raise NotRational
 
@@ -190,14 +190,14 @@ def determinant(entries: list[Any], shape: Any) -> Any:
 
 def series(node: Node, env: Environment, limits: Limits, value: Callable, zero: Any, one: Any) -> Any:
     """A written-out sum or product `\\sum_{k=a}^{b} body`, term by term."""
-    name, has_lower, has_upper = node.value  # type: ignore[misc]
+    name, has_lower, has_upper = node.value
     lower = node.args[1] if has_lower else None
     bound_by_relation = lower is not None and lower.kind == "relation" and lower.args[0].kind == "symbol"
     if name not in ("sum", "prod") or not has_upper or not bound_by_relation:
         raise NeedsWorker(f"\\{name}")
     assert lower is not None
     start, stop = exact(lower.args[1], env, limits), node.args[2]
-    if stop.kind == "constant":
+    if stop.kind == Kind.CONSTANT:
         raise NeedsWorker("an infinite sum")
     end = exact(stop, env, limits)
     if start.denominator != 1 or end.denominator != 1:

@@ -8,10 +8,10 @@ step is linear in the response.
 
 import re
 
+from ..verdict import EXACT, Extraction, Options
 from .boxes import from_boxes
 from .sentences import from_last_sentence, last_formula, right_hand_side
 from .statements import TAIL_CHARACTERS, from_statement
-from .verdict import EXACT, Extraction, Options
 
 _END_MARK = re.compile(r"(?:<\|[^|<>]{1,40}\|>|</s>|<eos>|<end_of_turn>)$")
 _ANY_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?")
