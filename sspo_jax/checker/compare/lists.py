@@ -27,7 +27,9 @@ def _items(node: Node) -> tuple[Node, ...]:
 
 def same_lists(answer: Node, gold: Node, judge: Judge) -> str | None:
     if is_real_set(answer) and is_real_set(gold) and any(_has_condition(node) for node in (answer, gold)):
-        return same_real_sets(answer, gold, judge.limits)
+        rule = same_real_sets(answer, gold, judge.limits)
+        if rule is not None or all(len(_unknowns(node)) <= 1 for node in (answer, gold)):
+            return rule
     for node, other in ((answer, gold), (gold, answer)):
         if node.kind == Kind.LIST and other.kind == Kind.GROUP:
             return _list_against_group(node, other, judge)

@@ -37,9 +37,9 @@ _CHOICES = tuple("ABCDE")
 
 def same_words(answer: Node, gold: Node) -> str | None:
     if answer.kind == gold.kind == Kind.TEXT:
-        if answer.value == gold.value or _plural(answer.value) == _plural(gold.value):
-            return "the same words"
-        return "yes or no, with a reason" if any(_reasoned(*p) for p in ((answer, gold), (gold, answer))) else None
+        return "the same words" if answer.value == gold.value or _plural(answer.value) == _plural(gold.value) else None
+    if any(_reasoned(*pair) for pair in ((answer, gold), (gold, answer))):
+        return "yes or no, with a reason"
     if answer.kind == gold.kind == Kind.TIME:
         (seconds, has_half), (gold_seconds, gold_has_half) = answer.value, gold.value
         if seconds == gold_seconds:
@@ -63,8 +63,12 @@ def same_words(answer: Node, gold: Node) -> str | None:
 
 def _reasoned(node: Node, other: Node) -> bool:
     """Whether one text is "yes" or "no" and the other begins with it and goes on without a denial."""
-    first, *rest = str(node.value).split()
-    return first == other.value and first in _VERDICTS and not _DENIALS & set(rest)
+    if node.kind is not Kind.LIST or node.value != "," or any(part.kind is not Kind.TEXT for part in node.args):
+        return False
+    first, *rest = (str(part.value) for part in node.args)
+    return (
+        first == other.value and first in _VERDICTS and not _DENIALS & {word for part in rest for word in part.split()}
+    )
 
 
 _VERDICTS = ("yes", "no", "true", "false")

@@ -26,7 +26,7 @@ def readings(answer: str, *, max_depth: int = MAX_DEPTH) -> tuple[Node, ...]:
     trees = list(_trees(answer, True, max_depth))
     if has_two_readings(answer):
         trees += _trees(answer, False, max_depth)
-    decimal_comma = _DECIMAL_COMMA.fullmatch(answer) if "," in answer else None
+    decimal_comma = _DECIMAL_COMMA.fullmatch(answer) if "{,}" in answer else None
     if decimal_comma is not None:
         trees.append(number(decimal(decimal_comma[2] + "." + decimal_comma[3]) * (-1 if decimal_comma[1] else 1)))
     return tuple(dict.fromkeys(trees))
@@ -103,7 +103,7 @@ def _named_value(text: str, max_depth: int) -> Node | None:
         if depth == 0 and kind == "=":
             equals = mark.start()
     name, value = text[:equals].strip(), text[equals + 1 :].strip()
-    if equals < 0 or not name or not value or len(name) > _LONGEST_NAME or not re.search("[A-Za-z]", name):
+    if equals < 0 or not value or len(name) > _LONGEST_NAME or not _NAME.match(name):
         return None
     try:
         words_in_name = set(words(name).value.split()) if words(name).kind is Kind.TEXT else set()
@@ -115,8 +115,9 @@ def _named_value(text: str, max_depth: int) -> Node | None:
     return Node(Kind.RELATION, (Node(Kind.TEXT, (), "".join(name.split())), tree), ("=",))
 
 
+_NAME = re.compile(r"[\[|(\s]*(?:\\[A-Za-z|]|[A-Za-z])")
 _OTHER_RELATIONS = frozenset(names(r"\le \leq \ge \geq \ne \neq \in \to \Rightarrow \equiv \approx \iff \land \lor"))
-_DECIMAL_COMMA = re.compile(r"\s*\$?(-?)(\d+)(?:,|\{,\})(\d{1,2}|\d{4,8})\$?\s*", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"\s*\$?(-?)(\d+)\{,\}(\d{1,2}|\d{4,})\$?\s*", re.ASCII)
 _LONGEST_CHOICE = 400  # characters of what a choice letter stands for
 _OPTION = re.compile(
     r"(?:\\text\w*\s*\{)?\s*(?:the\s+)?(?:(?:correct|right|best)\s+)?(?:option|choice|answer)(?:\s+is)?:?\s*"
@@ -133,13 +134,13 @@ _REMARKS = re.compile(
     re.IGNORECASE,
 )
 _DIGITS_IN_BASE = r"(?:\\(?:text|mathrm)\s*\{)?\(?((?=[A-F]*[0-9])[0-9A-F]+)\)?\}?\s*"
-_LABEL = "row|column|page|day|line|question|problem|room|floor|seat|step|stage|level|chapter|position|number|no\\\\.?"
+_LABEL = "row|column|page|day|line|room|floor|seat|level|position|year|week"
 
 
 def _counted_label(match: re.Match[str]) -> str:
     """`\\text{row } 12` as `12 \\text{ rows}`."""
     label, count = (match[1], match[2]) if match[1] else (match[3], match[4])
-    return count if label.lower().startswith("n") else rf"{count}\text{{ {label.lower()}s}}"
+    return rf"{count}\text{{ {label.lower()}s}}"
 
 
 _REWRITES = (
@@ -148,7 +149,13 @@ _REWRITES = (
         re.compile(rf"^{_DIGITS_IN_BASE}\s*(?:\\text\s*\{{)?\s*\(?(?:in\s+)?base[ ~-]+(\d+)\)?\s*\}}?$", re.ASCII),
         r"{\\digits{\1}{\2}}",
     ),
-    (re.compile(r"^(\d+)\s*(?:\^?\s*\{?\s*(?:\\text\s*\{)?\s*)(?:st|nd|rd|th)\s*\}?\s*\}?$", re.ASCII), r"\1"),
+    (
+        re.compile(
+            r"^(\d+)\s*\^?\s*\{?\s*(?:\\text\s*\{\s*)?(?:(?<=1)st|(?<=2)nd|(?<=3)rd|th|(?<=[\s{])(?:st|nd|rd))\s*\}?\s*\}?$",
+            re.ASCII,
+        ),
+        r"\1",
+    ),
     (re.compile(r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|(?<=\s)to(?=\s))\s*(\d+)$", re.ASCII), r"\1:\2"),
     (
         re.compile(rf"^{_DIGITS_IN_BASE}_\{{?\\text\s*\{{\s*base[ ~-]*\}}?\s*(\d+)\s*\}}?\}}?$", re.ASCII),
