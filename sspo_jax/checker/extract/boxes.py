@@ -6,30 +6,50 @@ from ..verdict import Extraction, Options
 
 _BRACE = re.compile(r"\\?[{}]|\\\\")
 _BOX_COMMAND = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
-_UNBRACED = re.compile(r"\\[A-Za-z]+|[-+]?\d[\d.,]*\d|[-+]?\d|[A-Za-z]")
+_COMMANDS = ("\\boxed", "\\fbox", "\\framebox")
+_UNBRACED = re.compile(r"[-+]?\d[\d.,]*\d|[-+]?\d|[A-Za-z](?=\s?(?:\$|\\\)|$))")
 _JOINER = re.compile(
     r"(?:[\s$~]|\\[,;:! ]|,|;|\\q?quad|\\\(|\\\)|\b(?:and|or)\b"
     r"|\\(?:text|mbox|textrm|mathrm)\s*\{\s*,?\s*(?:and|or)?\s*,?\s*\}"
     r"|[、，和或])*"
 )
 _JOINER_WORD = re.compile(r",|;|\\q?quad|and|or|[、，和或]")
+_TAKEN_BACK = re.compile(
+    r"(?:\bnot\b|\bconfidence\b|\bn't\b)(?:\W|\b(?:is|be|equal|to|score|level)\b){0,12}$", re.IGNORECASE
+)
+_MOST_SKIPPED = 64
+_MOST_JOINED = 64
+_LONGEST_JOINED = 2000  # characters from one joined box to the next
 
 
-def from_boxes(response: str, options: Options) -> Extraction | None:
-    """The last complete box, with those that are joined to it; None where there is no box at all."""
-    position = max(response.rfind("\\boxed"), response.rfind("\\fbox"), response.rfind("\\framebox"))
-    if position < 0:
-        return None
-    last = _read_box(response, position)
-    if last is None:  # the last box is cut off: find every complete one in a single pass
-        complete = _all_boxes(response)
-        if not complete:
-            return Extraction(None, "the only box is cut off")
-        position, last = complete[-1]
+def from_boxes(response: str, options: Options) -> tuple[Extraction, int] | None:
+    """The last complete box, with those that are joined to it, and where it ends; None where there is no box at all.
+
+    An empty box that only repeats the instruction, a box that is denied and a bare `\\boxed` are passed over.
+    """
+    position, last, skipped = len(response), None, None
+    for _ in range(_MOST_SKIPPED):
+        position = max(response.rfind(command, 0, position) for command in _COMMANDS)
+        if position < 0:
+            break
+        found = _read_box(response, position)
+        if found is None:
+            if not _is_open(response, position):
+                continue
+            complete = _all_boxes(response[:position])  # it is cut off: find every complete one in a single pass
+            if not complete:
+                return Extraction(None, "the only box is cut off"), len(response)
+            position, found = complete[-1]
+        if found[0].strip() and not _TAKEN_BACK.search(response[max(0, position - 40) : position]):
+            last = found
+            break
+        skipped = skipped or found
+    if last is None:
+        return (Extraction("", "an empty box"), skipped[1]) if skipped is not None else None
     answers, start = [last[0]], position
-    while options.join_boxes and len(answers) < 64:
-        window_start = max(0, start - 2000)
-        previous = max(response.rfind("\\boxed", window_start, start), response.rfind("\\fbox", window_start, start))
+    while options.join_boxes and len(answers) < _MOST_JOINED:
+        window_start = max(0, start - _LONGEST_JOINED)
+        previous = max(response.rfind(command, window_start, start) for command in _COMMANDS[:2])
         box = _read_box(response, previous, start) if previous >= 0 else None
         if box is None:
             break
@@ -39,20 +59,24 @@ def from_boxes(response: str, options: Options) -> Extraction | None:
         answers.append(box[0])
         start = previous
     if len(answers) == 1:
-        return Extraction(answers[0].strip(), "last box")
+        return Extraction(answers[0].strip(), "last box"), last[1]
     distinct = list(dict.fromkeys(answer.strip() for answer in reversed(answers)))
-    return Extraction(", ".join(distinct), f"the last {len(answers)} boxes, joined", tuple(distinct))
+    return Extraction(", ".join(distinct), f"the last {len(answers)} boxes, joined", tuple(distinct)), last[1]
+
+
+def _is_open(text: str, position: int) -> bool:
+    """Whether the box command at `position` has an opening brace."""
+    command = _BOX_COMMAND.match(text, position)
+    return command is not None and text.startswith("{", command.end())
 
 
 def _read_box(text: str, position: int, limit: int | None = None) -> tuple[str, int] | None:
     """The content of the box at `position` and where it ends; None where it does not close before `limit`."""
     limit = len(text) if limit is None else limit
     command = _BOX_COMMAND.match(text, position)
-    if command is None:
+    if command is None or command.end() >= limit:
         return None
     start = command.end()
-    if start >= limit:
-        return None
     if text[start] != "{":
         bare = _UNBRACED.match(text, start)
         return (bare.group(), bare.end()) if bare else None

@@ -1,20 +1,30 @@
 """Which part of a response is its answer.
 
-In order, on the text after the last `</think>`: the last complete box; the last `<answer>...</answer>`; `#### X`; the
-last "the final answer is X" or "Answer: X"; a closing sentence that says what the answer is; a last line that is
-nothing but an answer. Otherwise there is none: nothing is guessed from the middle of a text, unless `lenient`. Every
-step is linear in the response.
+In order, on the text after the last `</think>` and before the end of the turn: the last complete box; the last
+`<answer>...</answer>`; `#### X`; the last "the final answer is X" or "Answer: X"; a closing sentence that says what the
+answer is; a last line that is nothing but an answer. Otherwise there is none: nothing is guessed from the middle of a
+text, unless `lenient`. Every step is linear in the response.
 """
 
 import re
 
 from ..verdict import EXACT, Extraction, Options
 from .boxes import from_boxes
-from .sentences import from_last_sentence, last_formula, right_hand_side
-from .statements import TAIL_CHARACTERS, from_statement
+from .sentences import formulas, from_last_sentence, right_hand_side
+from .statements import TAIL_CHARACTERS, from_last_label, from_statement
 
-_END_MARK = re.compile(r"(?:<\|[^|<>]{1,40}\|>|</s>|<eos>|<end_of_turn>)$")
+_END_OF_TURN = re.compile(
+    r"<\|[^|<>\s]{1,40}\|>|</s>|<eos>|<(?:start|end)_of_turn>|\[/?INST\]|\n(?:Human|User)[ \t]*:", re.IGNORECASE
+)
+_TAIL_SOURCE = 20_000  # characters in which the tail is looked for, runs of white space included
+_WHITE_SPACE = re.compile(r"\s{2,}")
+_HOPE = re.compile(r"(?:\s?I hope (?:it|this|that) (?:is|helps)[^.\n]{0,30}[.!]?)$", re.IGNORECASE)
 _ANY_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?")
+_DECIMAL_COMMA = re.compile(r"\$?-?\d+,\d{1,2}\$?")
+_COMMA_LANGUAGES = re.compile(
+    r"\b(?:réponse|donc|alors|antwort|ergibt|beträgt|lösung|respuesta|entonces|risposta|quindi|resposta|portanto|ответ)\b",
+    re.IGNORECASE,
+)
 
 
 def extract(response: str, options: Options = EXACT) -> Extraction:
@@ -25,15 +35,28 @@ def extract(response: str, options: Options = EXACT) -> Extraction:
     >>> extract("There are 12 apples in")
     Extraction(answer=None, rule='no answer is stated', parts=())
     """
-    thinking_end = response.rfind("</think>")
-    if thinking_end >= 0:
-        response = response[thinking_end + len("</think>") :]
-    elif "<think>" in response and not options.lenient:
-        return Extraction(None, "cut off inside <think>")
-    response = _without_end_marks(response)
+    if "<" in response or "[" in response or ":" in response:
+        response = _turn(response)
+        thinking_end = response.rfind("</think>")
+        response = response[thinking_end + len("</think>") :] if thinking_end >= 0 else response
+        thinking = response.find("<think>")
+        if thinking >= 0 and not options.lenient:
+            response = response[:thinking]
+            if not response.strip():
+                return Extraction(None, "cut off inside <think>")
+    found = _stated(response, options)
+    if found.answer and "," in found.answer and _DECIMAL_COMMA.fullmatch(found.answer) and not response.isascii():
+        if _COMMA_LANGUAGES.search(response):
+            return Extraction(found.answer.replace(",", "."), f"{found.rule}, with a decimal comma")
+    return found
+
+
+def _stated(response: str, options: Options) -> Extraction:
     boxed = from_boxes(response, options)
     if boxed is not None:
-        return boxed
+        extraction, end = boxed
+        later = from_last_label(response[end : end + TAIL_CHARACTERS]) if "nswer" in response[end:] else None
+        return later or extraction
     tagged = _from_tag(response)
     if tagged is not None:
         return tagged
@@ -42,24 +65,32 @@ def extract(response: str, options: Options = EXACT) -> Extraction:
         answer = response[marker + 4 :].strip().split("\n", 1)[0].strip()
         if answer and len(answer) <= TAIL_CHARACTERS:
             return Extraction(answer, "after ####")
-    tail = response[-TAIL_CHARACTERS:].rstrip()
+    tail = _tail(response)
     stated = from_statement(tail) or from_last_sentence(tail)
     if stated is not None:
         return stated
-    if options.lenient:
-        return _last_formula_or_number(tail)
-    return Extraction(None, "no answer is stated")
+    return _last_formula_or_number(tail) if options.lenient else Extraction(None, "no answer is stated")
 
 
-def _without_end_marks(response: str) -> str:
-    """The response without the special tokens that a sampler may have left at its end."""
-    for _ in range(8):
-        tail = response[-60:].rstrip()
-        mark = _END_MARK.search(tail)
-        if mark is None:
-            break
-        response = response[:-60] + tail[: mark.start()]
-    return response
+def _turn(response: str) -> str:
+    """The response up to the first special token or chat marker after its text."""
+    start = 0
+    for mark in _END_OF_TURN.finditer(response):
+        if response[start : mark.start()].strip():
+            return response[start : mark.start()]
+        start = mark.end()
+    return response[start:]
+
+
+def _tail(response: str) -> str:
+    """The last characters, each run of white space as one blank or an end of line or of a paragraph."""
+    tail = _WHITE_SPACE.sub(_shortened, response.rstrip()[-_TAIL_SOURCE:])[-TAIL_CHARACTERS:]
+    return _HOPE.sub("", tail).rstrip()
+
+
+def _shortened(run: re.Match[str]) -> str:
+    lines = run.group().count("\n")
+    return "\n\n" if lines > 1 else "\n" if lines else " "
 
 
 def _from_tag(response: str) -> Extraction | None:
@@ -77,9 +108,9 @@ def _from_tag(response: str) -> Extraction | None:
 
 
 def _last_formula_or_number(tail: str) -> Extraction:
-    formula = last_formula(tail)
-    if formula is not None:
-        return Extraction(right_hand_side(formula), "lenient: last formula")
+    found = formulas(tail)
+    if found:
+        return Extraction(right_hand_side(found[-1].content), "lenient: last formula")
     numbers = _ANY_NUMBER.findall(tail)
     if numbers:
         return Extraction(numbers[-1], "lenient: last number")

@@ -2,26 +2,29 @@
 
 A response that is cut off ends somewhere else, so a sentence counts only when it has ended. In order: a last line that
 is nothing but an answer; "X is the only solution"; the last value in bold; formulas at the end, one or a list, after
-"is" or, with an equality, after "therefore"; a bare number at the end after "is", "gives", "a total of".
+"is" or, with an equality, after "therefore"; what there is or someone has; a bare number at the end after "is", "gives".
 """
 
 import re
+from typing import NamedTuple
 
 from ..verdict import Extraction
 
+_SPACED = r"(?:\s+[A-Za-z]+){0,2}"
 _BARE = re.compile(
-    r"[-+]?(?:\\?\$)?\s*(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+)?\s*(?:\\?%|°)?(?:\s+[A-Za-z]+){0,2}"
-    r"|\$[^$]{1,300}\$(?:\s*(?!(?:is|are|was|were|has|have|can|does|divides)\b)[A-Za-z]+){0,2}|\\\([^\n]{1,300}?\\\)|\\\[[^\n]{1,300}?\\\]|\(?[A-J]\)?"
-    r"|\\[a-z]+frac\{[^\n]{1,80}\}|[-+\d./^*x√π()\s]{1,40}"
+    rf"(?:[A-Za-z]\w?\s*=\s*)?[-+]?(?:\\?\$)?\s?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+)?\s?(?:\\?%|°)?{_SPACED}"
+    r"|\$[^$]{1,300}\$(?:\s*(?!(?:is|are|was|were|has|have|can|does|divides)\b)[A-Za-z]+){0,2}|\\\([^\n]{1,300}?\\\)"
+    r"|\\\[[^\n]{1,300}?\\\]|\(?[A-J]\)?|\\[a-z]+frac\{[^\n]{1,80}\}|[-+\d./^*x√π()\s]{1,40}"
     r"|[-+]?\d+(?:[./]\d+)?(?:\s*,\s*[-+]?\d+(?:[./]\d+)?){0,30}\s*,?\s+(?:and|or)\s+[-+]?\d+(?:[./]\d+)?"
 )
-_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_LONGEST_SENTENCE = 1500
+_MOST_TRIED = 8
 _DISPLAY_ENDS = (("$$", "$$"), (r"\]", r"\["))
 _ENVIRONMENT = re.compile(
     r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|gather\*?|split|array|equation\*?)\}(?:\{\w+\})?"
 )
 _SENTENCE_END = re.compile(r"(?<=[.。!?])\s+(?=[A-Z\u4e00-\u9fff$\\*])")
-_IMAGE = re.compile(r"(?:\s*(?:Figure \d+\s*)?<img_\d+>){1,9}(?:\s*Figure \d+)?\s*$")
+_IMAGE = re.compile(r"(?:\s?(?:Figure \d+\s)?<img_\d+>){1,9}(?:\s?Figure \d+)?\s?$")
 
 _STATES = re.compile(
     r"(?:\b(?:is|are|equals|be|namely)|\b(?:is|are)\s+(?:just|then|therefore|thus|exactly|simply)|equal to"
@@ -32,13 +35,23 @@ _STATES = re.compile(
 _CONCLUDES = re.compile(
     r"\b(?:therefore|thus|hence|so|finally|consequently|conclude|answer|whence|follows|altogether|in total|in all"
     r"|(?:which|this)\s+(?:means|gives|implies)|from which)\b"
-    r"|所以|因此|故",
+    r"|所以|因此|故|综上|从而|于是",
     re.IGNORECASE,
 )
 _ASSUMES = re.compile(
-    r"(?:let|suppose|assume|say|consider|denote|define|for example|note|recall|remark)\b", re.IGNORECASE
+    r"(?:let|suppose|assume|say|consider|denote|define|for example|note|recall|remark|find|determine|compute|calculate"
+    r"|prove|show|verify|imagine|if|what|which|how)\b",
+    re.IGNORECASE,
 )
+_HEDGE = re.compile(
+    r"\b(?:suppose|assume|assuming|if|unless|whether|doubts?|den(?:y|ies)|not|cannot|never|hardly|untrue|false|wrong(?:ly)?"
+    r"|incorrect|claims|claimed|pretend|imagine|maybe|perhaps|possibly|might|could|unlikely|disagree|refutes?)\b|n't\b",
+    re.IGNORECASE,
+)
+_RESUMES = re.compile(r"[,:]|\b(?:so|therefore|thus|hence|then)\b", re.IGNORECASE)
+_SENTENCE_MARK = re.compile(r"[.!?。]\s|\n")
 _DENIED = re.compile(r"(?:\bnot|\bcannot|n't|\bnever|\bneither|\bnor|\bimpossible)\W+(?:\w+\W+){0,2}$", re.IGNORECASE)
+_OR_ELSE = re.compile(r"\bor\W+(?:(?:maybe|perhaps|possibly|else|even)\W+)?$", re.IGNORECASE)
 _BOUND = re.compile(
     r"(?:\b(?:or|at\s+(?:least|most)|multiple|divisor|factor|power|less|more|greater|smaller|fewer|than|up|minimality"
     r"|coefficient|root|function|side|vertex|point|case|that|instead|out|one|each|some|any|all|none|half)\s+)$",
@@ -52,8 +65,8 @@ _QUANTITY = re.compile(
 )
 _CONCLUSION = re.compile(
     r"(?:\b(?:(?:is|are)(?:\s+(?:therefore|thus|then|hence|just|exactly|simply))?|equals|equal to|be|gives|have|get"
-    r"|obtain)|\b(?:total|sum|area|volume|probability|value|answer|profit|cost|maximum|minimum|average|difference|product|number"
-    r"|remainder|length|perimeter|distance)\s+of|为|是|:(?!\d)|(?P<equals>=))\s*[*_]*\s*",
+    r"|obtain)|\b(?:total|sum|area|volume|probability|value|answer|profit|cost|maximum|minimum|average|difference|product"
+    r"|number|remainder|length|perimeter|distance)\s+of|为|是|:(?!\d)|(?P<equals>=))\s*[*_]*\s*",
     re.IGNORECASE,
 )
 _SUPERLATIVE = (
@@ -65,6 +78,10 @@ _IS_THE_ANSWER = re.compile(
     rf"(?:(?:{_SUPERLATIVE}\s+)+(?:possible\s+|such\s+|positive\s+)*(?:\w+\b)?|(?:answers?|solutions?)\b)",
     re.IGNORECASE,
 )
+_CHOICE_IS_RIGHT = re.compile(
+    r"\b(?:option|choice|answer)\s+\(?([A-J])\)?\s+is\s+(?:therefore\s+|thus\s+)?(?:the\s+)?(?:correct|right|answer|best)",
+    re.IGNORECASE,
+)
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*|\\(?:mathbf|boldsymbol|textbf)\s*\{([^{}]{1,80})\}")
 _COUNTED = re.compile(
     r"\bthere\s+(?:are|is|were|will\s+be|must\s+be)\s+"
@@ -72,7 +89,16 @@ _COUNTED = re.compile(
     r"(?:\$(?P<formula>[^$]{1,200})\$|\**(?P<number>\d[\d,]*)\**)\s+(?!or\b|to\b|and\b|times\b|of\b)[a-z]",
     re.IGNORECASE,
 )
-_ASIDE = re.compile(r"\s+\((?!mod\b)(?:[a-z]{2,})[^()]*(?:\([^()]*\)[^()]*)*\)\s*$")
+_HAS = re.compile(
+    r"\b(?:has|have|had|pays?|paid|costs?|earns?|earned|makes?|made|spends?|spent|needs?|needed|takes?|took|gets?|got|sells?"
+    r"|sold|buys?|bought|saves?|saved|receives?|received|owes?|weighs?|weighed|walks?|walked|drives?|drove|travels?"
+    r"|travell?ed|scored?|scores|collects?|collected|produces?|read|reads|ate|eats|ran|runs|will\s+[a-z]+)\s+"
+    r"(?:(?:exactly|only|a\s+total\s+of)\s+)?\**\\?\$?(?P<number>\d[\d,]*(?:\.\d+)?)\**(?:\s+[A-Za-z]+){0,5}$"
+)
+_IN_TOTAL = re.compile(r"\b(?:in\s+total|altogether|in\s+all|left|remaining|overall)$", re.IGNORECASE)
+_DIGITS = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_NUMBER_AT_END = re.compile(r"(?:^|\s)\**([-+]?\\?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)\**$")
+_ASIDE = re.compile(r"\s\((?!mod\b)[a-z]{2,}[^()]*(?:\([^()]*\)[^()]*)*\)\s?$")
 _BOLD_AT_END = re.compile(r"(?:\\mathbf\s*\{[^{}]*\}[}\s]*\$|\w\*\*)$")
 _JOINED = re.compile(
     r"\s*(?:,|;|(?:,\s*)?\b(?:and|or)\b|、|和|或)?\s*(?:\\q?quad)?\s*(?:(?:and|or)\s+)?(?:also\s+)?", re.IGNORECASE
@@ -80,6 +106,31 @@ _JOINED = re.compile(
 _MOST_JOINED = 40
 _NO_EQUALITY = re.compile(r"[<>]|\\(?:neq?|leq?|geq?|leqslant|geqslant|equiv|mid|nmid|in|notin)\b")
 _BEFORE_BOLD = re.compile(r".*(?:=|\\equiv|\\approx)", re.DOTALL)
+_DELIMITER = re.compile(r"\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
+_CLOSING = {"$$": "$$", "$": "$", r"\(": r"\)", r"\[": r"\]"}
+
+
+class Formula(NamedTuple):
+    """A formula of a text: where it begins and ends with its delimiters, and what stands between them."""
+
+    start: int
+    end: int
+    content: str
+
+
+def formulas(text: str) -> list[Formula]:
+    """The formulas of a text in order, in one pass."""
+    found: list[Formula] = []
+    opening = None
+    for mark in _DELIMITER.finditer(text):
+        kind = mark.group()
+        if opening is not None and kind == _CLOSING[opening.group()]:
+            if mark.start() > opening.end():
+                found.append(Formula(opening.start(), mark.end(), text[opening.end() : mark.start()]))
+            opening = None
+        elif opening is None and kind in _CLOSING:
+            opening = mark
+    return found
 
 
 def from_last_sentence(tail: str) -> Extraction | None:
@@ -91,23 +142,28 @@ def from_last_sentence(tail: str) -> Extraction | None:
     if is_bare_answer(last):
         return Extraction(last, "last line")
     sentence, has_display = _last_sentence(tail)
-    if sentence is None:
+    if sentence is None or len(sentence) > _LONGEST_SENTENCE or _ASSUMES.match(sentence.lstrip("$* ")):
         return None
-    if _ASSUMES.match(sentence.lstrip("$* ")):
-        return None
-    for rule in (_named_as_answer, _in_bold, _formulas_at_end, _counted):
+    for rule, name in _RULES:
         answer = rule(sentence)
         if answer is not None:
-            return Extraction(answer, _RULES[rule])
+            return Extraction(answer, name)
     if has_display:
         return None
-    for piece in reversed(list(_CONCLUSION.finditer(sentence))):
+    for piece in reversed(list(_CONCLUSION.finditer(sentence))[-_MOST_TRIED:]):
         answer, before = sentence[piece.end() :].strip(), sentence[: piece.start()]
-        if piece["equals"] and not _CONCLUDES.search(before):
+        if (piece["equals"] and not _CONCLUDES.search(before)) or is_hedged(before):
             continue
         if is_bare_answer(answer) and not _DENIED.search(before) and not _BOUND.search(before + " "):
             return Extraction(answer, "end of the last sentence")
     return None
+
+
+def is_hedged(before: str) -> bool:
+    """Whether a statement is denied or only supposed by what stands before it in its sentence: "I doubt that ..."."""
+    sentence = _SENTENCE_MARK.split(before)[-1]
+    hedges = list(_HEDGE.finditer(sentence))
+    return bool(hedges) and _RESUMES.search(sentence, hedges[-1].end()) is None
 
 
 def _last_sentence(tail: str) -> tuple[str | None, bool]:
@@ -134,16 +190,19 @@ def _last_row(formula: str) -> str:
 
 
 def _named_as_answer(sentence: str) -> str | None:
-    """`X` of "X is the only solution", "X is indeed the answer"."""
-    for match in reversed(list(_IS_THE_ANSWER.finditer(sentence))):
+    """`X` of "X is the only solution", "X is indeed the answer", "option C is correct"."""
+    choice = _CHOICE_IS_RIGHT.search(sentence)
+    if choice is not None and choice[1].isupper() and not is_hedged(sentence[: choice.start()]):
+        return choice[1]
+    for match in reversed(list(_IS_THE_ANSWER.finditer(sentence))[-_MOST_TRIED:]):
         before = sentence[: match.start()].rstrip(" ,")
-        if _DENIED.search(before + " "):
+        if _DENIED.search(before + " ") or is_hedged(before):
             return None
-        formulas = _run_of_formulas(before)
-        if formulas:
-            only_a_letter = len(formulas) == 1 and len(formulas[0].strip()) == 1
-            return None if only_a_letter else _listed(formulas, before)
-        number = re.search(r"(?:^|\s)\**([-+]?\\?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)\**$", before)
+        found = _run_of_formulas(before)
+        if found:
+            only_a_letter = len(found) == 1 and len(found[0].strip()) == 1
+            return None if only_a_letter else _listed(found, before)
+        number = _NUMBER_AT_END.search(before[-80:])
         if number is not None:
             return number[1]
     return None
@@ -154,10 +213,9 @@ def _in_bold(sentence: str) -> str | None:
     found = [match for match in _BOLD.finditer(sentence) if any(c.isdigit() for c in match.group())]
     if not found:
         return None
-    for formula in _FORMULA.finditer(sentence):
-        if formula.start() < found[0].start() and found[-1].end() < formula.end():
-            inner = next(group for group in formula.groups() if group)
-            side = _BEFORE_BOLD.sub("", inner)
+    for formula in formulas(sentence):
+        if formula.start < found[0].start() and found[-1].end() < formula.end:
+            side = _BEFORE_BOLD.sub("", formula.content)
             return side if r"\mathbf" in side or r"\boldsymbol" in side or r"\textbf" in side else None
     text = (found[0][1] or found[0][2] or "").strip()
     before = sentence[: found[0].start()]
@@ -168,63 +226,75 @@ def _in_bold(sentence: str) -> str | None:
 
 def _formulas_at_end(sentence: str) -> str | None:
     """One formula or a list of them at the end of the sentence, after a word that states or concludes."""
-    formulas = _run_of_formulas(sentence)
-    if not formulas:
+    found = _run_of_formulas(sentence)
+    if not found:
         return None
-    start = sentence.rfind(formulas[0]) if len(formulas) == 1 else sentence.find(formulas[0])
+    start = sentence.rfind(found[0]) if len(found) == 1 else sentence.find(found[0])
     before = sentence[:start]
     states = _STATES.search(before)
-    if _DENIED.search(before.rstrip("$( \\")) or not (states or ("=" in formulas[-1] and _CONCLUDES.search(before))):
+    bare = before.rstrip("$( \\")
+    if _DENIED.search(bare) or _OR_ELSE.search(bare) or is_hedged(before):
         return None
-    if len(formulas) > 1:
-        return _listed(formulas, sentence)
+    if not (states or ("=" in found[-1] and _CONCLUDES.search(before))):
+        return None
+    if len(found) > 1:
+        return _listed(found, sentence)
     if not states or _QUANTITY.search(before):
-        side = right_hand_side(formulas[0])
-        return None if side != formulas[0] and _NO_EQUALITY.search(side) else side
-    return formulas[0]
+        side = right_hand_side(found[0])
+        return None if side != found[0] and _NO_EQUALITY.search(side) else side
+    return found[0]
 
 
 def _counted(sentence: str) -> str | None:
     """`12` of "Thus, there are 12 ways to do this"."""
-    match = next(iter(reversed(list(_COUNTED.finditer(sentence)))), None)
+    match = next(reversed(list(_COUNTED.finditer(sentence))), None)
     if match is None or not _CONCLUDES.search(sentence[: match.start()]):
         return None
     return match["number"] or right_hand_side(match["formula"])
 
 
-_RULES = {
-    _named_as_answer: "called the answer",
-    _in_bold: "bold in the last sentence",
-    _formulas_at_end: "formula at the end",
-    _counted: "counted in the last sentence",
-}
+def _has(sentence: str) -> str | None:
+    """`36` of "Thus, John has 36 marbles left.", where it is the only number and the sentence concludes."""
+    match = _HAS.search(sentence)
+    if match is None or len(_DIGITS.findall(sentence)) > 1 or is_hedged(sentence[: match.start()]):
+        return None
+    return match["number"] if _CONCLUDES.match(sentence) or _IN_TOTAL.search(sentence) else None
+
+
+_RULES = (
+    (_named_as_answer, "called the answer"),
+    (_in_bold, "bold in the last sentence"),
+    (_formulas_at_end, "formula at the end"),
+    (_counted, "counted in the last sentence"),
+    (_has, "the only number of the last sentence"),
+)
 
 
 def _run_of_formulas(text: str) -> list[str]:
     """The formulas that stand at the end of a text with nothing between them but commas, "and" and "or"."""
-    formulas: list[str] = []
+    found: list[str] = []
     start = len(text.rstrip())
-    for match in reversed(list(_FORMULA.finditer(text))[-_MOST_JOINED:]):
-        between = text[match.end() : start]
-        if formulas and not between.strip():
-            return formulas  # two formulas side by side are no list
-        if not _JOINED.fullmatch(between) or (not formulas and between.strip()):
+    for formula in reversed(formulas(text)[-_MOST_JOINED:]):
+        between = text[formula.end : start]
+        if found and not between.strip():
+            return found  # two formulas side by side are no list
+        if len(between) > 40 or not _JOINED.fullmatch(between) or (not found and between.strip()):
             break
-        formulas.insert(0, next(group for group in match.groups() if group))
-        start = match.start()
-    return formulas
+        found.insert(0, formula.content)
+        start = formula.start
+    return found
 
 
-def _listed(formulas: list[str], text: str) -> str:
+def _listed(found: list[str], text: str) -> str:
     """Formulas as one answer: a list, or the last where two equations say different things (`, and`, `or`)."""
-    if len(formulas) == 1:
-        return formulas[0]
-    joiner = text[text.rfind(formulas[-2]) + len(formulas[-2]) : text.rfind(formulas[-1])]
+    if len(found) == 1:
+        return found[0]
+    joiner = text[text.rfind(found[-2]) + len(found[-2]) : text.rfind(found[-1])]
     is_or = re.search(r"\bor\b", joiner) is not None
-    names = {formula.partition("=")[0].strip() for formula in formulas} if all("=" in f for f in formulas) else set()
-    if len(names) == len(formulas) and (is_or or (len(formulas) == 2 and re.search(r",\s*and\b", joiner))):
-        return formulas[-1]
-    return (r" \text{ or } " if is_or else ", ").join(formula.strip() for formula in formulas)
+    names = {formula.partition("=")[0].strip() for formula in found} if all("=" in f for f in found) else set()
+    if len(names) == len(found) and (is_or or (len(found) == 2 and re.search(r",\s*and\b", joiner))):
+        return found[-1]
+    return (r" \text{ or } " if is_or else ", ").join(formula.strip() for formula in found)
 
 
 def is_bare_answer(line: str) -> bool:
@@ -233,16 +303,13 @@ def is_bare_answer(line: str) -> bool:
     return bool(line) and len(line) < 400 and any(c.isalnum() for c in line) and bool(_BARE.fullmatch(line))
 
 
-def last_formula(text: str) -> str | None:
-    """The last formula of a text, without its dollars; None where there is none."""
-    formulas = _FORMULA.findall(text)
-    return next(group for group in formulas[-1] if group) if formulas else None
+_EQUALS_OR_BRACKET = re.compile(r"\\[{}]|[{}()=]")
 
 
 def right_hand_side(formula: str) -> str:
     """What a chain of equalities arrives at: the text after its last top-level `=`, else the formula."""
     depth, start = 0, 0
-    for token in re.finditer(r"\\[{}]|[{}()=]", formula):
+    for token in _EQUALS_OR_BRACKET.finditer(formula):
         kind = token.group()
         depth += (kind in "{(") - (kind in "})") if len(kind) == 1 else 0
         if kind == "=" and depth == 0:
