@@ -1,5 +1,6 @@
 """Equations that say what a name stands for: `x = 5`, `f(x) = 2x`, `a + b = 7`, `P(X = 2) = 3/8`, `3 \\cdot 4 = 12`."""
 
+from ..evaluate.numeric import estimated_integral
 from ..evaluate.values import equal_values, free_symbols
 from ..expression import Kind, Node, Undecided, negated, number
 from ..limits import NotRational, OutsideDomain
@@ -120,7 +121,8 @@ def is_consistent(node: Node, judge: Judge) -> bool:
 
     About: within a percent, or, where fewer digits are written, within the rounding to them, and a tenth at most.
     """
-    sides = [side for side in node.args if not (free_symbols(side) or is_name(side) or side.kind in _NOT_NUMBERS)]
+    known = [estimated_integral(side, judge.limits) or side for side in node.args]
+    sides = [side for side in known if not (free_symbols(side) or is_name(side) or side.kind in _NOT_NUMBERS)]
     digits = min((side.digits for side in sides if side.kind is Kind.NUMBER and side.digits), default=3)
     roughly = Options(relative_tolerance=min(0.1, max(0.01, 5 * 10.0**-digits)))
     try:

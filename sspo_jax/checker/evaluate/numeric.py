@@ -198,11 +198,14 @@ class Numeric:
         if self.real and name in ("arcsin", "arccos") and _is_real(first) and abs(first) > 1:
             raise OutsideDomain
         try:
+            if name in _SATURATING and abs(first) > 1:  # how far from its limit it is sets the precision
+                self._seen(mp.exp(-2 * abs(first)) if name in ("tanh", "coth") else 1 / first)
             return self._seen(getattr(mp, function)(first))
         except (ZeroDivisionError, ValueError) as error:
             raise Undecided(f"{name} outside of its domain") from error
 
 
+_SATURATING = ("tanh", "coth", "arctan", "arccot")
 _E = Node(Kind.CONSTANT, (), "e")
 _MP_FUNCTIONS = {
     "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "arcsin": "asin",
@@ -214,3 +217,25 @@ _MP_FUNCTIONS = {
 
 def _is_real(value: Any) -> bool:
     return not hasattr(value, "_mpc_")
+
+
+_STEPS = 200  # of an integral that is only estimated
+
+
+def estimated_integral(node: Node, limits: Limits) -> Node | None:
+    """The value of `\\int_a^b f\\,dx` to some three digits, to see whether a stated value can be right."""
+    if node.kind is not Kind.BIG or node.value != ("int", True, True) or node.args[0].kind is not Kind.MUL:
+        return None
+    *factors, d, variable = node.args[0].args
+    if d != Node(Kind.SYMBOL, (), "d") or variable.kind is not Kind.SYMBOL:
+        return None
+    body = Node(Kind.MUL, tuple(factors)) if factors else Node(Kind.NUMBER, (), Fraction(1))
+    numeric = Numeric(15, limits, real=True)
+    try:
+        low, high = (Fraction(float(numeric.value(bound, {}))) for bound in node.args[1:])
+        step = (high - low) / _STEPS
+        points = [low + step * (2 * index + 1) / 2 for index in range(_STEPS)]
+        total = sum(float(numeric.value(body, {variable.value: point})) for point in points)
+    except (Undecided, NotRational, OutsideDomain, TypeError, OverflowError, ValueError):
+        return None
+    return Node(Kind.NUMBER, (), Fraction(total) * step)

@@ -81,11 +81,7 @@ def _equal_constants(answer: Node, gold: Node, options: Options, limits: Limits)
     for node, other in ((answer, right), (gold, left)):
         if node.kind == Kind.NUMBER and (node.digits or 0) >= _LONG_DECIMAL and other is None:
             return _rounds_to(node, gold if node is answer else answer, limits)
-    bases = (
-        ("e", "10")
-        if any(n.kind == Kind.CALL and n.value == "log" and len(n.args) == 1 for n in _both(answer, gold))
-        else ("e",)
-    )
+    bases = _log_bases(_both(answer, gold))
     return any(_equal_numerically(answer, gold, {}, limits, False, base) for base in bases)
 
 
@@ -128,6 +124,12 @@ def _equal_numerically(
     raise AssertionError("the last attempt returns")
 
 
+def _whole_points(names: Sequence[str]) -> list[dict[str, Fraction]]:
+    """Integer points, for functions of whole numbers."""
+    generator = random.Random(1009)
+    return [{name: Fraction(generator.randint(1, 60 + 40 * index)) for name in names} for index in range(2 * _POINTS)]
+
+
 def _points(names: Sequence[str]) -> list[dict[str, Fraction]]:
     """The same pseudo-random rational points for the same names, of both signs and around one."""
     generator = random.Random(20511)
@@ -165,9 +167,62 @@ def _is_in_pieces(node: Node) -> bool:
 _PIECEWISE = frozenset(["abs", "floor", "ceil", "max", "min", "sgn", "gcd", "lcm", "arcsin", "arccos", "arctan"])
 
 
-def _agree_widely(answer: Node, gold: Node, names: Sequence[str], limits: Limits, real: bool, log_base: str) -> bool:
-    """Whether they agree at the wide points where both can be evaluated."""
-    for point in _wide_points(names):
+Point = dict[str, Fraction]
+_WHOLE = frozenset("ijklmnpqKLMN")
+
+
+def _is_of_whole_numbers(node: Node) -> bool:
+    """Whether a function is one of whole numbers where its variables may be: roundings, powers of a negative number."""
+    return any(
+        (part.kind is Kind.CALL and part.value in ("floor", "ceil"))
+        or (part.kind is Kind.POW and _is_negative(part.args[0]) and part.args[1].kind is not Kind.NUMBER)
+        for part in node.walk()
+    )
+
+
+def _is_negative(node: Node) -> bool:
+    return node.kind is Kind.NEG and node.args[0].kind is Kind.NUMBER
+
+
+def _is_formula_of_quantities(names: Sequence[str], nodes: list[Node]) -> bool:
+    """Whether variables stand for physical quantities, which are positive: a root, three names, one of them a capital."""
+    return len(names) > 2 and any(name[0].isupper() for name in names) and any(n.kind is Kind.ROOT for n in nodes)
+
+
+def _equal_functions(answer: Node, gold: Node, names: Sequence[str], limits: Limits) -> bool:
+    nodes = _both(answer, gold)
+    points, wide = _points(names), _wide_points(names) if _is_in_pieces(answer) or _is_in_pieces(gold) else []
+    if set(names) <= _WHOLE and (_is_of_whole_numbers(answer) or _is_of_whole_numbers(gold)):
+        points, wide = _whole_points(names), []
+    try:
+        is_equal = _equal_rational_functions(answer, gold, points, limits)
+        return is_equal and _agree_where_defined(answer, gold, wide, limits, True, "e")
+    except NotRational:
+        pass
+    real = not any(n.kind is Kind.CONSTANT and n.value == "i" for n in nodes)
+    log_bases = _log_bases(nodes)
+    if any(
+        _agree_at_points(answer, gold, points, limits, real, base)
+        and _agree_where_defined(answer, gold, wide, limits, real, base)
+        for base in log_bases
+    ):
+        return True
+    if not real or not _is_formula_of_quantities(names, nodes):
+        return False
+    positive = [{name: abs(value) for name, value in point.items()} for point in points]
+    return any(_agree_at_points(answer, gold, positive, limits, real, base) for base in log_bases)
+
+
+def _log_bases(nodes: list[Node]) -> tuple[str, ...]:
+    """What `\\log` without a base may mean in these expressions."""
+    return ("e", "10") if any(n.kind is Kind.CALL and n.value == "log" and len(n.args) == 1 for n in nodes) else ("e",)
+
+
+def _agree_where_defined(
+    answer: Node, gold: Node, points: Sequence[Point], limits: Limits, real: bool, log_base: str
+) -> bool:
+    """Whether they agree at those of the points where both can be evaluated."""
+    for point in points:
         try:
             if not _equal_numerically(answer, gold, point, limits, real, log_base):
                 return False
@@ -176,29 +231,11 @@ def _agree_widely(answer: Node, gold: Node, names: Sequence[str], limits: Limits
     return True
 
 
-def _equal_functions(answer: Node, gold: Node, names: Sequence[str], limits: Limits) -> bool:
-    in_pieces = _is_in_pieces(answer) or _is_in_pieces(gold)
-    try:
-        is_equal = _equal_rational_functions(answer, gold, names, limits)
-        return is_equal and (not in_pieces or _agree_widely(answer, gold, names, limits, True, "e"))
-    except NotRational:
-        pass
-    real = not any(n.kind == Kind.CONSTANT and n.value == "i" for n in _both(answer, gold))
-    log_bases = (
-        ("e", "10")
-        if any(n.kind == Kind.CALL and n.value == "log" and len(n.args) == 1 for n in _both(answer, gold))
-        else ("e",)
-    )
-    return any(
-        _agree_at_points(answer, gold, names, limits, real, base)
-        and (not in_pieces or _agree_widely(answer, gold, names, limits, real, base))
-        for base in log_bases
-    )
-
-
-def _agree_at_points(answer: Node, gold: Node, names: Sequence[str], limits: Limits, real: bool, log_base: str) -> bool:
+def _agree_at_points(
+    answer: Node, gold: Node, points: Sequence[Point], limits: Limits, real: bool, log_base: str
+) -> bool:
     defined, last_error = 0, None
-    for point in _points(names):
+    for point in points:
         try:
             if not _equal_numerically(answer, gold, point, limits, real, log_base):
                 return False
@@ -214,14 +251,14 @@ def _agree_at_points(answer: Node, gold: Node, names: Sequence[str], limits: Lim
             break
     if defined < _FEWEST_POINTS:
         if real and last_error is None:
-            return _agree_at_points(answer, gold, names, limits, False, log_base)
+            return _agree_at_points(answer, gold, points, limits, False, log_base)
         raise Undecided(str(last_error or "the expressions are defined together nowhere"))
     return True
 
 
-def _equal_rational_functions(answer: Node, gold: Node, names: Sequence[str], limits: Limits) -> bool:
+def _equal_rational_functions(answer: Node, gold: Node, points: Sequence[Point], limits: Limits) -> bool:
     defined = 0
-    for point in _points(names):
+    for point in points:
         try:
             if exact(answer, point, limits) != exact(gold, point, limits):
                 return False

@@ -14,8 +14,12 @@ from .sentences import formulas, from_last_sentence, right_hand_side
 from .statements import TAIL_CHARACTERS, from_last_label, from_statement
 
 _END_OF_TURN = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>|</s>|<eos>|<(?:start|end)_of_turn>|\[/?INST\]|\n(?:Human|User)[ \t]*:", re.IGNORECASE
+    r"<\|(?!(?:begin|end)_of_(?:thought|solution))[^|<>\s]{1,40}\|>|</s>|<eos>|<(?:start|end)_of_turn>|\[/?INST\]|\n(?:Human|User)[ \t]*:",
+    re.IGNORECASE,
 )
+_MARKS_OF_TURNS = ("<|", "</s>", "<eos>", "_of_turn>", "INST]", "\nHuman", "\nUser")
+_THOUGHTS = ("<think>", "<thinking>", "<|begin_of_thought|>")
+_THOUGHT_ENDS = ("</think>", "</thinking>", "<|end_of_thought|>")
 _TAIL_SOURCE = 20_000  # characters in which the tail is looked for, runs of white space included
 _WHITE_SPACE = re.compile(r"\s{2,}")
 _HOPE = re.compile(r"(?:\s?I hope (?:it|this|that) (?:is|helps)[^.\n]{0,30}[.!]?)$", re.IGNORECASE)
@@ -35,13 +39,14 @@ def extract(response: str, options: Options = EXACT) -> Extraction:
     >>> extract("There are 12 apples in")
     Extraction(answer=None, rule='no answer is stated', parts=())
     """
-    if "<" in response or "[" in response or ":" in response:
+    if any(mark in response for mark in _MARKS_OF_TURNS):
         response = _turn(response)
-        thinking_end = response.rfind("</think>")
-        response = response[thinking_end + len("</think>") :] if thinking_end >= 0 else response
-        thinking = response.find("<think>")
-        if thinking >= 0 and not options.lenient:
-            response = response[:thinking]
+    if "think" in response or "_of_" in response:
+        response = response[max(response.rfind(end) + len(end) if end in response else 0 for end in _THOUGHT_ENDS) :]
+        response = response.removeprefix("<|begin_of_solution|>").removesuffix("<|end_of_solution|>")
+        thought = min((at for start in _THOUGHTS if (at := response.find(start)) >= 0), default=-1)
+        if thought >= 0 and not options.lenient:
+            response = response[:thought]
             if not response.strip():
                 return Extraction(None, "cut off inside <think>")
     found = _stated(response, options)

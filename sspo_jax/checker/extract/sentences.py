@@ -27,7 +27,7 @@ _SENTENCE_END = re.compile(r"(?<=[.。!?])\s+(?=[A-Z\u4e00-\u9fff$\\*])")
 _IMAGE = re.compile(r"(?:\s?(?:Figure \d+\s)?<img_\d+>){1,9}(?:\s?Figure \d+)?\s?$")
 
 _STATES = re.compile(
-    r"(?:\b(?:is|are|equals|be|namely)|\b(?:is|are)\s+(?:just|then|therefore|thus|exactly|simply)|equal to"
+    r"(?:\b(?:is|are|equals|be|namely)|\b(?:is|are)\s+(?:just|then|therefore|thus|exactly|simply|at(?:\s+the\s+point)?)|equal to"
     r"|\b(?:unique|only)\s+(?:solution|value|possibility|answer)|为|是|:)"
     r"[\s*_$({\[\\]*$",
     re.IGNORECASE,
@@ -44,7 +44,7 @@ _ASSUMES = re.compile(
     re.IGNORECASE,
 )
 _HEDGE = re.compile(
-    r"\b(?:suppose|assume|assuming|if|unless|whether|doubts?|den(?:y|ies)|not|cannot|never|hardly|untrue|false|wrong(?:ly)?"
+    r"\b(?:suppose|assume|assuming|if|whether|doubts?|den(?:y|ies)|not|cannot|never|hardly|untrue|false|wrong(?:ly)?"
     r"|incorrect|claims|claimed|pretend|imagine|maybe|perhaps|possibly|might|could|unlikely|disagree|refutes?)\b|n't\b",
     re.IGNORECASE,
 )
@@ -99,6 +99,12 @@ _IN_TOTAL = re.compile(r"\b(?:in\s+total|altogether|in\s+all|left|remaining|over
 _DIGITS = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _NUMBER_AT_END = re.compile(r"(?:^|\s)\**([-+]?\\?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)\**$")
 _ASIDE = re.compile(r"\s\((?!mod\b)[a-z]{2,}[^()]*(?:\([^()]*\)[^()]*)*\)\s?$")
+_SOLVED = re.compile(r"[A-Za-z](?:_\{?\w\}?)?\s*=\s*[^=<>A-Za-z]{1,40}")
+_CHECKED = re.compile(
+    r"(?<=[.$])\s(?:we|one|you)\s+can\s+(?:check|verify)\s[^.]{0,160}\.$|(?<=[.$])\sthe\s+value\s+of\s[^.]{1,20}\sis\s+irrelevant\.$",
+    re.IGNORECASE,
+)
+_AS_DESIRED = re.compile(r",?\s+as\s+(?:desired|required|claimed|wanted|needed|stated)$", re.IGNORECASE)
 _BOLD_AT_END = re.compile(r"(?:\\mathbf\s*\{[^{}]*\}[}\s]*\$|\w\*\*)$")
 _JOINED = re.compile(
     r"\s*(?:,|;|(?:,\s*)?\b(?:and|or)\b|、|和|或)?\s*(?:\\q?quad)?\s*(?:(?:and|or)\s+)?(?:also\s+)?", re.IGNORECASE
@@ -135,7 +141,7 @@ def formulas(text: str) -> list[Formula]:
 
 def from_last_sentence(tail: str) -> Extraction | None:
     """The answer that the end of a response states, None where it states none; `tail` has no space at its end."""
-    tail = _IMAGE.sub("", tail).rstrip()
+    tail = _without_check(_IMAGE.sub("", tail).rstrip())
     if not tail:
         return None
     last = tail[tail.rfind("\n") + 1 :].strip().strip("*").strip()
@@ -159,6 +165,14 @@ def from_last_sentence(tail: str) -> Extraction | None:
     return None
 
 
+def _without_check(tail: str) -> str:
+    """The end of a response without a last paragraph in brackets, or a sentence that says that the answer was checked."""
+    paragraph = tail.rfind("\n\n") + 2
+    if paragraph > 1 and tail.startswith("(", paragraph) and tail.endswith(")"):
+        tail = tail[: paragraph - 2].rstrip()
+    return _CHECKED.sub("", tail)
+
+
 def is_hedged(before: str) -> bool:
     """Whether a statement is denied or only supposed by what stands before it in its sentence: "I doubt that ..."."""
     sentence = _SENTENCE_MARK.split(before)[-1]
@@ -175,18 +189,21 @@ def _last_sentence(tail: str) -> tuple[str | None, bool]:
                 return None, False
             formula = _ENVIRONMENT.sub(" ", tail[start + len(opening) : len(tail) - len(closing)])
             before = _SENTENCE_END.split(tail[:start].rstrip().split("\n\n")[-1])[-1]
-            return f"{before} ${_last_row(formula)}$", True
+            row, is_derivation = _last_row(formula)
+            return f"{before}{' so' if is_derivation else ''} ${row}$", True
     line = tail[tail.rfind("\n\n") + 1 :].replace("\n", " ").strip()
     if not line.endswith((".", "。", "!", ".$", ".**", r".\)")) and not _BOLD_AT_END.search(line[-200:]):
         return None, False
     sentence = _ASIDE.sub("", _SENTENCE_END.split(line)[-1].rstrip(".。! "))
+    sentence = _AS_DESIRED.sub("", sentence)
     return sentence.replace(".$", "$").replace("=$ $", "=").replace("= $ $", "="), False
 
 
-def _last_row(formula: str) -> str:
-    rows = [row.strip(" &\n.,") for row in formula.split(r"\\")]
-    row = next((row for row in reversed(rows) if row), "")
-    return row.replace("&", " ").replace("$", " ")
+def _last_row(formula: str) -> tuple[str, bool]:
+    """The last line of a display, and whether it is the value that three lines or more arrive at, `x = 9`."""
+    rows = [row for line in formula.split(r"\\") if (row := line.strip(" &\n.,"))]
+    last = rows[-1].replace("&", " ").replace("$", " ") if rows else ""
+    return last, len(rows) > 2 and _SOLVED.fullmatch(last.strip()) is not None
 
 
 def _named_as_answer(sentence: str) -> str | None:

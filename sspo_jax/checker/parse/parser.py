@@ -1033,7 +1033,8 @@ class Parser:
         if name in ("hat", "vec", "widehat") and inner in ("i", "j", "k", "imath", "jmath"):
             return symbol(f"unit {inner[0]}")
         if name in ("dot", "ddot"):
-            return symbol(inner + "'" * (1 if name == "dot" else 2))
+            base = self._subscripted(inner).value if self.accept("mark", "_") else inner
+            return symbol(base + "'" * (1 if name == "dot" else 2))
         if name == "mathbb" and self.peek()[1] in ("^", "_"):
             inner += self._kind_of_numbers()
         if name in ("mathcal", "mathbb"):
