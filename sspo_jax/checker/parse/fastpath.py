@@ -7,10 +7,10 @@ that are equal never become integers at all, so 100,000 digits cost no more than
 import re
 
 _NUMBER = re.compile(
-    r"\s*\$?\s*(?P<sign>[-+]?)\s*(?:\\\$)?\s*"
+    r"\s*(?:\$\s*)?(?:(?P<sign>[-+])\s*)?(?:\\\$\s*)?"
     r"(?:(?P<whole>\d{1,3}(?:(?:,|\{,\}|,?\\[,!] ?)\d{3})+|\d+)?(?:\.(?P<decimals>\d*))?"
     r"|\\[dtc]?frac\s*\{\s*(?P<top>-?\d+)\s*\}\s*\{\s*(?P<bottom>-?\d+)\s*\}"
-    r"|(?P<left>\d+)\s*/\s*(?P<right>\d+))\s*\.?\s*\$?\s*",
+    r"|(?P<left>\d+)\s*/\s*(?P<right>\d+))\s*(?:\.\s*)?(?:\$\s*)?",
     re.ASCII,
 )
 _NOT_DIGITS = re.compile(r"\D+")

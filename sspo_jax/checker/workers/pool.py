@@ -39,8 +39,14 @@ class WorkerDied(RuntimeError):
     """A worker ended in the middle of a task, as when it runs into its memory limit."""
 
 
+class Answer(concurrent.futures.Future[Any]):
+    """The future of a task; `seconds` is how long a worker was at it, without the wait in the queue."""
+
+    seconds = 0.0
+
+
 class _Task(NamedTuple):
-    future: "concurrent.futures.Future[Any]"
+    future: Answer
     request: tuple[str, tuple[Any, ...]]
     timeout_seconds: float | int
     deadline: float  # of time.monotonic(); infinite where only the time in the worker counts
@@ -51,7 +57,7 @@ class WorkerPool:
 
     def __init__(self, workers: int, memory_limit_bytes: int) -> None:
         if workers < 1:
-            raise ValueError(f"workers is {workers}, want at least 1")
+            raise ValueError(f"workers is {workers}; expected at least 1")
         self.workers = workers
         self.memory_limit_bytes = memory_limit_bytes
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
@@ -63,14 +69,14 @@ class WorkerPool:
 
     def submit(
         self, task: str, arguments: tuple[Any, ...], *, timeout_seconds: float | int, deadline: float = float("inf")
-    ) -> "concurrent.futures.Future[Any]":
+    ) -> Answer:
         """Queue a task; the future raises TimeoutError, WorkerError or WorkerDied where it has no result.
 
         `timeout_seconds` counts from when a worker takes the task, `deadline` (time.monotonic) is absolute.
         """
         if self._pid != os.getpid():
             raise RuntimeError("this pool belongs to the process before a fork; make a new Verifier in the child")
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future = Answer()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is closed; submit inside of its `with` block")
@@ -124,13 +130,15 @@ class WorkerPool:
                 break
             if not task.future.set_running_or_notify_cancel():
                 continue
+            started = time.monotonic()
             try:
-                seconds = min(task.timeout_seconds, task.deadline - time.monotonic())
                 if worker is None:
                     worker = self._new_worker(task.deadline)
-                    seconds = min(task.timeout_seconds, task.deadline - time.monotonic())
-                answer = worker.run(task.request, seconds)
+                    started = time.monotonic()
+                answer = worker.run(task.request, min(task.timeout_seconds, task.deadline - started))
+                task.future.seconds = time.monotonic() - started
             except BaseException as error:
+                task.future.seconds = time.monotonic() - started
                 if isinstance(error, OSError) and not isinstance(error, TimeoutError):
                     error = WorkerDied(f"the worker ended during the task: {error}")
                 task.future.set_exception(error)  # before the worker is gone, which takes time on a busy machine
@@ -155,6 +163,7 @@ class _Zygote:
 
     def __init__(self, memory_limit_bytes: int) -> None:
         self._lock = threading.Lock()
+        self._overdue = 0  # answers that nobody waits for any more
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         arguments = [json.dumps(search_path()), str(theirs.fileno()), str(memory_limit_bytes)]
@@ -189,13 +198,18 @@ class _Zygote:
             self._answer(_START_SECONDS)
 
     def _answer(self, seconds: float) -> bytes:
-        if not _readable(self._control, seconds):
-            self._process.kill()  # an answer that comes later would be taken for the next one
-            raise TimeoutError("the checker's processes have not started in time")
-        message = self._control.recv(64)
-        if not message:
-            raise WorkerDied(f"the checker's process ended with status {self._process.wait()}; its error is on stderr")
-        return message
+        deadline = time.monotonic() + seconds
+        while True:
+            if not _readable(self._control, deadline - time.monotonic()):
+                self._overdue += 1
+                raise TimeoutError("the checker's processes have not started in time")
+            message = self._control.recv(64)
+            if not message:
+                status = self._process.wait()
+                raise WorkerDied(f"the checker's process ended with status {status}; its error is on stderr")
+            if not self._overdue:
+                return message
+            self._overdue -= 1
 
     def close(self) -> None:
         self._control.close()  # its end of file ends the zygote and all workers

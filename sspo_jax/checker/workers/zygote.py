@@ -107,7 +107,7 @@ def _run(task: str, arguments: tuple[Any, ...]) -> Any:
         path, search_path, positional, keywords = arguments
         sys.path[:] = search_path
         return load_function(path)(*positional, **keywords)
-    raise ValueError(f"the task is {task!r}, want decide or call")
+    raise ValueError(f"the task is {task!r}; expected decide or call")
 
 
 def load_function(path: str) -> Any:
@@ -120,14 +120,14 @@ def load_function(path: str) -> Any:
 
     module_name, colon, name = path.partition(":")
     if not (module_name and colon and name):
-        raise ValueError(f"the path of a function is {path!r}, want module:function")
+        raise ValueError(f"the path of a function is {path!r}; expected module:function")
     target: Any = importlib.import_module(module_name)
     for part in name.split("."):
         if not hasattr(target, part):
             raise ValueError(f"{module_name} has no {name}; is {path!r} spelled right?")
         target = getattr(target, part)
     if not callable(target):
-        raise ValueError(f"{path} is a {type(target).__name__}, want a function")
+        raise ValueError(f"{path} is a {type(target).__name__}; expected a function")
     return target
 
 
