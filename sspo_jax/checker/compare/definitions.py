@@ -95,8 +95,14 @@ def definition(node: Node) -> tuple[Node, Node] | None:
         return first, last
     if last.kind in _WITHOUT_ORDER and first.kind not in _WITHOUT_ORDER:  # A^{-1} = matrix
         return first, last
-    is_value = not free_symbols(last) and last != number(0)  # a + b - c = 0 is an equation
+    if first.kind is Kind.BIG:  # \\sum_{k=1}^n k = n(n+1)/2
+        return first, last
+    is_value = not free_symbols(last) and (last != number(0) or _is_of_vectors(first))  # a + b - c = 0 is an equation
     return (first, last) if is_value and _is_asked_for(first) else None
+
+
+def _is_of_vectors(node: Node) -> bool:
+    return node.kind is Kind.MUL and all(str(arg.value).startswith("vec ") for arg in node.args)
 
 
 def value_of_equation(node: Node) -> Node | None:

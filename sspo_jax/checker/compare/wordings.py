@@ -37,7 +37,8 @@ _CHOICES = tuple("ABCDE")
 
 def same_words(answer: Node, gold: Node) -> str | None:
     if answer.kind == gold.kind == Kind.TEXT:
-        return "the same words" if answer.value == gold.value or _plural(answer.value) == _plural(gold.value) else None
+        alike = answer.value == gold.value or _plural(answer.value) == _plural(gold.value)
+        return "the same words" if alike or (answer.value in _NOTHING and gold.value in _NOTHING) else None
     if any(_reasoned(*pair) for pair in ((answer, gold), (gold, answer))):
         return "yes or no, with a reason"
     if answer.kind == gold.kind == Kind.TIME:

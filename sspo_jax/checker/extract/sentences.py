@@ -74,8 +74,8 @@ _SUPERLATIVE = (
     r"|required|requested|final|correct|wanted|sought)"
 )
 _IS_THE_ANSWER = re.compile(
-    rf"\s*(?:is|are)\s+(?:indeed\s+|therefore\s+|thus\s+|then\s+|clearly\s+|hence\s+)?(?:the|our|my)\s+"
-    rf"(?:(?:{_SUPERLATIVE}\s+)+(?:possible\s+|such\s+|positive\s+)*(?:\w+\b)?|(?:answers?|solutions?)\b)",
+    rf"\b(?:is|are) (?:indeed |therefore |thus |then |clearly |hence )?(?:the|our|my) "
+    rf"(?:(?:{_SUPERLATIVE} ){{1,4}}(?:possible |such |positive ){{0,3}}|(?:answers?|solutions?)\b)",
     re.IGNORECASE,
 )
 _CHOICE_IS_RIGHT = re.compile(
@@ -98,20 +98,21 @@ _HAS = re.compile(
 _IN_TOTAL = re.compile(r"\b(?:in\s+total|altogether|in\s+all|left|remaining|overall)$", re.IGNORECASE)
 _DIGITS = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _NUMBER_AT_END = re.compile(r"(?:^|\s)\**([-+]?\\?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)\**$")
-_ASIDE = re.compile(r"\s\((?!mod\b)[a-z]{2,}[^()]*(?:\([^()]*\)[^()]*)*\)\s?$")
+_ASIDE = re.compile(r" \((?!mod\b)[a-z]{2,}[^()]*(?:\([^()]*\)[^()]*)*\)$")
 _SOLVED = re.compile(r"[A-Za-z](?:_\{?\w\}?)?\s*=\s*[^=<>A-Za-z]{1,40}")
 _CHECKED = re.compile(
     r"(?<=[.$])\s(?:we|one|you)\s+can\s+(?:check|verify)\s[^.]{0,160}\.$|(?<=[.$])\sthe\s+value\s+of\s[^.]{1,20}\sis\s+irrelevant\.$",
     re.IGNORECASE,
 )
-_AS_DESIRED = re.compile(r",?\s+as\s+(?:desired|required|claimed|wanted|needed|stated)$", re.IGNORECASE)
+_AS_DESIRED = re.compile(r",? as (?:desired|required|claimed|wanted|needed|stated)$", re.IGNORECASE)
 _BOLD_AT_END = re.compile(r"(?:\\mathbf\s*\{[^{}]*\}[}\s]*\$|\w\*\*)$")
 _JOINED = re.compile(
     r"\s*(?:,|;|(?:,\s*)?\b(?:and|or)\b|、|和|或)?\s*(?:\\q?quad)?\s*(?:(?:and|or)\s+)?(?:also\s+)?", re.IGNORECASE
 )
+_OR, _COMMA_AND = re.compile(r"\bor\b"), re.compile(r",\s*and\b")
 _MOST_JOINED = 40
 _NO_EQUALITY = re.compile(r"[<>]|\\(?:neq?|leq?|geq?|leqslant|geqslant|equiv|mid|nmid|in|notin)\b")
-_BEFORE_BOLD = re.compile(r".*(?:=|\\equiv|\\approx)", re.DOTALL)
+_EQUAL_SIGN = re.compile(r"=|\\equiv|\\approx")
 _DELIMITER = re.compile(r"\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
 _CLOSING = {"$$": "$$", "$": "$", r"\(": r"\)", r"\[": r"\]"}
 
@@ -194,7 +195,7 @@ def _last_sentence(tail: str) -> tuple[str | None, bool]:
     line = tail[tail.rfind("\n\n") + 1 :].replace("\n", " ").strip()
     if not line.endswith((".", "。", "!", ".$", ".**", r".\)")) and not _BOLD_AT_END.search(line[-200:]):
         return None, False
-    sentence = _ASIDE.sub("", _SENTENCE_END.split(line)[-1].rstrip(".。! "))
+    sentence = _ASIDE.sub("", " ".join(_SENTENCE_END.split(line)[-1].split()).rstrip(".。! "))
     sentence = _AS_DESIRED.sub("", sentence)
     return sentence.replace(".$", "$").replace("=$ $", "=").replace("= $ $", "="), False
 
@@ -232,7 +233,7 @@ def _in_bold(sentence: str) -> str | None:
         return None
     for formula in formulas(sentence):
         if formula.start < found[0].start() and found[-1].end() < formula.end:
-            side = _BEFORE_BOLD.sub("", formula.content)
+            side = _EQUAL_SIGN.split(formula.content)[-1]
             return side if r"\mathbf" in side or r"\boldsymbol" in side or r"\textbf" in side else None
     text = (found[0][1] or found[0][2] or "").strip()
     before = sentence[: found[0].start()]
@@ -307,9 +308,9 @@ def _listed(found: list[str], text: str) -> str:
     if len(found) == 1:
         return found[0]
     joiner = text[text.rfind(found[-2]) + len(found[-2]) : text.rfind(found[-1])]
-    is_or = re.search(r"\bor\b", joiner) is not None
+    is_or = _OR.search(joiner) is not None
     names = {formula.partition("=")[0].strip() for formula in found} if all("=" in f for f in found) else set()
-    if len(names) == len(found) and (is_or or (len(found) == 2 and re.search(r",\s*and\b", joiner))):
+    if len(names) == len(found) and (is_or or (len(found) == 2 and _COMMA_AND.search(joiner))):
         return found[-1]
     return (r" \text{ or } " if is_or else ", ").join(formula.strip() for formula in found)
 

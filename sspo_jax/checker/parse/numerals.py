@@ -19,7 +19,7 @@ def decimal(text: str) -> Fraction:
 
 def written(text: str) -> Node:
     """The number of a numeral such as `12`, `0.50`, `1.5e-3`, with the digits that it was written with."""
-    mantissa = re.split("[eE]", text)[0]
+    mantissa = text.replace("E", "e").partition("e")[0]
     exponent = text[len(mantissa) + 1 :]
     if len(exponent) > 6:
         raise ParseError(f"the exponent {exponent} is out of reach")

@@ -65,6 +65,7 @@ _ALIGNED: frozenset[Token] = frozenset(
     [("mark", "="), ("mark", "<"), ("mark", ">"), *(("command", name) for name in ("=", "le", "ge", "approx", "ne"))]
 )
 _CONDITIONS = frozenset(["in", "notin", "<", "<=", ">", ">=", "!=", "=", "~", "subset"])
+_NO_CONDITION = CONDITION_WORDS | {"is", "are"}
 _MOST_POWER_OF_UNIT = 12
 
 
@@ -549,6 +550,8 @@ class Parser:
                 self.take()
             else:
                 break
+            if text in _OHM_PREFIXES and self.accept("command", "Omega"):
+                text += "ohm"
             lowered = text.lower().rstrip(".")
             for prefix in ("平方", "立方"):
                 if text.startswith(prefix) and len(text) > 2:
@@ -883,9 +886,17 @@ class Parser:
         if self.peek()[0] == "word" and self.peek()[1].lower() in ("otherwise", "else", "elsewhere"):
             self.take()
             return [Node(Kind.TEXT, (), "otherwise")]
-        conditions: list[Node] = []
-        self._enclosed(lambda: conditions.extend(self._conditions()) or conditions[0])
-        return conditions
+        start, conditions = self.position, []
+        try:
+            self._enclosed(lambda: conditions.extend(self._conditions()) or conditions[0])
+        except ParseError:
+            conditions = []
+        if conditions and (self.peek() in _CLOSERS or self.peek()[1].startswith("end ")):
+            return conditions
+        self.position, spoken = start, []
+        while self.peek() != END and self.peek() not in _CLOSERS and not self.peek()[1].startswith("end "):
+            spoken.append(self.take()[1])
+        return [Node(Kind.TEXT, (), " ".join(word for word in spoken if word.lower() not in _NO_CONDITION))]
 
     def _drop_alignment(self, end: Token) -> None:
         """Takes out the `&` that only align: at the beginning of a line and before or after a relation sign."""
@@ -1256,6 +1267,7 @@ def _named_points(parser: Parser) -> Node:
     return symbol("figure " + letters)
 
 
+_OHM_PREFIXES = names("k M G m")
 _UNIT_COMMANDS = frozenset(["mu", "Omega", "AA", "frac"])
 _COMMANDS: dict[str, Callable[[Parser], Node]] = {
     "frac": _fraction,

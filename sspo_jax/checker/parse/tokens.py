@@ -39,6 +39,8 @@ _SPOKEN_MODULUS = re.compile(
 )
 _ARGUMENT_FOLLOWS = re.compile(r"\s*(?:\\left\s*)?\(")
 _NEVER_WORDS = frozenset(names("cis gcd lcm sin cos tan cot csc ln arcsin arccos arctan"))
+_OPENING = re.compile(r"[(\[]|\\\{|\\langle")
+_AMOUNT = re.compile(r"\s{0,4}[\d.]")
 _VALUES = ("number", "word", "run")
 _MAX_TOKENS = 60_000
 _MAX_DEPTH = 12  # of \text, \mathbf and the like inside of one another
@@ -53,7 +55,7 @@ def join_thousands(text: str, *, plain_commas: bool) -> str:
     if "mod" in text:
         text = _SPOKEN_MODULUS.sub(lambda m: rf"\pmod{{{m[1] or m[2]}}}", text)
     text = _SPACED_GROUPS.sub(lambda m: m.group().replace(" ", ""), text)
-    if plain_commas and COMMA_GROUPS.search(text) and not re.search(r"[(\[]|\\\{|\\langle", text):
+    if plain_commas and COMMA_GROUPS.search(text) and not _OPENING.search(text):
         text = COMMA_GROUPS.sub(lambda m: m.group().replace(",", ""), text)
     return text
 
@@ -68,7 +70,7 @@ def tokenize(text: str, *, in_text: bool = False, depth: int = 0) -> list[Token]
         raise ParseError(f"\\text and \\mathbf nest deeper than {_MAX_DEPTH}")
     tokens: list[Token] = []
     position, end = 0, len(text)
-    spaced = True
+    spaced, dollars = True, text.count("$")
     while position < end:
         match = _TOKEN.match(text, position)
         assert match is not None  # the last alternative takes any character
@@ -92,7 +94,7 @@ def tokenize(text: str, *, in_text: bool = False, depth: int = 0) -> list[Token]
         elif piece in ",;":
             tokens.append(("join", ","))
         elif piece == "$":
-            if re.match(r"\s*[\d.]", text[position : position + 8]) and text.count("$") % 2 == 1:
+            if dollars % 2 and _AMOUNT.match(text, position):
                 tokens.append(("command", "$"))
         elif piece == "*" and text.startswith("*", position):
             tokens.append(("mark", "^"))

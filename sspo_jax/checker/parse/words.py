@@ -16,14 +16,23 @@ _DATE = re.compile(
     r"|(?P<m5>\d{1,2})月(?P<d5>\d{1,2})[日号])",
     re.IGNORECASE,
 )
+_LONGEST_DATE = 80
+_SPACE = re.compile(r"\\[!,;: ]|\\q?quad")
+_TEXT_COMMAND = re.compile(r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|textnormal|mathbf|emph)\b")
+_NO_LETTERS = re.compile(r"[\s{}$~\"`]+")
+_LONE_LETTER = re.compile(r"(?<!\w)[(]([a-z])[)]")
+_PUNCTUATION = re.compile(r"[.,;:!?](?![^.,;:!?\s])")
+_ARTICLE = re.compile(r"\b(?:the|a|an) (?=\w{2})")
 _WRAPPED_TEXT = re.compile(r"\\(?:text|mbox|textbf|textrm|mathrm|textit)\s*\{([^{}]*)\}")
 
 
 def clock_or_date(text: str) -> Node | None:
     """A time of day or a date, None where the text is neither."""
-    plain = re.sub(r"\\[!,;: ]", " ", _WRAPPED_TEXT.sub(r"\1", text)).replace("\\", " ").replace("~", " ").strip(" .")
-    plain = re.sub(r"\s+", " ", plain)
-    plain = re.sub(r"^(?:12(?::00)? )?(noon|midnight)$", lambda m: "12:00 pm" if m[1] == "noon" else "12:00 am", plain)
+    if len(text) > _LONGEST_DATE:
+        return None
+    plain = _SPACE.sub(" ", _WRAPPED_TEXT.sub(r"\1", text)).replace("\\", " ").replace("~", " ").strip(" .")
+    plain = " ".join(plain.split())
+    plain = {"noon": "12:00 pm", "midnight": "12:00 am"}.get(plain.removeprefix("12 ").removeprefix("12:00 "), plain)
     if ":" in plain and (match := _CLOCK.fullmatch(plain)) and int(match[1]) < 24 and bool(match[4]) >= bool(match[5]):
         hour = int(match[1]) % 12 + (12 if (match[4] or "").lower() == "p" else 0) if match[4] else int(match[1])
         seconds = int(match[3] or 0)
@@ -106,12 +115,11 @@ def words(text: str, *, whole: bool = True) -> Node:
 
     Where it is the `whole` answer, `four` is the number and "all real numbers" the set.
     """
-    plain = re.sub(r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|textnormal|mathbf|emph)\b", " ", text)
-    plain = re.sub(r"\\[,;:! ]|\\(?:quad|qquad)", " ", plain)
-    plain = re.sub(r"[\s{}$~\"`]+", " ", plain).lower()
-    plain = re.sub(r"(?<!\w)[(]([a-z])[)]", r"\1", plain)
-    plain = re.sub(r"[.,;:!?]+(?=\s|$)", " ", plain)
-    plain = re.sub(r"\b(?:the|a|an)\s+(?=\w{2})", "", plain)
+    plain = _SPACE.sub(" ", _TEXT_COMMAND.sub(" ", text))
+    plain = _NO_LETTERS.sub(" ", plain).lower()
+    plain = _LONE_LETTER.sub(r"\1", plain)
+    plain = _PUNCTUATION.sub(" ", plain)
+    plain = _ARTICLE.sub("", " ".join(plain.split()))
     plain = " ".join(plain.split()).strip(" '.")
     if not plain:
         raise ParseError("the answer holds no words")
