@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import functools
 import os
 import threading
 import time
@@ -86,7 +85,7 @@ class Verifier:
             timeout_seconds=max(0.05, self.timeout_seconds - spent),
             deadline=deadline,
         )
-        inner.add_done_callback(functools.partial(self._finish, future, answer, gold, settings, spent))
+        inner.add_done_callback(lambda _: self._finish(future, answer, gold, settings, spent, inner))
         return future
 
     def verify(self, response: str, gold: str, **options: Any) -> Verdict:

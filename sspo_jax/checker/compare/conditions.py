@@ -10,7 +10,7 @@ _OTHERWISE = Node(Kind.TEXT, (), "otherwise")
 
 
 def with_conditions(node: Node) -> tuple[Node, tuple[Node, ...]] | None:
-    """An answer and the conditions on its variables, `{2k\\pi : k \\in \\mathbb{Z}}` included; None where it has none."""
+    """An answer and the conditions on its variables, also of a set builder; None where it has none."""
     if node.kind is Kind.CONDITIONED:
         return node.args[0], node.args[1:]
     if node.kind is not Kind.BUILDER:
@@ -26,7 +26,7 @@ def with_conditions(node: Node) -> tuple[Node, tuple[Node, ...]] | None:
 
 
 def same_conditioned(answer: Node, gold: Node, judge: Judge) -> str | None:
-    """The answers without their conditions, which may be missing on one side; the variable of a family is any letter."""
+    """Answers without their conditions, which may be missing on one side; an integer may have any name."""
     main, conditions = with_conditions(answer) or (answer, ())
     gold_main, gold_conditions = with_conditions(gold) or (gold, ())
     family, gold_family = _parameters(conditions), _parameters(gold_conditions)

@@ -1,4 +1,4 @@
-"""Other forms of one answer: signs written out, vectors by their components, sums and products of matrices, derivatives."""
+"""Other forms of one answer: signs written out, vectors as tuples, matrices calculated, derivatives alike."""
 
 from ..expression import Kind, Node, negated, number, symbol
 
@@ -100,11 +100,9 @@ def _product(first: Node, second: Node) -> Node | None:
     (rows, inner), (other_inner, columns) = first.value, second.value
     if inner != other_inner or rows * columns > _LARGEST_MATRIX:
         return None
-    entries = []
+    entries: list[Node] = []
     for row in range(rows):
         for column in range(columns):
-            terms = tuple(
-                Node(Kind.MUL, (first.args[row * inner + k], second.args[k * columns + column])) for k in range(inner)
-            )
-            entries.append(Node(Kind.ADD, terms) if len(terms) > 1 else terms[0])
+            pairs = [(first.args[row * inner + k], second.args[k * columns + column]) for k in range(inner)]
+            entries.append(Node(Kind.ADD, tuple(Node(Kind.MUL, pair) for pair in pairs)))
     return Node(Kind.MATRIX, tuple(entries), (rows, columns)) if rows * columns > 1 else entries[0]

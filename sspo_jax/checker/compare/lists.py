@@ -100,13 +100,12 @@ def _list_against_group(node: Node, group: Node, judge: Judge) -> str | None:
     """`x = 1, y = 2` or `1, 2` against the tuple `(1, 2)`: order counts, brackets must be round."""
     if group.value != "()" or len(node.args) != len(group.args):
         return None
-    definitions = [definition(arg) for arg in node.args]
-    values = list(node.args)
-    if all(definition is not None and definition[0].kind == Kind.SYMBOL for definition in definitions):
-        named = sorted((str(d[0].value), i) for i, d in enumerate(definitions) if d is not None)
-        if len({name for name, _ in named}) != len(named):
+    defined = [found for arg in node.args if (found := definition(arg)) is not None and found[0].kind is Kind.SYMBOL]
+    values = node.args
+    if len(defined) == len(values):
+        if len({str(name.value) for name, _ in defined}) != len(defined):
             return None
-        values = [definitions[i][1] for _, i in named]
+        values = tuple(value for _, value in sorted(defined, key=lambda found: str(found[0].value)))
     if any(value.kind in (Kind.GROUP, Kind.RELATION) for value in values):
         return None
     pairs = zip(values, group.args, strict=True)

@@ -80,9 +80,9 @@ def real_set(node: Node, limits: Limits) -> list[Interval] | None:
         in_common = functools.reduce(lambda a, b: _intersected(a, b, limits), parts)
         if kind == Kind.INTERSECTION or (kind == Kind.LIST and node.value not in ("or", ",")):
             return in_common
-        if kind == Kind.LIST and node.value == "," and in_common and not any(map(_is_point, args)):
-            if all(arg.kind == Kind.RELATION for arg in args):  # x > 0, x < 1
-                return in_common
+        is_conjunction = kind is Kind.LIST and node.value == "," and all(arg.kind is Kind.RELATION for arg in args)
+        if is_conjunction and in_common and not any(map(_is_point, args)):  # x > 0, x < 1
+            return in_common
         return _merged([interval for part in parts for interval in part], limits)
     if kind == Kind.RELATION:
         return _from_relation(node, limits)

@@ -185,7 +185,7 @@ def _is_negative(node: Node) -> bool:
 
 
 def _is_formula_of_quantities(names: Sequence[str], nodes: list[Node]) -> bool:
-    """Whether variables stand for physical quantities, which are positive: a root, three names, one of them a capital."""
+    """Whether variables are physical quantities, thus positive: a root, three names, one of them a capital."""
     return len(names) > 2 and any(name[0].isupper() for name in names) and any(n.kind is Kind.ROOT for n in nodes)
 
 

@@ -14,7 +14,8 @@ from .sentences import formulas, from_last_sentence, right_hand_side
 from .statements import TAIL_CHARACTERS, from_last_label, from_statement
 
 _END_OF_TURN = re.compile(
-    r"<\|(?!(?:begin|end)_of_(?:thought|solution))[^|<>\s]{1,40}\|>|</s>|<eos>|<(?:start|end)_of_turn>|\[/?INST\]|\n(?:Human|User)[ \t]*:",
+    r"<\|(?!(?:begin|end)_of_(?:thought|solution))[^|<>\s]{1,40}\|>|</s>|<eos>|<(?:start|end)_of_turn>|\[/?INST\]"
+    r"|\n(?:Human|User)[ \t]*:",
     re.IGNORECASE,
 )
 _MARKS_OF_TURNS = ("<|", "</s>", "<eos>", "_of_turn>", "INST]", "\nHuman", "\nUser")
@@ -50,9 +51,9 @@ def extract(response: str, options: Options = EXACT) -> Extraction:
             if not response.strip():
                 return Extraction(None, "cut off inside <think>")
     found = _stated(response, options)
-    if found.answer and "," in found.answer and _DECIMAL_COMMA.fullmatch(found.answer) and not response.isascii():
-        if _COMMA_LANGUAGES.search(response):
-            return Extraction(found.answer.replace(",", "."), f"{found.rule}, with a decimal comma")
+    has_comma = bool(found.answer) and "," in str(found.answer) and _DECIMAL_COMMA.fullmatch(str(found.answer))
+    if has_comma and _COMMA_LANGUAGES.search(response):
+        return Extraction(str(found.answer).replace(",", "."), f"{found.rule}, with a decimal comma")
     return found
 
 

@@ -2,7 +2,7 @@
 
 A response that is cut off ends somewhere else, so a sentence counts only when it has ended. In order: a last line that
 is nothing but an answer; "X is the only solution"; the last value in bold; formulas at the end, one or a list, after
-"is" or, with an equality, after "therefore"; what there is or someone has; a bare number at the end after "is", "gives".
+"is" or, with an equality, after "therefore"; what there is or someone has; a number at the end after "is", "gives".
 """
 
 import re
@@ -27,7 +27,8 @@ _SENTENCE_END = re.compile(r"(?<=[.。!?])\s+(?=[A-Z\u4e00-\u9fff$\\*])")
 _IMAGE = re.compile(r"(?:\s?(?:Figure \d+\s)?<img_\d+>){1,9}(?:\s?Figure \d+)?\s?$")
 
 _STATES = re.compile(
-    r"(?:\b(?:is|are|equals|be|namely)|\b(?:is|are)\s+(?:just|then|therefore|thus|exactly|simply|at(?:\s+the\s+point)?)|equal to"
+    r"(?:\b(?:is|are|equals|be|namely)"
+    r"|\b(?:is|are)\s+(?:just|then|therefore|thus|exactly|simply|at(?:\s+the\s+point)?)|equal to"
     r"|\b(?:unique|only)\s+(?:solution|value|possibility|answer)|为|是|:)"
     r"[\s*_$({\[\\]*$",
     re.IGNORECASE,
@@ -167,7 +168,7 @@ def from_last_sentence(tail: str) -> Extraction | None:
 
 
 def _without_check(tail: str) -> str:
-    """The end of a response without a last paragraph in brackets, or a sentence that says that the answer was checked."""
+    """The end of a response without a last paragraph in brackets, or a sentence that says it was checked."""
     paragraph = tail.rfind("\n\n") + 2
     if paragraph > 1 and tail.startswith("(", paragraph) and tail.endswith(")"):
         tail = tail[: paragraph - 2].rstrip()

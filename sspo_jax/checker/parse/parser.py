@@ -82,7 +82,10 @@ class Parser:
         self.in_braces = 0  # inside of \{ before its bar
         self.inside = 0  # fractions, roots, exponents, arguments around the position, where no unit stands
         self.symbolic = False  # whether the terms before the position hold variables
-        self.groups: dict[int, tuple[Node, int]] = {}  # what stands in brackets, and where it ends, by where it begins
+        self._after_condition = 0
+        self.groups: dict[
+            int, tuple[Node | ParseError, int]
+        ] = {}  # what brackets hold and where they end, by their start
 
     # Tokens
 
@@ -172,7 +175,8 @@ class Parser:
 
     def _condition_in_brackets(self) -> Node | None:
         """The relation of `(k \\in \\mathbb{Z})`; the position stays before it."""
-        start, symbolic = self.position, self.symbolic
+        start = self.position
+        kept = self.symbolic, self.depth, self.inside, self.in_braces, self.bars
         self.position += 1
         try:
             while self.peek()[0] == "word" and self.peek()[1].lower() in CONDITION_WORDS:
@@ -181,7 +185,8 @@ class Parser:
         except ParseError:
             return None
         finally:
-            after, self.position, self.symbolic = self.position, start, symbolic
+            after, self.position = self.position, start
+            self.symbolic, self.depth, self.inside, self.in_braces, self.bars = kept
         if group.kind is Kind.GROUP and group.value == "()" and group.args[0].kind is Kind.RELATION:
             self._after_condition = after
             return group
@@ -497,9 +502,9 @@ class Parser:
         start = self.position
         while self.peek()[0] == "word":
             spoken.append(self.take()[1])
-        if self.accept("mark", ")") and self._ends_unit() and value.kind is Kind.NUMBER:
-            if spoken_number(" ".join(spoken).lower()) == value.value:
-                return value
+        is_whole = self.accept("mark", ")") and self._ends_unit() and value.kind is Kind.NUMBER
+        if is_whole and spoken_number(" ".join(spoken).lower()) == value.value:
+            return value
         self.position = start
         unit = self._unit()
         if unit is None or not self.accept("mark", ")") or not self._ends_unit() or value.kind is Kind.UNIT:
@@ -515,10 +520,10 @@ class Parser:
             self.position = start
 
     def _unit(self, *, has_head: bool = False) -> Unit | None:
-        """Unit names and symbols with their powers, joined by "per", slashes, dots; or a counted noun; None for others.
+        """Unit names and symbols with their powers, joined by "per", slashes, dots; or a counted noun; else None.
 
-        A phrase needs a head: a unit, a plural, or one of the words that say what is counted. Words such as "is", "less",
-        "squared" without a unit, numbers in words make it no unit.
+        A phrase needs a head: a unit, a plural, or one of the words that say what is counted. Words such as "is" and
+        "less", numbers in words, "squared" without a unit make it no unit.
         """
         unit, last, sign, power = NO_UNIT, None, 1, 1
         while True:
@@ -779,16 +784,18 @@ class Parser:
     def group(self, opening: str) -> Node:
         """What follows an opening `(`, `[` or `]`: a tuple, an interval, or one value in brackets.
 
-        It is kept for when the same brackets are read again: `r(...)` is tried as a call first, then as a product, and
-        without this the time would double with each pair of brackets in one another.
+        It is kept for when the same brackets are read again: `r(...)` is tried as a call or a condition before it is a
+        product, and without this the time would double with each pair of brackets in one another.
         """
         start = self.position
-        known = self.groups.get(start)
-        if known is None:
-            node = self._group(opening)
-            self.groups[start] = (node, self.position)
-            return node
-        node, self.position = known
+        if start not in self.groups:
+            try:
+                self.groups[start] = (self._group(opening), self.position)
+            except ParseError as error:
+                self.groups[start] = (error, start)
+        node, self.position = self.groups[start]
+        if isinstance(node, ParseError):
+            raise node
         return node
 
     def _group(self, opening: str) -> Node:
@@ -876,11 +883,12 @@ class Parser:
             rows.append(tuple(row))
         if len({len(row) > 1 for row in rows}) != 1:
             raise ParseError(f"some lines of \\begin{{{name}}} have a condition and others not, or there are none")
-        if all(row[0].kind is Kind.CONDITIONED and len(row) == 1 for row in rows):
-            return Node(Kind.CASES, tuple(row[0] for row in rows)) if len(rows) > 1 else rows[0][0]
-        if len(rows[0]) > 1:
-            return Node(Kind.CASES, tuple(Node(Kind.CONDITIONED, row) for row in rows))
-        return rows[0][0] if len(rows) == 1 else Node(Kind.LIST, tuple(row[0] for row in rows), "and")
+        lines = [row[0] if len(row) == 1 else Node(Kind.CONDITIONED, row) for row in rows]
+        if len(lines) == 1:
+            return lines[0]
+        if all(line.kind is Kind.CONDITIONED for line in lines):
+            return Node(Kind.CASES, tuple(lines))
+        return Node(Kind.LIST, tuple(lines), "and")
 
     def _enclosed_conditions(self) -> list[Node]:
         if self.peek()[0] == "word" and self.peek()[1].lower() in ("otherwise", "else", "elsewhere"):
@@ -1106,9 +1114,8 @@ def _order(tokens: list[Token], *, power_first: bool) -> tuple[int, str]:
             return 0, ""
         power = int(tokens[mark + 1][1])
         tokens = tokens[:mark] + tokens[mark + 2 :]
-    is_name = tokens and all(kind in ("letter", "number") or (kind == "mark" and text == "_") or
-                             text in GREEK_OR_NAMED or (kind == "word" and len(text) == 1) for kind, text in tokens)  # fmt: skip
-    if not is_name or (len(tokens) > 1 and tokens[1] != ("mark", "_")):
+    is_name = all(kind in ("letter", "number") or len(text) == 1 or text in GREEK_OR_NAMED for kind, text in tokens)
+    if not tokens or not is_name or (len(tokens) > 1 and tokens[1] != ("mark", "_")):
         return power, ""
     return power, "".join(text for _, text in tokens)
 

@@ -1,8 +1,8 @@
 """An answer in LaTeX or plain ASCII parsed into an expression tree. Nothing of the text is ever evaluated as code.
 
-`readings` is the entry: it recognises choice letters, times and dates and numbers with their base, leaves the rest to the
-grammar, and falls back to text for answers in words. An answer has more than one reading where a comma may group digits
-or separate numbers (`1,234`), and where letters may be a unit or a product of variables (`2kg`).
+`readings` is the entry: it recognises choice letters, times and dates and numbers with their base, leaves the rest to
+the grammar, and falls back to text for answers in words. An answer has more than one reading where a comma may group
+digits or separate numbers (`1,234`), and where letters may be a unit or a product of variables (`2kg`).
 """
 
 import re

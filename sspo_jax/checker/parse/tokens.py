@@ -207,10 +207,10 @@ def _text(content: str, command: str, tokens: list[Token], depth: int, following
     if stripped in ("min", "max", "det", "arg") and after_number:
         tokens.append(("word", stripped))
         return
-    if command in ("mathrm", "operatorname", "mathit", "mathnormal"):
-        if stripped in FUNCTIONS or stripped in PLAIN_COMMANDS or ALIASES.get(stripped) in FUNCTIONS:
-            tokens.append(("command", ALIASES.get(stripped, stripped)))
-            return
+    is_upright = command in ("mathrm", "operatorname", "mathit", "mathnormal")
+    if is_upright and (stripped in FUNCTIONS or stripped in PLAIN_COMMANDS or ALIASES.get(stripped) in FUNCTIONS):
+        tokens.append(("command", ALIASES.get(stripped, stripped)))
+        return
     tokens.extend(tokenize(stripped, in_text=True, depth=depth + 1))
 
 

@@ -152,10 +152,9 @@ MULTIPLIERS = {
 """Words after a number that multiply it."""
 ABBREVIATIONS = frozenset(
     names(
-        "km dm cm mm nm pm kg mg ug kN kJ kW kV kPa kHz MHz GHz Hz Pa eV keV MeV GeV mol mmol mL ml dL ft yd mi lb lbs oz"
+        "km dm cm mm nm pm kg mg ug kN kJ kW kV kPa kHz MHz GHz Hz Pa eV keV MeV GeV mol mmol mL ml dL ft yd "
+        "mi lb lbs oz gal hr hrs min mins sec secs mph kmh kph rpm ms ns us cc ha rad mV mA mW kWh cal kcal atm in gm yr yrs"
     )
-) | frozenset(
-    names("gal hr hrs min mins sec secs mph kmh kph rpm ms ns us cc ha rad mV mA mW kWh cal kcal atm in gm yr yrs")
 )
 """Unit symbols of two letters and more that also are products of variables: `2kg` is two kilograms or 2 k g."""
 LETTERS = frozenset(names("m s g h L l J K N W V A C F H T M"))

@@ -33,7 +33,7 @@ ALIASES = {
     "bullet": "*", "div": "/", "colon": ":", "degrees": "degree", "backslash": "setminus", "smallsetminus": "setminus",
     "wedge": "land", "vee": "lor", "lnot": "neg", "lim": "lim", "Leftrightarrow": "iff",
     "ldots": "dots", "cdots": "dots", "dotsc": "dots", "dotsb": "dots", "implies": "Rightarrow", "to": "to",
-    "AA": "AA", "mathring": "mathring", "rightarrow": "to", "longrightarrow": "to", "star": "*", "euro": "euro", "EUR": "euro", "mathdollar": "$",
+    "rightarrow": "to", "longrightarrow": "to", "star": "*", "euro": "euro", "EUR": "euro", "mathdollar": "$",
     "exponentialE": "e", "imaginaryI": "i", "Pi": "Pi", "lcm": "lcm", "floor": "floor", "ceil": "ceil",
 }  # fmt: skip
 """Commands by another name."""
@@ -85,7 +85,8 @@ STARTERS = (
     | ACCENTS
     | frozenset(
         names(
-            "digits frac sqrt cbrt pi infty binom { lfloor lceil langle sum prod int lim e i emptyset mathbb angle triangle"
+            "digits frac sqrt cbrt pi infty binom { lfloor lceil langle sum prod int lim e i emptyset mathbb angle "
+            "triangle"
         )
     )
     | {"unit i", "unit j", "unit k"}
