@@ -8,13 +8,13 @@ import functools
 from collections.abc import Callable
 from fractions import Fraction
 
-from .compare import same
-from .expression import Node, ParseError, Undecided, number
-from .extraction import extract
-from .fastpath import equal_numbers, plain_number
-from .latex import MAX_DEPTH, has_two_readings, read
+from .compare.trees import same
+from .expression import Kind, Node, ParseError, Undecided, number
+from .extract.response import extract
 from .limits import IN_PROCESS, IN_WORKER, Limits, NeedsWorker, OutsideDomain
-from .normalise import fold, tidy
+from .parse.fastpath import equal_numbers, plain_number
+from .parse.normalise import fold, tidy
+from .parse.reading import readings
 from .verdict import Options
 
 _LONGEST_IN_PROCESS = 3_000  # characters of an answer that is parsed in the caller's process
@@ -40,7 +40,7 @@ def decide(answer: str, gold: str, options: Options, explain: Step = _ignore, *,
         return quick
     if len(answer) > _LONGEST_IN_PROCESS or len(gold) > _LONGEST_IN_PROCESS:
         raise NeedsWorker("a long answer")
-    return _by_trees(answer, gold, options, IN_PROCESS, _cached_read if reuse else _read_readings, explain)
+    return _by_trees(answer, gold, options, IN_PROCESS, _cached_read if reuse else readings, explain)
 
 
 def _quick(answer: str, gold: str, options: Options) -> Decision | None:
@@ -62,22 +62,13 @@ def _quick(answer: str, gold: str, options: Options) -> Decision | None:
 
 def decide_deeply(answer: str, gold: str, options: Options) -> Decision:
     """As `decide`, with large limits and sympy for what the bounded arithmetic does not cover; only in a worker."""
-    read_deep = functools.partial(_read_readings, max_depth=2_000)
+    read_deep = functools.partial(readings, max_depth=2_000)
     return _by_trees(answer, gold, options, IN_WORKER, read_deep, _ignore)
 
 
 @functools.lru_cache(maxsize=16_384)
 def _cached_read(answer: str) -> tuple[Node, ...]:
-    return _read_readings(answer)
-
-
-def _read_readings(answer: str, max_depth: int = MAX_DEPTH) -> tuple[Node, ...]:
-    """The trees an answer may mean: one, or two where commas may be thousands marks."""
-    first = read(answer, max_depth=max_depth)
-    if not has_two_readings(answer):
-        return (first,)
-    second = read(answer, plain_commas=False, max_depth=max_depth)
-    return (first,) if first == second else (first, second)
+    return readings(answer)
 
 
 def _by_trees(
@@ -135,11 +126,13 @@ def _undecided(problem: Exception, trees: tuple[Node, ...], gold_trees: tuple[No
 
 def _agrees_with_itself(tree: Node, limits: Limits) -> bool:
     """Whether a tree can be evaluated at all: compared with itself in another form."""
-    if tree.kind in ("text", "choice", "time", "date"):
+    if tree.kind in (Kind.TEXT, Kind.CHOICE, Kind.TIME, Kind.DATE):
         return True
     try:
         probe = (
-            Node("add", (tree, number(0))) if tree.kind not in ("list", "set", "group", "relation", "union") else tree
+            Node(Kind.ADD, (tree, number(0)))
+            if tree.kind not in (Kind.LIST, Kind.SET, Kind.GROUP, Kind.RELATION, Kind.UNION)
+            else tree
         )
         return same(probe, tree, Options(), limits) is not None
     except _PROBLEMS:
@@ -165,7 +158,7 @@ def describe(node: Node) -> str:
             return "a long number"
         return f"{node.kind} {node.value}" if node.value is not None else node.kind
     inner = ", ".join(describe(arg) for arg in node.args[:12]) + (", ..." if len(node.args) > 12 else "")
-    label = node.kind if node.value is None or node.kind == "unit" else f"{node.kind} {node.value}"
+    label = node.kind if node.value is None or node.kind == Kind.UNIT else f"{node.kind} {node.value}"
     return f"{label}({inner})"
 
 

@@ -1,6 +1,7 @@
 """The tree of a parsed answer: one node type, its kinds, and the two errors of reading and evaluating."""
 
 import dataclasses
+import enum
 from fractions import Fraction
 from typing import Any
 
@@ -13,20 +14,55 @@ class Undecided(Exception):
     """A value is out of reach of the bounded arithmetic, or has none; the message says why."""
 
 
+class Kind(enum.StrEnum):
+    """What a node is; after each kind, what its `value` holds and what its arguments are."""
+
+    NUMBER = "number"  # a Fraction; `digits` = significant digits where written as a decimal
+    CONSTANT = "constant"  # "pi", "e", "i", "inf"
+    SYMBOL = "symbol"  # the name; a derivative is one, "y''" or "y''|x"
+    BASED = "based"  # the base; the number
+    ADD = "add"
+    MUL = "mul"
+    DIV = "div"  # written with a slash
+    FRAC = "frac"  # written with \frac
+    POW = "pow"
+    ROOT = "root"  # radicand, degree
+    NEG = "neg"
+    PM = "pm"
+    MP = "mp"
+    FACTORIAL = "factorial"
+    PERCENT = "percent"
+    DEGREE = "degree"
+    CALL = "call"  # the function's name, "opaque f" for an unknown one; its arguments
+    BIG = "big"  # ("sum", has lower, has upper) and the like; body, bounds
+    MODULO = "modulo"  # a value and its modulus
+    UNIT = "unit"  # a Unit; the number of them
+    LIST = "list"  # the joiner: ",", "and", "or", or "OR" of alternatives
+    SET = "set"
+    GROUP = "group"  # the brackets, "()", "[)"
+    MATRIX = "matrix"  # (rows, columns)
+    RELATION = "relation"  # its operators; one argument more than these
+    RATIO = "ratio"
+    CONDITIONED = "conditioned"  # an answer and the conditions that it holds under
+    CASES = "cases"  # a function in pieces, each a conditioned answer
+    LOGIC = "logic"  # "land", "lor"; propositions
+    UNION = "union"
+    INTERSECTION = "intersection"
+    DIFFERENCE = "difference"
+    REALS = "reals"
+    EMPTYSET = "emptyset"
+    BUILDER = "builder"  # a form and the condition on it
+    TEXT = "text"  # normalised words
+    CHOICE = "choice"  # the letter; what it stands for, where that is written
+    TIME = "time"  # (seconds after midnight, has am or pm)
+    DATE = "date"  # (year or None, month, day)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Node:
-    """One node. By `kind`, with its arguments and `value`:
+    """One node of the tree, by its `kind`."""
 
-    numbers     number (Fraction or int; `digits` = significant digits where written as a decimal), constant ("pi",
-                "e", "i", "inf"), symbol (name), based (base) of the digits as `text`
-    arithmetic  add, mul, div, frac, pow, root (radicand, degree), neg, pm, mp, factorial, percent, degree,
-                call (function name), unit (Unit)
-    answers     list, set, group (brackets, "()" "[)" ...), matrix ((rows, columns)), relation (operators), ratio,
-                union, intersection, difference, reals, emptyset, builder, text (normalised words), choice (letter),
-                time (seconds after midnight, has am or pm), date (year or None, month, day), big (sum, prod, int, lim)
-    """
-
-    kind: str
+    kind: Kind
     args: tuple["Node", ...] = ()
     value: Any = None
     digits: int | None = None
@@ -41,6 +77,10 @@ class Node:
             stack.extend(node.args)
         return found
 
+    def with_args(self, args: tuple["Node", ...]) -> "Node":
+        """The same kind of node over other arguments."""
+        return Node(self.kind, args, self.value, self.digits)
+
 
 def names(text: str) -> tuple[str, ...]:
     """The words of a text in order; keeps tables of commands and units readable."""
@@ -49,14 +89,24 @@ def names(text: str) -> tuple[str, ...]:
 
 def number(value: Fraction | int, digits: int | None = None) -> Node:
     """A rational number; `digits` is how many significant digits it was written with, None where it is exact."""
-    return Node("number", (), Fraction(value), digits)
+    return Node(Kind.NUMBER, (), Fraction(value), digits)
 
 
 def symbol(name: str) -> Node:
     """A variable."""
-    return Node("symbol", (), name)
+    return Node(Kind.SYMBOL, (), name)
 
 
 def constant(name: str) -> Node:
     """One of "pi", "e", "i", "inf"."""
-    return Node("constant", (), name)
+    return Node(Kind.CONSTANT, (), name)
+
+
+def negated(node: Node) -> Node:
+    """The node with a minus sign before it."""
+    return Node(Kind.NEG, (node,))
+
+
+def is_equation(node: Node) -> bool:
+    """Whether a node is `left = right`."""
+    return node.kind is Kind.RELATION and node.value == ("=",)

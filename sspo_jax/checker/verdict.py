@@ -4,7 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 STATUSES = ("correct", "wrong", "unparsed", "timeout", "error")
-VERSION = 4  # part of every cache key; raise it when a verdict may change
+VERSION = 5  # part of every cache key; raise it when a verdict may change
 
 
 class Extraction(NamedTuple):
@@ -60,7 +60,7 @@ class Options:
         for name in ("relative_tolerance", "absolute_tolerance"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1e300:
-                raise ValueError(f"{name} is {value}, want a number >= 0 or None")
+                raise ValueError(f"{name} is {value}; expected a number >= 0 or None")
 
 
 EXACT = Options()

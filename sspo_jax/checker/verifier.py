@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import functools
 import os
 import threading
 import time
@@ -10,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from .decide import Decision, decide, gold_answer
-from .extraction import extract
+from .extract.response import extract
 from .limits import NeedsWorker
-from .pool import WorkerDied, WorkerError, WorkerPool, close_at_exit, search_path
 from .verdict import EXACT, VERSION, Options, Verdict
+from .workers.pool import Answer, WorkerDied, WorkerError, WorkerPool, close_at_exit, search_path
 
 MEMORY_LIMIT_BYTES = 2 << 30
+_GRACE_SECONDS = 0.2  # for the thread that tends the worker to report its own end
 
 
 class Verifier:
@@ -41,7 +41,7 @@ class Verifier:
         **options: Any,
     ) -> None:
         if timeout_seconds <= 0:
-            raise ValueError(f"timeout_seconds is {timeout_seconds}, want more than 0")
+            raise ValueError(f"timeout_seconds is {timeout_seconds}; expected more than 0")
         self.timeout_seconds = timeout_seconds
         self.options = Options(**options) if options else EXACT
         self.pool = WorkerPool(workers if workers is not None else max(2, os.cpu_count() or 1), memory_limit_bytes)
@@ -73,25 +73,29 @@ class Verifier:
         except NeedsWorker as needs:
             answer = needs.args[1]
         except Exception as error:  # a defect of the checker is reported, never raised into a training run
-            future.set_result(_verdict(("error", f"{type(error).__name__}: {error}"), None, gold, started))
+            future.set_result(_verdict(("error", f"{type(error).__name__}: {error}"), None, gold, _since(started)))
             return future
         else:
-            future.set_result(_verdict(decision, answer, gold, started))
+            future.set_result(_verdict(decision, answer, gold, _since(started)))
             return future
-        spent = time.perf_counter() - started
+        spent = _since(started)
         inner = self.pool.submit(
             "decide",
             (answer, gold_answer(gold), settings),
             timeout_seconds=max(0.05, self.timeout_seconds - spent),
             deadline=deadline,
         )
-        inner.add_done_callback(functools.partial(self._finish, future, answer, gold, settings, started))
+        inner.add_done_callback(lambda _: self._finish(future, answer, gold, settings, spent, inner))
         return future
 
     def verify(self, response: str, gold: str, **options: Any) -> Verdict:
         """The verdict on one response, within `timeout_seconds` of the call."""
         deadline = time.monotonic() + self.timeout_seconds
-        return self.submit(response, gold, deadline=deadline, **options).result()
+        future = self.submit(response, gold, deadline=deadline, **options)
+        try:
+            return future.result(max(0.0, deadline - time.monotonic()) + _GRACE_SECONDS)
+        except TimeoutError:  # the machine is too busy for the worker's own limit
+            return Verdict("timeout", None, gold, f"no decision within {self.timeout_seconds} s", self.timeout_seconds)
 
     def verify_batch(self, responses: Sequence[str], golds: Sequence[str], **options: Any) -> list[Verdict]:
         """The verdicts on many responses, in their order; hard ones run side by side.
@@ -100,7 +104,7 @@ class Verifier:
             ValueError: there are more responses than golds, or fewer.
         """
         if len(responses) != len(golds):
-            raise ValueError(f"{len(responses)} responses and {len(golds)} golds, want one gold for each response")
+            raise ValueError(f"{len(responses)} responses and {len(golds)} golds; expected one gold for each response")
         futures = [self.submit(response, gold, **options) for response, gold in zip(responses, golds, strict=True)]
         return [future.result() for future in futures]
 
@@ -120,7 +124,7 @@ class Verifier:
         """The extracted answer and the decision; NeedsWorker(reason, answer) where it takes a worker."""
         if not isinstance(response, str) or not isinstance(gold, str):
             kinds = f"{type(response).__name__} and {type(gold).__name__}"
-            return None, ("error", f"the response and the gold are {kinds}, want two strings")
+            return None, ("error", f"the response and the gold are {kinds}; expected two strings")
         answer, rule, parts = extract(response, options)
         if answer is None:
             return None, ("unparsed", rule)
@@ -149,8 +153,8 @@ class Verifier:
         answer: str,
         gold: str,
         options: Options,
-        started: float,
-        inner: "concurrent.futures.Future[Decision]",
+        spent: float,
+        inner: Answer,
     ) -> None:
         try:
             decision = inner.result()
@@ -161,11 +165,15 @@ class Verifier:
             decision = ("error", str(error))
         except BaseException as error:
             decision = ("error", f"{type(error).__name__}: {error}")
-        future.set_result(_verdict(decision, answer, gold, started))
+        future.set_result(_verdict(decision, answer, gold, spent + inner.seconds))
 
 
-def _verdict(decision: Decision, answer: str | None, gold: str, started: float) -> Verdict:
-    return Verdict(decision[0], answer, gold, decision[1], time.perf_counter() - started)
+def _since(started: float) -> float:
+    return time.perf_counter() - started
+
+
+def _verdict(decision: Decision, answer: str | None, gold: str, seconds: float) -> Verdict:
+    return Verdict(decision[0], answer, gold, decision[1], seconds)
 
 
 class _Cache:

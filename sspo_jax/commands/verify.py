@@ -80,9 +80,9 @@ def verify_command(config: VerifyConfig) -> int:
 
 def _explain(config: VerifyConfig, response: str, gold: str) -> int:
     from sspo_jax.checker.decide import decide, gold_answer
-    from sspo_jax.checker.extraction import extract
+    from sspo_jax.checker.extract.response import extract
     from sspo_jax.checker.limits import NeedsWorker
-    from sspo_jax.checker.normalise import fold, tidy
+    from sspo_jax.checker.parse.normalise import fold, tidy
 
     say = _printer()
     found = extract(response, config.options)

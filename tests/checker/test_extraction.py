@@ -5,7 +5,7 @@ import time
 import pytest
 
 from sspo_jax.checker import Options, is_correct, verify
-from sspo_jax.checker.extraction import extract
+from sspo_jax.checker.extract.response import extract
 
 LENIENT = Options(lenient=True)
 

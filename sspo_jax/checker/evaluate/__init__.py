@@ -1,0 +1,1 @@
+"""Bounded arithmetic on trees: exact fractions, many digits, equality of functions."""

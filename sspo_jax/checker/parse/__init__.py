@@ -1,0 +1,1 @@
+"""An answer as a tree: normalising, tokens, grammar, units, words."""

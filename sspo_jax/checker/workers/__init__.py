@@ -1,0 +1,1 @@
+"""Processes for what takes long: a pool with time limits, sympy."""

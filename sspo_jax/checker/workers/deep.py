@@ -1,0 +1,186 @@
+"""What a worker does with a check that the caller's process passes on: large limits, then sympy. Imports sympy.
+
+sympy objects are built from our own tree, node by node; no text ever reaches sympy's parser, which evaluates code.
+"""
+
+from typing import Any
+
+import sympy
+
+from ..decide import Decision, decide_deeply
+from ..evaluate.values import free_symbols
+from ..expression import Kind, Node, ParseError, Undecided, names
+from ..parse.reading import read
+from ..verdict import Options
+
+
+def decide_with_sympy(answer: str, gold: str, options: Options) -> Decision:
+    """The status and reason, first by the bounded arithmetic with large limits, then by sympy."""
+    status, reason = decide_deeply(answer, gold, options)
+    if status in ("correct", "wrong"):
+        return status, reason
+    try:
+        tree, gold_tree = read(answer), read(gold)
+    except (ParseError, RecursionError):
+        return status, reason
+    if not any(part.kind == Kind.BIG or _is_condition(part) for part in tree.walk() + gold_tree.walk()):
+        return status, reason  # out of reach of the bounded arithmetic is out of reach of sympy as well
+    try:
+        if _is_set(tree) or _is_set(gold_tree):
+            equal = _solution_set(tree) == _solution_set(gold_tree)
+        else:
+            equal = _equal_expressions(to_sympy(tree), to_sympy(gold_tree))
+    except (Undecided, NotImplementedError, TypeError, ValueError, ZeroDivisionError, RecursionError, AttributeError):
+        return status, reason
+    return ("correct", "equal by sympy") if equal else ("wrong", "different by sympy")
+
+
+def _equal_expressions(first: sympy.Expr, second: sympy.Expr) -> bool:
+    difference = (first - second).doit()
+    if difference.is_zero:
+        return True
+    if not difference.free_symbols:
+        value = sympy.N(difference, 40)
+        if value.is_number and abs(value) > 1e-25:
+            return False
+    return bool(sympy.simplify(difference) == 0)
+
+
+def _is_condition(node: Node) -> bool:
+    return node.kind in (Kind.RELATION, Kind.BUILDER)
+
+
+def _is_set(node: Node) -> bool:
+    return node.kind in (
+        Kind.RELATION,
+        Kind.LIST,
+        Kind.UNION,
+        Kind.GROUP,
+        Kind.BUILDER,
+        Kind.REALS,
+        Kind.INTERSECTION,
+        Kind.DIFFERENCE,
+        Kind.SET,
+    )
+
+
+_RELATIONS = {"<": sympy.Lt, "<=": sympy.Le, ">": sympy.Gt, ">=": sympy.Ge, "=": sympy.Eq, "!=": sympy.Ne}
+
+
+def _solution_set(node: Node) -> sympy.Set:
+    """The set of reals that an answer describes, conditions solved."""
+    kind, args = node.kind, node.args
+    if kind == Kind.GROUP and len(args) == 2:
+        low, high = (to_sympy(arg) for arg in args)
+        return sympy.Interval(low, high, node.value[0] == "(", node.value[1] == ")")
+    if kind == Kind.SET:
+        return sympy.FiniteSet(*(to_sympy(arg) for arg in args))
+    if kind == Kind.REALS:
+        return sympy.S.Reals
+    if kind == Kind.EMPTYSET:
+        return sympy.S.EmptySet
+    if kind == Kind.BUILDER:
+        return _solution_set(args[1])
+    if kind in (Kind.UNION, Kind.LIST):
+        parts = [_solution_set(arg) for arg in args]
+        return sympy.Intersection(*parts) if node.value == "and" else sympy.Union(*parts)
+    if kind == Kind.INTERSECTION:
+        return sympy.Intersection(*(_solution_set(arg) for arg in args))
+    if kind == Kind.DIFFERENCE:
+        return _solution_set(args[0]) - _solution_set(args[1])
+    if kind == Kind.RELATION:
+        names = free_symbols(node)
+        if len(names) != 1:
+            raise Undecided("a condition on more than one variable")
+        variable = sympy.Symbol(names.pop(), real=True)
+        sets = []
+        for left, operator, right in zip(args, node.value, args[1:], strict=False):
+            if operator == "in":
+                sets.append(_solution_set(right))
+                continue
+            relation = _RELATIONS[operator](to_sympy(left, real=True), to_sympy(right, real=True))
+            if relation in (sympy.true, sympy.false):
+                sets.append(sympy.S.Reals if relation == sympy.true else sympy.S.EmptySet)
+            elif operator == "=":
+                sets.append(sympy.solveset(relation, variable, sympy.S.Reals))
+            elif operator == "!=":
+                sets.append(
+                    sympy.S.Reals - sympy.solveset(sympy.Eq(relation.lhs, relation.rhs), variable, sympy.S.Reals)
+                )
+            else:
+                sets.append(sympy.solve_univariate_inequality(relation, variable, relational=False))
+        return sympy.Intersection(*sets)
+    raise Undecided(f"a {kind} is no set")
+
+
+_FUNCTIONS: dict[str, Any] = {
+    "ln": sympy.log, "exp": sympy.exp, "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling, "max": sympy.Max,
+    "min": sympy.Min, "gcd": sympy.gcd, "lcm": sympy.lcm, "binom": sympy.binomial, "arcsin": sympy.asin,
+    "arccos": sympy.acos, "arctan": sympy.atan, "arccot": sympy.acot, "arcsec": sympy.asec, "arccsc": sympy.acsc,
+    "arcsinh": sympy.asinh, "arccosh": sympy.acosh, "arctanh": sympy.atanh, "Re": sympy.re, "Im": sympy.im,
+    **{name: getattr(sympy, name) for name in names(
+        "sin cos tan cot sec csc sinh cosh tanh coth sech csch arg log"
+    )},
+}  # fmt: skip
+
+
+def to_sympy(node: Node, *, real: bool = False) -> Any:
+    """The sympy expression of a tree of arithmetic.
+
+    Raises:
+        Undecided: a node that is no arithmetic.
+    """
+    kind = node.kind
+    if kind == Kind.NUMBER:
+        return sympy.Rational(node.value.numerator, node.value.denominator)
+    if kind == Kind.SYMBOL:
+        return sympy.Symbol(node.value, real=True if real else None)
+    if kind == Kind.CONSTANT:
+        return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "inf": sympy.oo}[node.value]
+    if kind == Kind.BIG:
+        return _big(node, real)
+    args = [to_sympy(arg, real=real) for arg in node.args]
+    if kind == Kind.ADD:
+        return sympy.Add(*args)
+    if kind == Kind.MUL:
+        return sympy.Mul(*args)
+    if kind == Kind.NEG:
+        return -args[0]
+    if kind in (Kind.DIV, Kind.FRAC):
+        return args[0] / args[1]
+    if kind == Kind.POW:
+        return sympy.Pow(*args)
+    if kind == Kind.ROOT:
+        return sympy.real_root(args[0], args[1]) if args[1].is_odd else sympy.root(args[0], args[1])
+    if kind == Kind.FACTORIAL:
+        return sympy.factorial(args[0])
+    if kind == Kind.PERCENT:
+        return args[0] / 100
+    if kind == Kind.DEGREE:
+        return args[0] * sympy.pi / 180
+    if kind == Kind.BASED:
+        return args[0]
+    if kind == "call" and node.value in _FUNCTIONS:
+        return _FUNCTIONS[node.value](*args)
+    raise Undecided(f"a {kind} is not read into sympy")
+
+
+def _big(node: Node, real: bool) -> Any:
+    """Sums, products, limits; integrals whose last factor is a differential."""
+    name, has_lower, has_upper = node.value
+    if name in ("sum", "prod") and has_lower and has_upper and node.args[1].kind == Kind.RELATION:
+        body, bounds, upper = node.args
+        variable = to_sympy(bounds.args[0], real=real)
+        limits = (variable, to_sympy(bounds.args[1], real=real), to_sympy(upper, real=real))
+        operation = sympy.Sum if name == "sum" else sympy.Product
+        return operation(to_sympy(body, real=real), limits).doit()
+    if name == "lim" and has_lower and node.args[1].kind == Kind.RELATION and node.args[1].value == ("to",):
+        variable, target = (to_sympy(arg, real=real) for arg in node.args[1].args)
+        return sympy.limit(to_sympy(node.args[0], real=real), variable, target)
+    if name == "int" and node.args[0].kind == Kind.MUL and len(node.args[0].args) >= 3:
+        *factors, d, variable = node.args[0].args
+        if d == Node(Kind.SYMBOL, (), "d") and variable.kind == Kind.SYMBOL and has_lower and has_upper:
+            body = sympy.Mul(*(to_sympy(factor, real=real) for factor in factors))
+            symbol = to_sympy(variable, real=real)
+            return sympy.integrate(body, (symbol, *(to_sympy(arg, real=real) for arg in node.args[1:])))
+    raise Undecided(f"\\{name} of this form is not evaluated")
