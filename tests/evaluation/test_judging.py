@@ -64,13 +64,10 @@ def responses_to(problems: list[Problem]) -> list[str]:
 def rollout_of(texts: list[str], tokenizer) -> Rollout:
     """One response to each of as many prompts."""
     tokens = [tokenizer.encode(text) for text in texts]
-    width = max(map(len, tokens))
     return Rollout(
-        prompt_tokens=np.zeros((len(texts), 1), np.int32),
-        prompt_mask=np.ones((len(texts), 1), bool),
-        response_tokens=np.array([line + [0] * (width - len(line)) for line in tokens], np.int32),
-        response_mask=np.array([[time < len(line) for time in range(width)] for line in tokens]),
-        sampler_logprobs=np.zeros((len(texts), width), np.float32),
+        prompts=(np.zeros(1, np.int32),) * len(texts),
+        responses=tuple(np.array(line, np.int32) for line in tokens),
+        logprobs=tuple(np.zeros(len(line), np.float32) for line in tokens),
         finish_reasons=np.full(len(texts), FinishReason.STOP, np.int32),
         group_ids=np.arange(len(texts), dtype=np.int32),
         sample_ids=np.zeros(len(texts), np.int32),
