@@ -142,6 +142,11 @@ class UpdateConfig:
     """Length of a packed training row, in tokens; None: just the longest prompt and response."""
     micro_rows: int = 8
     """Rows whose gradient is computed at once; cut smaller to save memory, the result is the same."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """Where a gradient or an update is NaN or infinite: stop the run, or leave the update out and count it. Neither the
+    parameters nor a checkpoint ever take it in."""
+    most_skipped: int = 10
+    """With `skip`: updates left out one after the other before the run stops all the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

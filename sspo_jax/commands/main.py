@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import pathlib
 import sys
+import traceback
 from collections.abc import Sequence
 
 from sspo_jax.host_memory import keep_freed_memory
@@ -45,14 +47,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module, _, function = COMMANDS[name][0].partition(":")
     try:
         return getattr(importlib.import_module(module), function)(rest)
-    except (ValueError, FileNotFoundError, OSError) as error:
-        if os.environ.get("SSPO_TRACEBACK"):
+    except (ValueError, OSError, ArithmeticError) as error:
+        if os.environ.get("SSPO_TRACEBACK") or not is_explained(error):
             raise
         print(f"sspo {name}: {error}", file=sys.stderr)
         return 75 if isinstance(error, ConnectionError) else 1  # 75: temporary, may be tried again
     except KeyboardInterrupt:
         print(f"sspo {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def is_explained(error: Exception) -> bool:
+    """Whether an error was raised on purpose, with a text for the person at the terminal; anything else is a bug.
+
+    Files that cannot be read or written explain themselves. Of other errors those that a `raise` of this package made
+    do; one that came out of an expression, here or in a library, needs its traceback to be understood.
+    """
+    if isinstance(error, OSError):
+        return True
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    package = str(pathlib.Path(__file__).parents[1])
+    is_ours = last.filename.startswith(package) or "/experiments/" in last.filename
+    return is_ours and (last.line or "").startswith("raise")
 
 
 def _quiet_libraries() -> None:
@@ -65,4 +81,5 @@ def _quiet_libraries() -> None:
 def _usage() -> str:
     lines = ["usage: sspo COMMAND ... (`sspo COMMAND --help` for its options)", ""]
     lines += [f"  {name:<10} {help_text}" for name, (_, help_text) in COMMANDS.items()]
+    lines += ["", "SSPO_TRACEBACK=1 in the environment shows where an error was raised."]
     return "\n".join(lines)

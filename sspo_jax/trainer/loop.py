@@ -55,6 +55,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
       ValueError, FileNotFoundError, OSError: before anything expensive starts; see `setup.check` and `RunDirectory`.
       ServerError: the server of rollouts is gone or of no use; the last finished step is saved.
       RewardError: a user's reward function failed; the last finished step is saved.
+      NonFiniteError: a gradient was not finite; what was saved before that step is kept.
     """
     started, compiles = time.monotonic(), CompileLog()
     display = Display(quiet=config.log.quiet, silent=not is_main())
@@ -90,6 +91,10 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         raise type(trainer.failure)(f"{trainer.failure}\n{stopped}") from trainer.failure
     display.say(stopped)
     return summary
+
+
+class NonFiniteError(ArithmeticError):
+    """A gradient or an update was NaN or infinite; the parameters are those of the last finished step, on disk."""
 
 
 class Trainer:
@@ -136,6 +141,7 @@ class Trainer:
             responses_at_once=config.rollout.prompts * config.rollout.group_size,
         )
         self.gradients: Params | None = None
+        self.skipped = 0  # updates in a row that were not finite
 
     def run(self) -> bool:
         """All steps that are left; false if it was asked to stop before the last.
@@ -334,14 +340,36 @@ class Trainer:
             applied.append(figures)
         self.gradients = None  # made again for the next scoring: no memory for them while responses are sampled
         parts, applied = jax.device_get((parts, applied))
+        self.check_finite([bool(figures["is_applied"]) for figures in applied])
         metrics = {name: host_value(metric) for name, metric in combine(parts).items()}
-        norms = [figures["grad_norm"] for figures in applied]
+        norms = [figures["grad_norm"] for figures in applied if figures["is_applied"]]
         return {
             **metrics,
             "optim/grad_norm": float(np.mean(norms)) if norms else 0.0,
             "optim/grad_norm_max": float(np.max(norms)) if norms else 0.0,
             "optim/learning_rate": float(applied[-1]["learning_rate"]) if applied else 0.0,
+            "optim/skipped_updates": float(len(applied) - len(norms)),
         }
+
+    def check_finite(self, is_applied: list[bool]) -> None:
+        """Counts the updates of a step that were left out because a number was not finite.
+
+        Raises:
+          NonFiniteError: one was and the run is to stop, or too many were in a row.
+        """
+        settings, step = self.config.update, self.state.step + 1
+        for number, applied in enumerate(is_applied, 1):
+            self.skipped = 0 if applied else self.skipped + 1
+            limit = settings.most_skipped if settings.non_finite == "skip" else 0
+            if self.skipped > limit:
+                raise NonFiniteError(
+                    f"step {step}: the gradient of update {number} of {len(is_applied)} is not finite"
+                    + (f", as were the {limit} before it" if limit else "")
+                    + ". It was left out, and nothing after it is kept. Lower --optimizer.learning-rate, or skip such "
+                    "updates with --update.non-finite skip"
+                )
+            if not applied:
+                self.display.say(f"step {step}: update {number} left out, its gradient is not finite")
 
     def finish_step(self, metrics: dict[str, float]) -> None:
         """Evaluates where that is due, then writes the step's metrics; the evaluation may be interrupted."""

@@ -134,10 +134,17 @@ class TrainPrograms:
     def _apply_update(
         self, params: Params, state: Any, gradients: Params
     ) -> tuple[Params, Any, Params, dict[str, Array]]:
-        """(parameters, optimizer state, zeroed gradients, {gradient norm before clipping, learning rate})."""
-        figures = {"grad_norm": optax.global_norm(gradients), "learning_rate": self.learning_rate(updates_done(state))}
-        updates, state = self.optimizer.update(gradients, state, params)
-        params = jax.tree.map(jnp.add, params, updates)
+        """(parameters, optimizer state, zeroed gradients, figures of the update).
+
+        A gradient or an update that is not finite changes neither parameters nor optimizer. The figures: gradient norm
+        before clipping, learning rate, and whether the update was applied.
+        """
+        norm, rate = optax.global_norm(gradients), self.learning_rate(updates_done(state))
+        updates, updated = self.optimizer.update(gradients, state, params)
+        is_finite = jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(updates))
+        params = jax.tree.map(lambda old, update: jnp.where(is_finite, old + update, old), params, updates)
+        state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), updated, state)
+        figures = {"grad_norm": norm, "learning_rate": rate, "is_applied": is_finite}
         return params, state, jax.tree.map(jnp.zeros_like, gradients), figures
 
     def scalar(self, value: float) -> Array:

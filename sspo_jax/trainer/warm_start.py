@@ -131,6 +131,11 @@ def _train(
             poll()
             params, state, value = update(params, state, jax.tree.map(on_mesh, next(stream)))
             if number % 10 == 0 or number == settings.updates:
+                if not np.isfinite(float(value)):
+                    raise ValueError(
+                        f"the loss of the warm start is {float(value)} after {number} updates: lower "
+                        f"--warm-start.learning-rate, which is {settings.learning_rate}; nothing was kept"
+                    )
                 display.step_done(number, settings.updates, f"loss {float(value):.3f}", every_seconds=15)
     return params
 
