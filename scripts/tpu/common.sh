@@ -20,22 +20,33 @@ usage() {
   sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"
 }
 
-# Options that all scripts know come first; the rest is left in ARGUMENTS.
+# start MOST ASKS "$@": the options, and at most MOST other words, which are left in ARGUMENTS. ASKS is yes where --yes
+# means something. MOST is "command" where all from the first other word on belongs to another program.
 start() {
-  local env_file=${TPU_ENV:-$HERE/tpu.env}
+  local most=$1 asks=$2 env_file=${TPU_ENV:-$HERE/tpu.env}
+  shift 2
   while [[ $# -gt 0 ]]; do
     case $1 in
       -h | --help) usage && exit 0 ;;
       --dry-run) DRY_RUN=1 ;;
-      --yes) YES=1 ;;
       --env)
         [[ $# -gt 1 ]] || fail "--env wants a file"
         env_file=$2
         shift
         ;;
+      --env=*) env_file=${1#--env=} ;;
+      --yes)
+        [[ $asks == yes ]] || fail "unknown option --yes: this script asks nothing"
+        YES=1
+        ;;
+      -*) fail "unknown option $1, want $(usage | head -n 1)" ;;
       *)
-        ARGUMENTS=("$@")
-        break
+        if [[ $most == command ]]; then
+          ARGUMENTS=("$@")
+          break
+        fi
+        ARGUMENTS+=("$1")
+        ((${#ARGUMENTS[@]} <= most)) || fail "what is '$1'? want $(usage | head -n 1)"
         ;;
     esac
     shift

@@ -1,11 +1,22 @@
 #!/usr/bin/env bash
-# create.sh [--dry-run] [--env FILE]
+# create.sh [--dry-run] [--env FILE] [--yes]
 #
 # Creates the TPU VM that the environment file describes and waits until it is ready: through a queued resource
 # (TPU_QUEUED=1, waits in line) or at once; on spot capacity with TPU_SPOT=1. It costs money from the moment it is
-# ready until delete.sh, whether anything runs on it or not. Called again it goes on waiting and asks for nothing new.
+# ready until delete.sh, whether anything runs on it or not: it says what will cost and asks first, unless --yes.
+# Called again it goes on waiting and asks for nothing new.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-start "$@"
+start 0 yes "$@"
+
+# ", N chips" where the name of the type tells: it counts cores up to v4 and in v5p, chips in the others.
+num_chips() {
+  local count=${TPU_TYPE##*-}
+  [[ $count =~ ^[0-9]+$ ]] || return 0
+  case $TPU_TYPE in
+    v5lite* | v5e-* | v6e-*) echo ", $count chips" ;;
+    v2-* | v3-* | v4-* | v5p-*) echo ", $((count / 2)) chips" ;;
+  esac
+}
 
 asked=ABSENT
 if [[ ${TPU_QUEUED:-1} == 1 ]]; then
@@ -19,6 +30,21 @@ else
 fi
 if [[ ${TPU_SPOT:-0} == 1 ]]; then command+=(--spot); fi
 if [[ $asked == ABSENT || $asked == UNKNOWN ]]; then
+  if [[ $DRY_RUN == 0 ]]; then
+    echo "This will cost money: TPU VM $TPU_NAME in $TPU_ZONE${TPU_PROJECT:+, project $TPU_PROJECT}"
+    echo "  $TPU_TYPE$(num_chips), $([[ ${TPU_SPOT:-0} == 1 ]] && echo 'spot: cheaper, may be taken away at any time' || echo 'on demand')"
+    if [[ ${TPU_QUEUED:-1} == 1 ]]; then
+      echo "  from the moment its turn in the queue comes, also when nobody is looking, until delete.sh"
+    else
+      echo "  from now until delete.sh"
+    fi
+    echo "  for the price of the type in the zone see https://cloud.google.com/tpu/pricing"
+    if [[ $YES == 0 ]]; then
+      [[ -t 0 ]] || fail "nobody is at a terminal to be asked: with --yes it is created without a question"
+      read -r -p "Create it? Type yes: " answer || answer=
+      [[ $answer == yes ]] || fail "not created"
+    fi
+  fi
   run "${command[@]}"
 else
   echo "$TPU_NAME has been asked for already and is $asked: waiting for it"

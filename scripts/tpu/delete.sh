@@ -4,9 +4,9 @@
 # Deletes the TPU VM with everything on its disks, and its queued resource. Asks for the name first, unless --yes.
 # Until this has succeeded the TPU costs money, also when nothing runs on it.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-start "$@"
+start 0 yes "$@"
 if [[ $YES == 0 && $DRY_RUN == 0 ]]; then
-  read -r -p "Delete $TPU_NAME in $TPU_ZONE and all that is on it? Type its name: " answer
+  read -r -p "Delete $TPU_NAME in $TPU_ZONE and all that is on it? Type its name: " answer || fail "no answer: nothing is deleted"
   [[ $answer == "$TPU_NAME" ]] || fail "not deleted"
 fi
 if [[ ${TPU_QUEUED:-1} == 1 ]]; then

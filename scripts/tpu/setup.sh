@@ -4,7 +4,7 @@
 # Copies the committed state of this checkout to all hosts of the TPU VM and installs it there in ~/sspo_jax/.venv,
 # with JAX for TPUs. Can be called again after a change: what is installed already is kept.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-start "$@"
+start 0 no "$@"
 
 archive=$(mktemp --suffix=.tar.gz)
 trap 'rm -f "$archive"' EXIT

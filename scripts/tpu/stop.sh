@@ -4,7 +4,7 @@
 # Stops the run on all hosts with SIGTERM and waits until it has saved a checkpoint and ended, TPU_STOP_SECONDS at most.
 # Called again it waits on. The TPU VM stays, and costs: see delete.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-start "$@"
+start 0 no "$@"
 # A second SIGTERM would end the run without saving, so a call that is repeated must not send one.
 on_all_hosts "test -f sspo.pid || exit 0
 pid=\$(cat sspo.pid)

@@ -45,7 +45,7 @@ EN_DASH = "–"
 WHITE_SPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))
 WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
 
-# Longer subsentences are cut. About one in twenty of MATH's is (docs/algorithm.md).
+# Longer subsentences are cut: one in thirty of MATH's (docs/algorithm.md).
 MAX_TOKENS = 60
 
 

@@ -1,12 +1,14 @@
 """The TPU VM scripts against a gcloud that records its calls: quoting, waiting, retries, a host that fails."""
 
+import contextlib
 import json
 import os
 import pathlib
+import pty
 import shutil
+import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,7 +16,7 @@ SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "tpu"
 COMMANDS = ("create", "setup", "launch", "logs", "stop", "delete")
 
 FAKE = """#!/usr/bin/env python3
-import json, os, pathlib, subprocess, sys
+import json, os, pathlib, shutil, subprocess, sys
 here = pathlib.Path(os.environ["FAKE_DIR"])
 with open(here / "calls.jsonl", "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
@@ -31,6 +33,15 @@ if "describe" in arguments:
         print("NOT_FOUND: no such node" if names[0] == "ABSENT" else "connection timed out", file=sys.stderr)
         sys.exit(1)
     print(names[0])
+if "scp" in arguments and os.environ.get("FAKE_RUN"):
+    source, target = [a for a in arguments[arguments.index("scp") + 1 :] if a != "--recurse"][:2]
+    for worker in range(len(os.environ.get("FAKE_HOSTS", "10.0.0.1").split(";"))):
+        place = here / f"host-{worker}" / target.partition(":")[2]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.isdir(source):
+            shutil.copytree(source, place / os.path.basename(source))
+        else:
+            shutil.copy(source, place)
 if "ssh" in arguments:
     worker = arguments[arguments.index("--worker") + 1]
     failures = here / f"fail-{worker}"
@@ -61,10 +72,12 @@ class Gcloud:
         (folder / "queue-states").write_text("ABSENT")
         (folder / "tpu.env").write_text(
             "TPU_NAME='my tpu'\nTPU_ZONE=us-west4-a\nTPU_TYPE=v5litepod-8\nTPU_RUNTIME=v2-alpha-tpuv5-lite\n"
-            "TPU_RETRY_SECONDS=0\nTPU_POLL_SECONDS=0\nTPU_RETRIES=3\n"
+            "TPU_RETRY_SECONDS=0\nTPU_POLL_SECONDS=0\nTPU_RETRIES=3\nTPU_CHECK_SECONDS=1\n"
         )
 
-    def __call__(self, script: str, *arguments: str, settings: str = "", **environment: str):
+    def __call__(
+        self, script: str, *arguments: str, settings: str = "", stdin: int = subprocess.DEVNULL, **environment: str
+    ):
         file = self.folder / "tpu.env"
         if settings:
             file.write_text(file.read_text() + settings)
@@ -76,9 +89,11 @@ class Gcloud:
                 "FAKE_DIR": str(self.folder),
                 **environment,
             },
+            stdin=stdin,
+            cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
 
     @property
@@ -134,9 +149,45 @@ def test_missing_settings_are_named(tmp_path, script):
     assert "does not set TPU_TYPE" in run(tmp_path / "half.env")
 
 
+@pytest.mark.parametrize("script", COMMANDS)
+def test_unknown_options_are_errors(gcloud, script):
+    for unknown, *before in (("--dryrun",), ("--dry_run", "--dry-run")):
+        result = gcloud(script, *before, unknown)
+        assert result.returncode == 1
+        assert f"unknown option {unknown}, want {script}.sh [--dry-run]" in result.stderr
+    assert gcloud.calls == []
+
+
+def test_words_too_many_are_errors(gcloud):
+    assert "what is 'now'?" in gcloud("create", "now").stderr
+    assert "what is '1'?" in gcloud("logs", "0", "1").stderr
+    assert "unknown option --yes: this script asks nothing" in gcloud("stop", "--yes").stderr
+    assert "--dry-run comes after the experiment" in gcloud("launch", "exp", "--dry-run").stderr
+    assert gcloud.calls == []
+
+
+def test_create_says_what_costs_and_asks(gcloud):
+    (gcloud.folder / "states").write_text("ABSENT READY")
+    refused = gcloud("create")
+    assert refused.returncode == 1
+    assert "This will cost money: TPU VM my tpu in us-west4-a" in refused.stdout
+    assert "v5litepod-8, 8 chips, on demand" in refused.stdout
+    assert "nobody is at a terminal to be asked: with --yes" in refused.stderr
+    for answer, created in (("no", False), ("yes", True)):
+        ours, theirs = pty.openpty()
+        os.write(ours, answer.encode() + b"\n")
+        (gcloud.folder / "states").write_text("ABSENT READY")
+        result = gcloud("create", stdin=theirs, settings="TPU_TYPE=v5p-32\nTPU_SPOT=1\n")
+        os.close(ours)
+        os.close(theirs)
+        assert "v5p-32, 16 chips, spot" in result.stdout
+        assert bool([call for call in gcloud.calls if "create" in call]) == created
+        assert result.returncode == (0 if created else 1), result.stderr
+
+
 def test_create_waits_in_the_queue(gcloud):
     (gcloud.folder / "states").write_text("ABSENT CREATING READY")
-    result = gcloud("create", settings="TPU_QUEUED=1\nTPU_SPOT=1\nTPU_PROJECT=p\n")
+    result = gcloud("create", "--yes", settings="TPU_QUEUED=1\nTPU_SPOT=1\nTPU_PROJECT=p\n")
     assert result.returncode == 0, result.stderr
     asked, first, *described = gcloud.calls
     assert asked[:4] == ["compute", "tpus", "queued-resources", "describe"]
@@ -150,7 +201,7 @@ def test_create_waits_in_the_queue(gcloud):
 
 def test_create_at_once_and_gives_up_in_time(gcloud):
     (gcloud.folder / "states").write_text("ABSENT CREATING")
-    result = gcloud("create", settings="TPU_QUEUED=0\nTPU_WAIT_SECONDS=1\nTPU_POLL_SECONDS=1\n")
+    result = gcloud("create", "--yes", settings="TPU_QUEUED=0\nTPU_WAIT_SECONDS=1\nTPU_POLL_SECONDS=1\n")
     created = next(call for call in gcloud.calls if "create" in call)
     assert created[:4] == ["compute", "tpus", "tpu-vm", "create"]
     assert "--spot" not in created
@@ -189,39 +240,117 @@ def test_setup_copies_the_checkout_and_installs_everywhere(gcloud):
     assert "jax[tpu]==$(.venv/bin/python" in installed[0][-1]
 
 
+LIVING = "#!/bin/bash\ntrap 'echo x >> signals; sleep 1; echo saved > saved; exit' TERM\necho x >> starts\n"
+FOREVER = "while true; do sleep 0.05; done\n"
+
+
+def install(gcloud: Gcloud, program: str, hosts: int = 1) -> list[pathlib.Path]:
+    """What setup.sh leaves on the hosts, with a program in the place of Python; returns their ~/sspo_jax."""
+    folders = [gcloud.folder / f"host-{host}" / "sspo_jax" for host in range(hosts)]
+    for folder in folders:
+        python = folder / ".venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(program)
+        python.chmod(0o755)
+    return folders
+
+
+def end_runs(gcloud: Gcloud) -> None:
+    for file in gcloud.folder.glob("host-*/sspo.pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(file.read_text()), signal.SIGKILL)
+
+
 def test_launch_keeps_the_words_of_the_command_line(gcloud):
     """Through this shell, gcloud and the host's shell; the fake runs the command for real, in two homes."""
-    for host in ("0", "1"):
-        folder = gcloud.folder / f"host-{host}" / "sspo_jax"
-        (folder / ".venv" / "bin").mkdir(parents=True)
-        python = folder / ".venv" / "bin" / "python"
-        python.write_text('#!/bin/bash\nprintf "<%s>" "$@" > words\n')
-        python.chmod(0o755)
-    words = ["exp", "--data.path", "a b;$HOME/'x'.jsonl", "--run-dir", "/mnt/*"]
+    folders = install(gcloud, '#!/bin/bash\nprintf "<%s>" "$@" > words\n' + FOREVER, hosts=2)
+    words = ["exp", "--data.path", "a b;$HOME'x'.jsonl", "--run-dir", "/mnt/*"]
+    for folder in folders:
+        (folder / words[2]).touch()
     added = ["--supervise=20", "--distributed.launcher", "auto"]
     result = gcloud("launch", *words, FAKE_HOSTS="10.0.0.1;10.0.0.2", FAKE_RUN="1")
     assert result.returncode == 0, result.stderr
-    for host in ("0", "1"):
-        file = gcloud.folder / f"host-{host}" / "sspo_jax" / "words"
-        for _ in range(100):
-            if file.exists() and file.read_text().endswith("<auto>"):
-                break
-            time.sleep(0.1)
-        assert file.read_text() == "".join(f"<{word}>" for word in ["-m", "sspo_jax", "train", *words, *added])
-        assert (gcloud.folder / f"host-{host}" / "sspo.pid").read_text().strip().isdigit()
+    assert "started, and running on all hosts" in result.stdout
+    for folder in folders:
+        expected = "".join(f"<{word}>" for word in ["-m", "sspo_jax", "train", *words, *added])
+        assert (folder / "words").read_text() == expected
+    end_runs(gcloud)
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("echo 'sspo: --steps is x, want a number'; exit 2\n", "--steps is x, want a number"),
+        ("sleep 0.2; echo 'sspo: the run ended with code 1; restart 1 of 20 in 5 s'\n" + FOREVER, "restart 1 of 20"),
+    ],
+)
+def test_a_run_that_dies_at_once_is_not_called_started(gcloud, program, said):
+    install(gcloud, "#!/bin/bash\n" + program)
+    result = gcloud("launch", "exp", FAKE_RUN="1")
+    assert result.returncode == 1
+    assert "the run has ended already" in result.stderr
+    assert said in result.stderr
+    assert "started, and running" not in result.stdout
+    end_runs(gcloud)
+
+
+def test_data_and_model_are_carried_to_all_hosts_once(gcloud, tmp_path):
+    folders = install(gcloud, '#!/bin/bash\nprintf "%s\\n" "$@" > words\n' + FOREVER, hosts=2)
+    (tmp_path / "my model").mkdir()
+    (tmp_path / "my model" / "config.json").write_text("{}")
+    (tmp_path / "data.jsonl").write_text("a\n")
+    words = ["exp", "--model.path", "my model", "--data.path=data.jsonl"]  # from where launch.sh is called
+    for _ in range(2):
+        result = gcloud("launch", *words, FAKE_HOSTS="10.0.0.1;10.0.0.2", FAKE_RUN="1")
+        assert result.returncode == 0, result.stderr
+        for folder in folders:
+            given = (folder / "words").read_text().splitlines()
+            model = given[given.index("--model.path") + 1]
+            data = next(word for word in given if word.startswith("--data.path=")).partition("=")[2]
+            assert (folder / model / "config.json").read_text() == "{}"
+            assert (folder / data).read_text() == "a\n"
+        assert gcloud("stop", FAKE_HOSTS="10.0.0.1;10.0.0.2", FAKE_RUN="1").returncode == 0
+    assert len([call for call in gcloud.calls if "scp" in call]) == 2
+
+
+def test_what_is_nowhere_is_named_before_anything_starts(gcloud):
+    (folder,) = install(gcloud, LIVING + FOREVER)
+    result = gcloud("launch", "exp", "--data.path", "/absent/file.jsonl", FAKE_RUN="1")
+    assert result.returncode == 1
+    assert "--data.path /absent/file.jsonl is neither here nor on all hosts: put it here, to be copied" in result.stderr
+    assert not (folder / "starts").exists()
+    hub = gcloud("launch", "exp", "--model.path", "Owner/a-model", FAKE_RUN="1")
+    assert hub.returncode == 0, hub.stderr
+    assert "taken for a name on the Hugging Face Hub" in hub.stderr
+    end_runs(gcloud)
+
+
+def test_secrets_reach_the_run_and_nothing_else(gcloud):
+    program = '#!/bin/bash\necho "$HF_TOKEN,$HF_HOME,$WANDB_API_KEY" > got\n' + FOREVER
+    folders = install(gcloud, program, hosts=2)
+    secrets = {"HF_TOKEN": "hf_s3cret 'x'", "WANDB_API_KEY": "k3y", "HF_HOME": "/mnt/hf"}
+    result = gcloud("launch", "exp", FAKE_HOSTS="10.0.0.1;10.0.0.2", FAKE_RUN="1", **secrets)
+    assert result.returncode == 0, result.stderr
+    assert "passing on HF_TOKEN HF_HOME WANDB_API_KEY" in result.stdout
+    for folder in folders:
+        assert (folder / "got").read_text() == "hf_s3cret 'x',/mnt/hf,k3y\n"
+        assert not list(folder.parent.glob("sspo.environment*"))
+    seen = json.dumps(gcloud.calls) + result.stdout + result.stderr
+    assert "s3cret" not in seen
+    assert "k3y" not in seen
+    dry = gcloud("launch", "--dry-run", "exp", **secrets)
+    assert "s3cret" not in dry.stdout + dry.stderr
+    end_runs(gcloud)
+    (folders[0].parent / "sspo.pid").unlink()
+    shutil.rmtree(folders[0])  # not installed: the secrets do not stay there either
+    assert gcloud("launch", "exp", FAKE_RUN="1", **secrets).returncode == 1
+    assert not list(folders[0].parent.glob("sspo.environment*"))
 
 
 @pytest.fixture
 def running(gcloud):
     """A host on which a run is going on that takes a second to save, and counts the signals."""
-    folder = gcloud.folder / "host-0" / "sspo_jax"
-    (folder / ".venv" / "bin").mkdir(parents=True)
-    python = folder / ".venv" / "bin" / "python"
-    python.write_text(
-        "#!/bin/bash\ntrap 'echo x >> signals; sleep 1; echo saved > saved; exit' TERM\n"
-        "echo x >> starts\nwhile true; do sleep 0.05; done\n"
-    )
-    python.chmod(0o755)
+    (folder,) = install(gcloud, LIVING + FOREVER)
     (gcloud.folder / "break-0").touch()
     result = gcloud("launch", "exp", FAKE_RUN="1")
     assert result.returncode == 0, result.stderr
