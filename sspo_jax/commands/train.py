@@ -5,15 +5,16 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sspo_jax.commands.experiments import load_experiment
+from sspo_jax.commands.experiments import choose_objective, load_experiment
 from sspo_jax.runs.compilation import enable_compilation_cache
 
 if TYPE_CHECKING:
     from sspo_jax.config import TrainConfig
 
-_USAGE = """usage: sspo train EXPERIMENT [--supervise[=RESTARTS]] [--section.field value ...]
+_USAGE = """usage: sspo train EXPERIMENT [--supervise[=RESTARTS]] [--loss NAME] [--section.field value ...]
 
 EXPERIMENT is the name of a file in experiments/ or the path of one. Its options: sspo train EXPERIMENT --help
+--loss replaces its objective by a published one: grpo, gspo, sspo_calibrated, ... (an unknown name lists all)
 --supervise starts the run again when its process dies (preemption, a lost host), at its last checkpoint.
 
 experiments:
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     from sspo_jax.distributed.processes import initialize
 
     restarts, rest = _supervision(rest)
-    config = parse(TrainConfig, rest, prog=f"sspo train {experiment}", default=default)
+    default, options = choose_objective(default, rest)
+    config = parse(TrainConfig, options, prog=f"sspo train {experiment}", default=default)
     if restarts is not None:
         return _supervised(experiment, rest, config, restarts)
     initialize(config.distributed)
