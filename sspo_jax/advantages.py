@@ -16,6 +16,34 @@ from jaxtyping import Array, Bool, Float, Int
 from sspo_jax.types import Number
 
 Scale = Literal["group", "batch", "none"]
+Estimator = Literal["group", "leave_one_out", "reinforce_plus_plus", "reinforce_plus_plus_baseline"]
+
+
+def estimate(
+    rewards: Float[Array, " n"],
+    group_ids: Int[Array, " n"],
+    *,
+    estimator: Estimator = "group",
+    scale: Scale | None = None,
+    valid: Bool[Array, " n"] | None = None,
+) -> Float[Array, " n"]:
+    """The advantages of a run, by the name of their estimator.
+
+    Args:
+      rewards: [n].
+      group_ids: [n], any integers.
+      estimator: `group_relative`, `leave_one_out`, or `reinforce_plus_plus` without or with the group's baseline.
+      scale: what the first two divide by; None means as published.
+      valid: [n], which responses count; None means all.
+    """
+    if estimator == "group":
+        return group_relative(rewards, group_ids, scale=scale or "group", valid=valid)
+    if estimator == "leave_one_out":
+        return leave_one_out(rewards, group_ids, scale=scale or "none", valid=valid)
+    if estimator not in get_args(Estimator):
+        raise ValueError(f"estimator is {estimator!r}, expected one of {', '.join(get_args(Estimator))}")
+    groups = group_ids if estimator == "reinforce_plus_plus_baseline" else None
+    return reinforce_plus_plus(rewards, groups, valid=valid)
 
 
 def group_relative(
@@ -28,7 +56,7 @@ def group_relative(
 ) -> Float[Array, " n"]:
     """A_i = (R_i - mean of its group) / (std + epsilon)  (arXiv:2402.03300 section 4.1.2).
 
-    The standard deviation has n - 1 below the root, as in verl and TRL; of the group (GRPO), of the whole batch (TRL's
+    The standard deviation divides by n - 1, as in verl and TRL; of the group (GRPO), of the whole batch (TRL's
     `scale_rewards="batch"`, arXiv:2508.08221), or 1, for Dr. GRPO (arXiv:2503.20783). A group of one gets 0, and so
     does a group of equal rewards.
 
@@ -44,26 +72,22 @@ def group_relative(
     >>> [float(x) for x in a]
     [0.5, -0.5, -0.5, 0.5]
     """
-    if scale not in get_args(Scale):
-        raise ValueError(f"scale is {scale!r}, want one of {', '.join(get_args(Scale))}")
     rewards, same, valid = _prepare(rewards, group_ids, valid)
-    count = jnp.sum(same, axis=1, dtype=rewards.dtype)
     centred = _centred(rewards, same, valid)
-    if scale == "none":
-        return centred
-    if scale == "batch":
-        count = jnp.sum(valid, dtype=rewards.dtype)
-        mean = jnp.sum(jnp.where(valid, rewards, 0)) / jnp.maximum(count, 1)
-        squares = jnp.sum(jnp.where(valid, rewards - mean, 0) ** 2)
-    else:
-        squares = _group_sum(centred**2, same)
-    return centred / (jnp.sqrt(squares / jnp.maximum(count - 1, 1)) + epsilon)
+    return centred / _divisor(rewards, centred, same, valid, scale, epsilon)
 
 
 def leave_one_out(
-    rewards: Float[Array, " n"], group_ids: Int[Array, " n"], *, valid: Bool[Array, " n"] | None = None
+    rewards: Float[Array, " n"],
+    group_ids: Int[Array, " n"],
+    *,
+    scale: str = "none",
+    epsilon: Number = 1e-6,
+    valid: Bool[Array, " n"] | None = None,
 ) -> Float[Array, " n"]:
     """A_i = R_i - mean of the *other* rewards of its group (RLOO, arXiv:2402.14740 eq. 8); 0 in a group of one.
+
+    With `scale` "group" or "batch" divided by the same (std + epsilon) as `group_relative`; the paper does not.
 
     >>> import jax.numpy as jnp
     >>> [round(float(x), 4) for x in leave_one_out(jnp.array([1.0, 0.0, 0.0]), jnp.array([0, 0, 0]))]
@@ -72,7 +96,9 @@ def leave_one_out(
     rewards, same, valid = _prepare(rewards, group_ids, valid)
     count = jnp.sum(same, axis=1, dtype=rewards.dtype)
     # R_i - (S - R_i) / (n - 1) = (R_i - S / n) * n / (n - 1)
-    return jnp.where(valid & (count > 1), _centred(rewards, same, valid) * count / jnp.maximum(count - 1, 1), 0)
+    centred = _centred(rewards, same, valid)
+    advantages = jnp.where(valid & (count > 1), centred * count / jnp.maximum(count - 1, 1), 0)
+    return advantages / _divisor(rewards, centred, same, valid, scale, epsilon)
 
 
 def reinforce_plus_plus(
@@ -100,44 +126,42 @@ def reinforce_plus_plus(
     return centred / (jnp.sqrt(jnp.sum(centred**2) / jnp.maximum(count - 1, 1)) + epsilon)
 
 
-def overlong_penalty(
-    lengths: Int[Array, " n"] | Float[Array, " n"], *, max_length: int, buffer: int, penalty: Number = 1.0
-) -> Float[Array, " n"]:
-    """DAPO's soft overlong punishment (arXiv:2503.14476 eq. 13), a number to *add* to the reward.
-
-        0                                              L <= max_length - buffer
-        penalty * ((max_length - buffer) - L) / buffer between
-        -penalty                                       L >= max_length
-
-    Args:
-      lengths: [n], tokens of each response (tokens, not characters).
-      max_length: tokens at which the punishment is full: the generation budget, or the paper's L_max.
-      buffer: tokens over which it grows.
-      penalty: the full punishment, in units of the reward.
-
-    >>> import jax.numpy as jnp
-    >>> [float(x) for x in overlong_penalty(jnp.array([10, 18, 30]), max_length=20, buffer=4)]
-    [0.0, -0.5, -1.0]
-    """
-    if not 0 < buffer <= max_length:
-        raise ValueError(f"buffer is {buffer} with max_length {max_length}, want 0 < buffer <= max_length")
-    room = ((max_length - buffer) - jnp.asarray(lengths, jnp.float32)) / buffer
-    return penalty * jnp.clip(room, -1.0, 0.0)
-
-
 def _prepare(
     rewards: Float[Array, " n"], group_ids: Int[Array, " n"], valid: Bool[Array, " n"] | None
 ) -> tuple[Float[Array, " n"], Bool[Array, "n n"], Bool[Array, " n"]]:
     """Rewards with 0 where not valid, and which responses each one shares a group with (itself included)."""
     if group_ids.shape != rewards.shape:
-        raise ValueError(f"group_ids has shape {group_ids.shape}, want {rewards.shape}, the shape of rewards")
+        raise ValueError(f"group_ids has shape {group_ids.shape}, expected {rewards.shape}, the shape of rewards")
     if valid is None:
         valid = jnp.ones(rewards.shape, bool)
     elif valid.shape != rewards.shape:
-        raise ValueError(f"valid has shape {valid.shape}, want {rewards.shape}, the shape of rewards")
+        raise ValueError(f"valid has shape {valid.shape}, expected {rewards.shape}, the shape of rewards")
     rewards = jnp.where(valid, rewards, 0).astype(jnp.result_type(jnp.float32, rewards.dtype))
     same = (group_ids[:, None] == group_ids[None, :]) & valid[:, None] & valid[None, :]
     return rewards, same, valid
+
+
+def _divisor(
+    rewards: Float[Array, " n"],
+    centred: Float[Array, " n"],
+    same: Bool[Array, "n n"],
+    valid: Bool[Array, " n"],
+    scale: str,
+    epsilon: Number,
+) -> Float[Array, " n"] | Float[Array, ""] | float:
+    """The standard deviation of each one's group, or of the batch, plus epsilon; 1 without a scale."""
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale is {scale!r}, expected one of {', '.join(get_args(Scale))}")
+    if scale == "none":
+        return 1.0
+    if scale == "batch":
+        count = jnp.sum(valid, dtype=rewards.dtype)
+        mean = jnp.sum(jnp.where(valid, rewards, 0)) / jnp.maximum(count, 1)
+        squares = jnp.sum(jnp.where(valid, rewards - mean, 0) ** 2)
+    else:
+        count = jnp.sum(same, axis=1, dtype=rewards.dtype)
+        squares = _group_sum(centred**2, same)
+    return jnp.sqrt(squares / jnp.maximum(count - 1, 1)) + epsilon
 
 
 def _centred(rewards: Float[Array, " n"], same: Bool[Array, "n n"], valid: Bool[Array, " n"]) -> Float[Array, " n"]:

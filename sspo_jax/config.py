@@ -7,18 +7,17 @@ import dataclasses
 import json
 from typing import Any, Literal
 
+from sspo_jax.advantages import Estimator, Scale
 from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.data.sources import Data
 from sspo_jax.distributed.processes import DistributedConfig
-from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
+from sspo_jax.losses import Objective, Sspo
 from sspo_jax.models.attention import Implementation
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.hf.weights import DType
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.rewards import RewardConfig
 from sspo_jax.sharding import MeshConfig
-
-Objective = Sspo | Grpo | DrGrpo | Dapo | Gspo | Gmpo | Cispo | Sapo
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,10 +122,19 @@ class SegmenterConfig:
 class AdvantageConfig:
     """Rewards to advantages."""
 
-    estimator: Literal["group", "leave_one_out"] = "group"
-    """Relative to the group's mean, or to the mean of the others in the group."""
-    scale: Literal["group", "batch", "none"] = "group"
-    """Divide by the standard deviation of the group, of the batch, or not (Dr. GRPO)."""
+    estimator: Estimator = "group"
+    """Relative to the mean of the group (GRPO), to that of the others in the group (RLOO), or to that of the batch
+    (REINFORCE++; with `_baseline` the group's mean is subtracted first)."""
+    scale: Scale | None = None
+    """Divide by the standard deviation of the group or of the batch, or not (Dr. GRPO). None: as the estimator was
+    published, which is group for GRPO, none for RLOO and batch for REINFORCE++."""
+
+    def __post_init__(self) -> None:
+        if self.estimator.startswith("reinforce") and self.scale not in (None, "batch"):
+            raise ValueError(
+                f"--advantage.scale is {self.scale} with --advantage.estimator {self.estimator}, which divides by the "
+                "standard deviation of the batch: expected batch, or leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,7 +255,8 @@ class TrainConfig:
     advantage: AdvantageConfig = AdvantageConfig()
     segmenter: SegmenterConfig = SegmenterConfig()
     loss: Objective = Sspo()
-    """The objective: which ratio, which clipping, which aggregation."""
+    """The objective: which ratio, which clipping, which aggregation. --loss NAME puts another in its place, as
+    published: grpo, gspo, sspo_calibrated, ... (an unknown name lists all)."""
     update: UpdateConfig = UpdateConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     warm_start: WarmStartConfig | None = None

@@ -79,6 +79,18 @@ def entropy_factors(entropies, mask, labels, segment_ids=None, *, rule="power", 
     return factors
 
 
+def entropy_statistics(entropies, mask, labels, segment_ids=None, *, level="unit"):
+    """Hbar, and the standard deviation of what each valid token carries: its unit's mean entropy, or its own."""
+    of_unit = np.zeros(mask.shape)
+    for unit in units(mask, labels, segment_ids):
+        for p in unit:
+            of_unit[p] = entropies[p] if level == "token" else sum(entropies[q] for q in unit) / len(unit)
+    if not mask.any():
+        return 0.0, 0.0
+    mean = sum(entropies[mask]) / mask.sum()
+    return mean, math.sqrt(sum((of_unit[mask] - mean) ** 2) / mask.sum())
+
+
 def length_factors(mask, labels, segment_ids, reference):
     factors = np.ones(mask.shape)
     if reference is not None:
@@ -204,13 +216,17 @@ def group_relative(rewards, group_ids, valid, *, scale, epsilon):
     return result
 
 
-def leave_one_out(rewards, group_ids, valid):
+def leave_one_out(rewards, group_ids, valid, *, scale, epsilon):
+    # The same standard deviation as GRPO's: its advantage over R_i - mean is 1 / (std + epsilon).
+    centred = group_relative(rewards, group_ids, valid, scale="none", epsilon=epsilon)
+    scaled = group_relative(rewards, group_ids, valid, scale=scale, epsilon=epsilon)
     result = np.zeros(len(rewards))
     for i in range(len(rewards)):
         others = [
             rewards[j] for j in range(len(rewards)) if j != i and valid[i] and valid[j] and group_ids[j] == group_ids[i]
         ]
-        result[i] = rewards[i] - sum(others) / len(others) if others else 0.0
+        factor = scaled[i] / centred[i] if abs(centred[i]) > 1e-12 else 1.0
+        result[i] = (rewards[i] - sum(others) / len(others)) * factor if others else 0.0
     return result
 
 

@@ -1,5 +1,7 @@
 """Advantages against plain loops, and exactly where the numbers are exact."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sspo_jax.advantages import group_relative, leave_one_out, overlong_penalty, reinforce_plus_plus
+from sspo_jax.advantages import Estimator, estimate, group_relative, leave_one_out, reinforce_plus_plus
+from sspo_jax.config import AdvantageConfig
 
 
 @st.composite
@@ -36,7 +39,10 @@ def test_against_oracle(case, scale):
             atol=1e-12,
         )
         np.testing.assert_allclose(
-            leave_one_out(r, g, valid=v), oracle.leave_one_out(rewards, ids, valid), rtol=1e-12, atol=1e-14
+            leave_one_out(r, g, scale=scale, epsilon=1e-3, valid=v),
+            oracle.leave_one_out(rewards, ids, valid, scale=scale, epsilon=1e-3),
+            rtol=1e-9,
+            atol=1e-12,
         )
         for some in (None, ids):
             np.testing.assert_allclose(
@@ -51,9 +57,6 @@ def test_by_hand():
     # Group 5: rewards 1, 0, 0: mean 1/3, variance (4/9 + 1/9 + 1/9) / 2 = 1/3. Group 9 has one response.
     got = group_relative(jnp.array([1.0, 2.0, 0.0, 0.0]), jnp.array([5, 9, 5, 5]), epsilon=0.0)
     np.testing.assert_allclose(got[jnp.array([0, 2, 3])], np.array([2, -1, -1]) / 3 * np.sqrt(3), rtol=1e-6)
-    np.testing.assert_array_equal(
-        overlong_penalty(jnp.array([16, 17, 20, 99]), max_length=20, buffer=4), [0, -0.25, -1, -1]
-    )
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
@@ -74,7 +77,23 @@ def test_runs_agree_to_the_bit_and_devices_to_rounding():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="scale is 'std', want one of group, batch, none"):
+    with pytest.raises(ValueError, match="scale is 'std', expected one of group, batch, none"):
         group_relative(jnp.ones(2), jnp.zeros(2, jnp.int32), scale="std")
-    with pytest.raises(ValueError, match="buffer is 30 with max_length 20"):
-        overlong_penalty(jnp.array([1]), max_length=20, buffer=30)
+    with pytest.raises(ValueError, match="scale is group with --advantage"):
+        AdvantageConfig(estimator="reinforce_plus_plus", scale="group")
+
+
+def test_estimators_of_a_run():
+    """Each name of `AdvantageConfig.estimator`, with the scale it was published with."""
+    rewards, ids = jnp.array([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]), jnp.array([4, 4, 4, 7, 7, 7])
+    want = {
+        "group": group_relative(rewards, ids),
+        "leave_one_out": leave_one_out(rewards, ids),
+        "reinforce_plus_plus": reinforce_plus_plus(rewards),
+        "reinforce_plus_plus_baseline": reinforce_plus_plus(rewards, ids),
+    }
+    assert set(get_args(Estimator)) == set(want)
+    for name, values in want.items():
+        np.testing.assert_array_equal(estimate(rewards, ids, estimator=name), values, err_msg=name)
+    scaled = [estimate(rewards, ids, estimator="leave_one_out", scale=scale) for scale in ("none", "group", "batch")]
+    assert len({tuple(values.tolist()) for values in scaled}) == 3

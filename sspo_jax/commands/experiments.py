@@ -1,13 +1,18 @@
-"""Experiment files by name or path."""
+"""Experiment files by name or path, and objectives by name."""
 
+import dataclasses
 import importlib.util
+import inspect
 import pathlib
+import re
 import sys
 import types
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sspo_jax.config import TrainConfig
+    from sspo_jax.losses import Objective
 
 
 def experiments() -> dict[str, pathlib.Path]:
@@ -66,6 +71,46 @@ def _import_file(file: pathlib.Path) -> types.ModuleType:
 
 _PACKAGES: dict[pathlib.Path, str] = {}
 """Folder of experiments to the package that its files are imported as."""
+
+
+def objectives() -> dict[str, "Callable[[], Objective]"]:
+    """Name to objective: the classes that `sspo_jax.losses` exports, and their classmethods, which are presets.
+
+    A preset goes by its own name where a loss function does (`dapo`, of `dapo_loss`), else by that of its class too
+    (`sspo_calibrated`).
+    """
+    from sspo_jax import losses
+
+    found: dict[str, Callable[[], Objective]] = {}
+    for exported in losses.__all__:
+        kind = getattr(losses, exported)
+        if not inspect.isclass(kind) or not issubclass(kind, losses.Objective) or inspect.isabstract(kind):
+            continue
+        own = re.sub(r"(?<!^)(?=[A-Z])", "_", exported).lower()
+        found[own] = kind
+        for preset in (name for name, value in vars(kind).items() if isinstance(value, classmethod)):
+            found[preset if f"{preset}_loss" in losses.__all__ else f"{own}_{preset}"] = getattr(kind, preset)
+    return found
+
+
+def choose_objective(config: "TrainConfig", arguments: Sequence[str]) -> tuple["TrainConfig", list[str]]:
+    """`config` with the objective that `--loss NAME` names, as published, and the other arguments.
+
+    Raises:
+      ValueError: no such objective (the known ones are listed).
+    """
+    known_names, others = objectives(), []
+    remaining = iter(arguments)
+    for argument in remaining:
+        option, is_joined, name = argument.partition("=")
+        if option != "--loss":
+            others.append(argument)
+            continue
+        name = name if is_joined else next(remaining, "")
+        if name not in known_names:
+            raise ValueError(f"--loss is {name!r}, expected one of: {', '.join(known_names)}")
+        config = dataclasses.replace(config, loss=known_names[name]())
+    return config, others
 
 
 def known() -> str:

@@ -22,11 +22,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--slices", type=int, default=1, help="slices of that topology (default 1)")
     options, overrides = parser.parse_known_args(list(arguments))
     planning.prepare_host()
-    from sspo_jax.commands.experiments import load_experiment
+    from sspo_jax.commands.experiments import choose_objective, load_experiment
     from sspo_jax.commands.options import parse
     from sspo_jax.config import TrainConfig
 
-    default = load_experiment(options.experiment)
+    default, overrides = choose_objective(load_experiment(options.experiment), overrides)
     config = parse(TrainConfig, overrides, prog=f"sspo plan {options.experiment}", default=default)
     programs = planning.plan(config, topology=options.topology, slices=options.slices, report=print)
     limit = planning.chip_of(options.topology).memory_gib * planning.GIB

@@ -4,7 +4,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from sspo_jax.commands.experiments import known, load_experiment
+from sspo_jax.commands.experiments import choose_objective, known, load_experiment
 from sspo_jax.commands.options import parse
 from sspo_jax.config import TrainConfig
 from sspo_jax.distributed.processes import DistributedConfig, initialize, settings
@@ -12,9 +12,10 @@ from sspo_jax.distributed.supervise import RESTARTS, supervise
 from sspo_jax.runs.compilation import enable_compilation_cache
 from sspo_jax.runs.directory import new_path
 
-_USAGE = """usage: sspo train EXPERIMENT [--supervise[=RESTARTS]] [--section.field value ...]
+_USAGE = """usage: sspo train EXPERIMENT [--supervise[=RESTARTS]] [--loss NAME] [--section.field value ...]
 
 EXPERIMENT is the name of a file in experiments/ or the path of one. Its options: sspo train EXPERIMENT --help
+--loss replaces its objective by a published one: grpo, gspo, sspo_calibrated, ... (an unknown name lists all)
 --supervise starts the run again when its process dies (preemption, a lost host), at its last checkpoint.
 
 experiments:
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     enable_compilation_cache()
     default = load_experiment(experiment)
     restarts, rest = _supervision(rest)
-    config = parse(TrainConfig, rest, prog=f"sspo train {experiment}", default=default)
+    default, options = choose_objective(default, rest)
+    config = parse(TrainConfig, options, prog=f"sspo train {experiment}", default=default)
     if restarts is not None:
         return _supervised(experiment, rest, config.run_dir, config.distributed, restarts)
     initialize(config.distributed)

@@ -7,9 +7,9 @@ loss, metrics = Sspo.calibrated()(logprobs, batch)
 from sspo_jax.losses.aggregation import Aggregation, aggregate, loss_denominator
 from sspo_jax.losses.cispo import Cispo, cispo_loss
 from sspo_jax.losses.correction import RolloutCorrection, correction_weights
-from sspo_jax.losses.diagnostics import diagnostics, entropy_statistics
+from sspo_jax.losses.diagnostics import diagnostics
 from sspo_jax.losses.gmpo import Gmpo, gmpo_loss
-from sspo_jax.losses.grpo import Dapo, DrGrpo, Grpo, dapo_loss, dr_grpo_loss, grpo_loss
+from sspo_jax.losses.grpo import Grpo, dapo_loss, dr_grpo_loss, grpo_loss
 from sspo_jax.losses.gspo import Gspo, gspo_loss
 from sspo_jax.losses.kl import kl_penalty
 from sspo_jax.losses.objective import Objective
@@ -20,8 +20,6 @@ from sspo_jax.losses.sspo import Sspo, sspo_loss
 __all__ = [
     "Aggregation",
     "Cispo",
-    "Dapo",
-    "DrGrpo",
     "Gmpo",
     "Grpo",
     "Gspo",
@@ -35,7 +33,6 @@ __all__ = [
     "dapo_loss",
     "diagnostics",
     "dr_grpo_loss",
-    "entropy_statistics",
     "gmpo_loss",
     "grpo_loss",
     "gspo_loss",

@@ -14,7 +14,7 @@ A denominator is a plain count that adds up over any cut of the update into part
 then add up to those of the whole.
 """
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -24,6 +24,15 @@ from sspo_jax.losses.ratios import level_units
 from sspo_jax.types import Max, Mean, Number, Scalar
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+
+
+class Reduction(NamedTuple):
+    """How a loss goes from tokens to a scalar: the keyword arguments of `aggregate`."""
+
+    aggregation: str
+    norm_length: Number | None
+    segment_ids: Int[Array, "batch time"] | None
+    denominator: Scalar | None
 
 
 def loss_denominator(
@@ -70,9 +79,11 @@ def token_weights(
         return ones / level_units("response", mask, segment_ids=segment_ids).lengths.astype(dtype)
     if aggregation == "seq-mean-token-sum-norm":
         if norm_length is None and segment_ids is not None:
-            raise ValueError("norm_length is None with segment_ids, want the tokens to divide by: pass norm_length=...")
+            raise ValueError(
+                "norm_length is None with segment_ids, expected the tokens to divide by: pass norm_length=..."
+            )
         if norm_length is not None and not norm_length > 0:
-            raise ValueError(f"norm_length is {norm_length}, want a positive number of tokens")
+            raise ValueError(f"norm_length is {norm_length}, expected a positive number of tokens")
         return ones / (mask.shape[1] if norm_length is None else norm_length)
     return ones
 
@@ -120,4 +131,4 @@ def masked_max(values: Float[Array, "batch time"], mask: Bool[Array, "batch time
 
 def _check(aggregation: str) -> None:
     if aggregation not in get_args(Aggregation):
-        raise ValueError(f"aggregation is {aggregation!r}, want one of {', '.join(get_args(Aggregation))}")
+        raise ValueError(f"aggregation is {aggregation!r}, expected one of {', '.join(get_args(Aggregation))}")

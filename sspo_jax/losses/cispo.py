@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.aggregation import Aggregation
-from sspo_jax.losses.objective import Loss, Objective
+from sspo_jax.losses.aggregation import Aggregation, Reduction
+from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
-from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
+from sspo_jax.types import Max, Mean, Number, Scalar
 
 
 def cispo_loss(
@@ -60,12 +60,7 @@ def cispo_loss(
     -0.8872
     """
     check_shapes(
-        logprobs,
-        old_logprobs=old_logprobs,
-        advantages=advantages,
-        mask=mask,
-        segment_ids=segment_ids,
-        weights=weights,
+        logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, segment_ids=segment_ids, weights=weights
     )
     units = level_units("token", mask)
     ratio = importance_ratio(logprobs, old_logprobs, mask, units, gradient="plain", log_ratio_limit=log_ratio_limit)
@@ -74,24 +69,15 @@ def cispo_loss(
     objective = weight * jnp.where(mask, advantages, 0).astype(ratio.dtype)
     objective = objective * jnp.where(mask, logprobs, 0).astype(ratio.dtype)
     clipped = Clipped(mask & (ratio < 1 - clip_low), mask & (ratio > 1 + clip_high), jnp.zeros_like(mask))
-    return finish(
-        objective,
-        ratio,
-        clipped,
-        logprobs,
-        old_logprobs,
-        mask,
-        weights=weights,
-        aggregation=aggregation,
-        norm_length=norm_length,
-        segment_ids=segment_ids,
-        denominator=denominator,
-    )
+    reduction = Reduction(aggregation, norm_length, segment_ids, denominator)
+    return finish(objective, ratio, clipped, logprobs, old_logprobs, mask, weights, reduction)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cispo(Objective):
     """CISPO (arXiv:2506.13585) as a value; see `cispo_loss`."""
+
+    function = staticmethod(cispo_loss)
 
     aggregation: Aggregation = "token-mean"
     """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
@@ -101,6 +87,3 @@ class Cispo(Objective):
     """Width of the bound of the weight above 1."""
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
-
-    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
-        return self.call(cispo_loss, logprobs, batch, weights)

@@ -61,17 +61,17 @@ def correction_weights(
     check_shapes(old_logprobs, sampler_logprobs=sampler_logprobs, mask=mask, segment_ids=segment_ids)
     log_weight = jax.lax.stop_gradient(token_log_ratio(old_logprobs, sampler_logprobs, mask))
     if level not in get_args(CorrectionLevel):
-        raise ValueError(f"correction level is {level!r}, want one of {', '.join(get_args(CorrectionLevel))}")
+        raise ValueError(f"correction level is {level!r}, expected one of {', '.join(get_args(CorrectionLevel))}")
     if level == "response":
         if reduction not in get_args(ResponseReduction):
-            raise ValueError(f"reduction is {reduction!r}, want one of {', '.join(get_args(ResponseReduction))}")
+            raise ValueError(f"reduction is {reduction!r}, expected one of {', '.join(get_args(ResponseReduction))}")
         units = level_units("response", mask, segment_ids=segment_ids)
         log_weight = unit_mean(log_weight, mask, units)
         if reduction == "sum":
             log_weight = log_weight * units.lengths.astype(log_weight.dtype)
     weight = jnp.exp(clamp_log_ratio(log_weight, TOKEN_LOG_RATIO_LIMIT))
     if mode not in get_args(CorrectionMode):
-        raise ValueError(f"correction mode is {mode!r}, want one of {', '.join(get_args(CorrectionMode))}")
+        raise ValueError(f"correction mode is {mode!r}, expected one of {', '.join(get_args(CorrectionMode))}")
     factor = jnp.minimum(weight, truncate_at) if mode.startswith("truncate") else jnp.ones_like(weight)
     if mode.endswith("reject"):
         factor = jnp.where((weight >= reject_below) & (weight <= reject_above), factor, 0)

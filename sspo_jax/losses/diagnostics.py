@@ -12,7 +12,7 @@ from sspo_jax.losses.aggregation import masked_mean
 from sspo_jax.losses.grpo import Grpo
 from sspo_jax.losses.gspo import Gspo
 from sspo_jax.losses.ratios import Units, float_type, level_units, token_log_ratio, unit_mean
-from sspo_jax.losses.sspo import Sspo, entropy_scale, length_scale
+from sspo_jax.losses.sspo import Sspo, bound_scales
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate
 from sspo_jax.types import Max, Mean, SampleSize, TrainBatch
 
@@ -62,28 +62,27 @@ def diagnostics(
         "subsentence": unit_mean(log_ratio, mask, units["subsentence"]),
         "response": unit_mean(log_ratio, mask, units["response"]),
     }
-    low = high = length_scale(units["subsentence"], sspo.length_reference, log_ratio.dtype)
-    if sspo.adapt_entropy:
-        scale = entropy_scale(
-            batch.entropies,
-            mask,
-            units["subsentence"],
-            exponent=sspo.entropy_exponent,
-            floor=sspo.entropy_floor,
-            ceiling=sspo.entropy_ceiling,
-            mean_entropy=batch.mean_entropy,
-            entropy_std=batch.entropy_std,
-            rule=sspo.entropy_rule,
-            level=sspo.entropy_level,
-            vocab_size=sspo.vocab_size,
-        )
-        low = low * scale if sspo.entropy_bounds in ("both", "low") else low
-        high = high * scale if sspo.entropy_bounds in ("both", "high") else high
+    low, high = bound_scales(
+        batch.entropies if sspo.adapt_entropy else None,
+        mask,
+        units["subsentence"],
+        length_reference=sspo.length_reference,
+        exponent=sspo.entropy_exponent,
+        floor=sspo.entropy_floor,
+        ceiling=sspo.entropy_ceiling,
+        mean_entropy=batch.mean_entropy,
+        entropy_std=batch.entropy_std,
+        rule=sspo.entropy_rule,
+        bounds=sspo.entropy_bounds,
+        level=sspo.entropy_level,
+        vocab_size=sspo.vocab_size,
+        dtype=log_ratio.dtype,
+    )
     metrics: dict[str, Mean | Max] = {}
     for name, level, clip_low, clip_high in (
         ("grpo", "token", grpo.clip_low, grpo.clip_high),
         ("gspo", "response", gspo.clip_low, gspo.clip_high),
-        ("sspo", "subsentence", (sspo.clip_low * low), (sspo.clip_high * high)),
+        ("sspo", "subsentence", sspo.clip_low * low, sspo.clip_high * high),
     ):
         ratio = jnp.exp(jnp.clip(levels[level], -TOKEN_LOG_RATIO_LIMIT, TOKEN_LOG_RATIO_LIMIT))
         _, clipped = clipped_surrogate(ratio, batch.advantages, mask, clip_low, clip_high)
@@ -133,16 +132,3 @@ def _subsentence_metrics(batch: TrainBatch, units: dict[str, Units]) -> dict[str
         "subsentence/entropy_mean": Mean(jnp.sum(of_unit * share), count),
         "subsentence/entropy_variance": Mean(jnp.sum((of_unit - mean) ** 2 * share), count),
     }
-
-
-def entropy_statistics(batch: TrainBatch) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Hbar and the standard deviation of H_k, in nats, each valid token carrying its subsentence's entropy.
-
-    For `batch.mean_entropy` and `batch.entropy_std`: call it on the whole rollout batch, before it is cut into parts.
-    """
-    mask = batch.mask
-    units = level_units("subsentence", mask, batch.subsentence_ids, batch.segment_ids)
-    entropies = jnp.where(mask, batch.entropies, 0).astype(float_type(batch.entropies))
-    mean = masked_mean(entropies, mask).value
-    of_unit = unit_mean(entropies, mask, units)
-    return mean, jnp.sqrt(masked_mean((of_unit - mean) ** 2, mask).value)

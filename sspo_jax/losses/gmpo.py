@@ -5,10 +5,11 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.objective import Loss, Objective
+from sspo_jax.losses.aggregation import Reduction
+from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, clamp_log_ratio, level_units, token_log_ratio, unit_mean
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
-from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
+from sspo_jax.types import Max, Mean, Number, Scalar
 
 
 def gmpo_loss(
@@ -59,12 +60,7 @@ def gmpo_loss(
     -1.221403
     """
     check_shapes(
-        logprobs,
-        old_logprobs=old_logprobs,
-        advantages=advantages,
-        mask=mask,
-        segment_ids=segment_ids,
-        weights=weights,
+        logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, segment_ids=segment_ids, weights=weights
     )
     units = level_units("response", mask, segment_ids=segment_ids)
     log_ratio = clamp_log_ratio(token_log_ratio(logprobs, old_logprobs, mask), log_ratio_limit)
@@ -75,24 +71,15 @@ def gmpo_loss(
     ratio = jnp.exp(unit_mean(bounded, mask, units))
     objective = ratio * advantages
     clipped = Clipped(is_low, is_high, jnp.zeros_like(mask))
-    return finish(
-        objective,
-        ratio,
-        clipped,
-        logprobs,
-        old_logprobs,
-        mask,
-        weights=weights,
-        aggregation=aggregation,
-        norm_length=norm_length,
-        segment_ids=segment_ids,
-        denominator=denominator,
-    )
+    reduction = Reduction(aggregation, norm_length, segment_ids, denominator)
+    return finish(objective, ratio, clipped, logprobs, old_logprobs, mask, weights, reduction)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gmpo(Objective):
     """GMPO (arXiv:2507.20673) as a value; see `gmpo_loss`."""
+
+    function = staticmethod(gmpo_loss)
 
     clip_low: Number = 0.4
     """Bound of the log-ratio below 0, nats."""
@@ -100,6 +87,3 @@ class Gmpo(Objective):
     """Bound of the log-ratio above 0, nats."""
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of each log-ratio, nats; None means none."""
-
-    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
-        return self.call(gmpo_loss, logprobs, batch, weights)

@@ -5,14 +5,15 @@ has one, is `Objective.kl_coefficient`.
 """
 
 import dataclasses
+import functools
 
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.aggregation import Aggregation
-from sspo_jax.losses.objective import Loss, Objective
+from sspo_jax.losses.aggregation import Reduction
+from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate, finish
-from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
+from sspo_jax.types import Max, Mean, Number, Scalar
 
 
 def grpo_loss(
@@ -62,143 +63,40 @@ def grpo_loss(
     (-0.9, 0.3333)
     """
     check_shapes(
-        logprobs,
-        old_logprobs=old_logprobs,
-        advantages=advantages,
-        mask=mask,
-        segment_ids=segment_ids,
-        weights=weights,
+        logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, segment_ids=segment_ids, weights=weights
     )
     units = level_units("token", mask)
     ratio = importance_ratio(logprobs, old_logprobs, mask, units, gradient="plain", log_ratio_limit=log_ratio_limit)
     objective, clipped = clipped_surrogate(ratio, advantages, mask, clip_low, clip_high, dual_clip)
-    return finish(
-        objective,
-        ratio,
-        clipped,
-        logprobs,
-        old_logprobs,
-        mask,
-        weights=weights,
-        aggregation=aggregation,
-        norm_length=norm_length,
-        segment_ids=segment_ids,
-        denominator=denominator,
-    )
+    reduction = Reduction(aggregation, norm_length, segment_ids, denominator)
+    return finish(objective, ratio, clipped, logprobs, old_logprobs, mask, weights, reduction)
 
 
-def dr_grpo_loss(
-    logprobs: Float[Array, "batch time"],
-    old_logprobs: Float[Array, "batch time"],
-    advantages: Float[Array, "batch time"],
-    mask: Bool[Array, "batch time"],
-    *,
-    clip_low: Number = 0.2,
-    clip_high: Number = 0.2,
-    dual_clip: Number | None = None,
-    aggregation: str = "seq-mean-token-sum-norm",
-    norm_length: Number | None = None,
-    segment_ids: Int[Array, "batch time"] | None = None,
-    denominator: Scalar | None = None,
-    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,
-    weights: Float[Array, "batch time"] | None = None,
-) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
-    """Dr. GRPO: `grpo_loss` without the length bias (arXiv:2503.20783 eq. 2 and section 3.2).
+dr_grpo_loss = functools.partial(grpo_loss, aggregation="seq-mean-token-sum-norm")
+dr_grpo_loss.__doc__ = """Dr. GRPO: `grpo_loss` without the length bias (arXiv:2503.20783 eq. 2 and section 3.2).
 
-        loss = - mean over responses ( sum over their valid tokens ( J_t ) / norm_length )
+    loss = - mean over responses ( sum over their valid tokens ( J_t ) / norm_length )
 
-    `norm_length` is the generation budget in tokens; None means the width of the rows, as in verl (TRL divides by the
-    budget). Earlier versions of verl sum over the responses instead of taking their mean. The paper's advantages are
-    `group_relative(..., scale="none")`.
+`norm_length` is the generation budget in tokens; None means the width of the rows, as in verl (TRL divides by the
+budget). Earlier versions of verl sum over the responses instead of taking their mean. The paper's advantages are
+`group_relative(..., scale="none")`.
+"""
 
-    Args:
-      logprobs, old_logprobs: [batch, time], nats, new policy (differentiable) and policy at the start of the update.
-      advantages: [batch, time].
-      mask: [batch, time], true where a token enters the loss; elsewhere the arrays may hold anything, also NaN.
-      clip_low, clip_high: widths of the bounds below and above 1.
-      dual_clip: c of arXiv:1912.09729, the largest ratio at a negative advantage; None means none.
-      aggregation, norm_length, denominator: see `sspo_jax.losses.aggregation`.
-      segment_ids: [batch, time], packed responses (0 = padding); without it a row is one response.
-      log_ratio_limit: clamp of the log-ratio, nats, with no gradient beyond it; None means none.
-      weights: [batch, time], detached factors of J_t, such as `correction.correction_weights`.
+dapo_loss = functools.partial(grpo_loss, clip_high=0.28, dual_clip=10.0, aggregation="token-mean")
+dapo_loss.__doc__ = """DAPO: `grpo_loss` with clip-higher and the mean over all tokens (arXiv:2503.14476 eq. 8).
 
-    Returns:
-      The loss, a scalar, and metrics: `ratio/*`, `policy/kl_old`, `loss/policy`.
-    """
-    return grpo_loss(
-        logprobs,
-        old_logprobs,
-        advantages,
-        mask,
-        clip_low=clip_low,
-        clip_high=clip_high,
-        dual_clip=dual_clip,
-        aggregation=aggregation,
-        norm_length=norm_length,
-        segment_ids=segment_ids,
-        denominator=denominator,
-        log_ratio_limit=log_ratio_limit,
-        weights=weights,
-    )
+    loss = - sum over valid tokens ( J_t ) / number of valid tokens
 
-
-def dapo_loss(
-    logprobs: Float[Array, "batch time"],
-    old_logprobs: Float[Array, "batch time"],
-    advantages: Float[Array, "batch time"],
-    mask: Bool[Array, "batch time"],
-    *,
-    clip_low: Number = 0.2,
-    clip_high: Number = 0.28,
-    dual_clip: Number | None = 10.0,
-    aggregation: str = "token-mean",
-    norm_length: Number | None = None,
-    segment_ids: Int[Array, "batch time"] | None = None,
-    denominator: Scalar | None = None,
-    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,
-    weights: Float[Array, "batch time"] | None = None,
-) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
-    """DAPO: `grpo_loss` with clip-higher and the mean over all tokens of the batch (arXiv:2503.14476 eq. 8).
-
-        loss = - sum over valid tokens ( J_t ) / number of valid tokens
-
-    The dual clip of 10 is that of the authors' scripts. Its other parts live elsewhere: `advantages.overlong_penalty`,
-    and dynamic sampling in the trainer.
-
-    Args:
-      logprobs, old_logprobs: [batch, time], nats, new policy (differentiable) and policy at the start of the update.
-      advantages: [batch, time].
-      mask: [batch, time], true where a token enters the loss; elsewhere the arrays may hold anything, also NaN.
-      clip_low, clip_high: widths of the bounds below and above 1.
-      dual_clip: c of arXiv:1912.09729, the largest ratio at a negative advantage; None means none.
-      aggregation, norm_length, denominator: see `sspo_jax.losses.aggregation`.
-      segment_ids: [batch, time], packed responses (0 = padding); without it a row is one response.
-      log_ratio_limit: clamp of the log-ratio, nats, with no gradient beyond it; None means none.
-      weights: [batch, time], detached factors of J_t, such as `correction.correction_weights`.
-
-    Returns:
-      The loss, a scalar, and metrics: `ratio/*`, `policy/kl_old`, `loss/policy`.
-    """
-    return grpo_loss(
-        logprobs,
-        old_logprobs,
-        advantages,
-        mask,
-        clip_low=clip_low,
-        clip_high=clip_high,
-        dual_clip=dual_clip,
-        aggregation=aggregation,
-        norm_length=norm_length,
-        segment_ids=segment_ids,
-        denominator=denominator,
-        log_ratio_limit=log_ratio_limit,
-        weights=weights,
-    )
+The dual clip of 10 is that of the authors' scripts. Its other parts live elsewhere: `rewards.Overlong`, and dynamic
+sampling in the trainer.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grpo(Objective):
-    """GRPO (arXiv:2402.03300) as a value; see `grpo_loss`."""
+    """GRPO (arXiv:2402.03300) as a value; see `grpo_loss`. Dr. GRPO and DAPO are settings of it."""
+
+    function = staticmethod(grpo_loss)
 
     clip_low: Number = 0.2
     """Width of the bound below 1."""
@@ -209,45 +107,12 @@ class Grpo(Objective):
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
 
-    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
-        return self.call(grpo_loss, logprobs, batch, weights)
+    @classmethod
+    def dr_grpo(cls, **changes: object) -> "Grpo":
+        """Dr. GRPO (arXiv:2503.20783), with the budget of its scripts; see `dr_grpo_loss`."""
+        return dataclasses.replace(cls(aggregation="seq-mean-token-sum-norm", norm_length=3000.0), **changes)
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DrGrpo(Objective):
-    """Dr. GRPO (arXiv:2503.20783) as a value, with the budget of its scripts; see `dr_grpo_loss`."""
-
-    aggregation: Aggregation = "seq-mean-token-sum-norm"
-    """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
-    norm_length: Number | None = 3000.0
-    """The generation budget in tokens, by which the sum over a response is divided."""
-    clip_low: Number = 0.2
-    """Width of the bound below 1."""
-    clip_high: Number = 0.2
-    """Width of the bound above 1."""
-    dual_clip: Number | None = None
-    """Largest ratio at a negative advantage; None means none."""
-    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
-    """Clamp of the log-ratio, nats; None means none."""
-
-    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
-        return self.call(dr_grpo_loss, logprobs, batch, weights)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Dapo(Objective):
-    """DAPO (arXiv:2503.14476) as a value; see `dapo_loss`."""
-
-    aggregation: Aggregation = "token-mean"
-    """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
-    clip_low: Number = 0.2
-    """Width of the bound below 1."""
-    clip_high: Number = 0.28
-    """Width of the bound above 1."""
-    dual_clip: Number | None = 10.0
-    """Largest ratio at a negative advantage; None means none."""
-    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
-    """Clamp of the log-ratio, nats; None means none."""
-
-    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
-        return self.call(dapo_loss, logprobs, batch, weights)
+    @classmethod
+    def dapo(cls, **changes: object) -> "Grpo":
+        """DAPO (arXiv:2503.14476); see `dapo_loss`."""
+        return dataclasses.replace(cls(clip_high=0.28, dual_clip=10.0, aggregation="token-mean"), **changes)

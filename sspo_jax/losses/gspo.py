@@ -4,10 +4,11 @@ import dataclasses
 
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.objective import Loss, Objective
+from sspo_jax.losses.aggregation import Reduction
+from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import Gradient, check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import RESPONSE_LOG_RATIO_LIMIT, clipped_surrogate, finish
-from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
+from sspo_jax.types import Max, Mean, Number, Scalar
 
 
 def gspo_loss(
@@ -60,12 +61,7 @@ def gspo_loss(
     -1.0004
     """
     check_shapes(
-        logprobs,
-        old_logprobs=old_logprobs,
-        advantages=advantages,
-        mask=mask,
-        segment_ids=segment_ids,
-        weights=weights,
+        logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, segment_ids=segment_ids, weights=weights
     )
     units = level_units("response", mask, segment_ids=segment_ids)
     ratio = importance_ratio(
@@ -78,24 +74,15 @@ def gspo_loss(
         clamp_both_sides=False,
     )
     objective, clipped = clipped_surrogate(ratio, advantages, mask, clip_low, clip_high)
-    return finish(
-        objective,
-        ratio,
-        clipped,
-        logprobs,
-        old_logprobs,
-        mask,
-        weights=weights,
-        aggregation=aggregation,
-        norm_length=norm_length,
-        segment_ids=segment_ids,
-        denominator=denominator,
-    )
+    reduction = Reduction(aggregation, norm_length, segment_ids, denominator)
+    return finish(objective, ratio, clipped, logprobs, old_logprobs, mask, weights, reduction)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gspo(Objective):
     """GSPO (arXiv:2507.18071) as a value; see `gspo_loss`."""
+
+    function = staticmethod(gspo_loss)
 
     clip_low: Number = 3e-4
     """Width of the bound below 1."""
@@ -105,6 +92,3 @@ class Gspo(Objective):
     """Gradient through each token's own ratio ("token", GSPO-token) or the geometric mean ("plain", GSPO)."""
     log_ratio_limit: Number | None = RESPONSE_LOG_RATIO_LIMIT
     """Clamp of log s from above, nats; None means none."""
-
-    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
-        return self.call(gspo_loss, logprobs, batch, weights)

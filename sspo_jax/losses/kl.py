@@ -52,4 +52,4 @@ def kl_penalty(
     if estimator == "k3":
         # exp(-d) beyond the limit would drown the batch in one token; its gradient there is that of d, bounded.
         return jnp.expm1(jnp.clip(-difference, -TOKEN_LOG_RATIO_LIMIT, TOKEN_LOG_RATIO_LIMIT)) + difference
-    raise ValueError(f"estimator is {estimator!r}, want one of {', '.join(get_args(KlEstimator))}")
+    raise ValueError(f"estimator is {estimator!r}, expected one of {', '.join(get_args(KlEstimator))}")

@@ -7,7 +7,6 @@ All three terms use the same aggregation and the same denominator.
 
 import abc
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,49 +37,21 @@ class Objective(abc.ABC):
     correction: RolloutCorrection = dataclasses.field(default_factory=RolloutCorrection)
     """Correction of the gap between the sampler and the training program."""
 
+    @staticmethod
     @abc.abstractmethod
-    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
-        """This objective's loss function on the arrays of `batch`, by `self.call`.
+    def function(*arrays: Any, **options: Any) -> Loss:
+        """The loss function, such as `grpo_loss`; a class sets it by `function = staticmethod(grpo_loss)`.
 
         Args:
-          logprobs: [batch, time], nats, under the parameters being trained.
-          batch: everything else.
-          weights: [batch, time], detached factors per token; None means none.
+          arrays: log-probs, old log-probs, advantages, mask, as every loss takes them.
+          options: `segment_ids`, `denominator`, `weights`, and what `options` gives.
         """
 
-    def call(
-        self,
-        function: Callable[..., Loss],
-        logprobs: Array,
-        batch: TrainBatch,
-        weights: Array | None,
-        *more_arrays: Array | None,
-        but: tuple[str, ...] = (),
-        **more: Any,
-    ) -> Loss:
-        """`function` of the arrays that every loss takes, its options set from the fields of this objective.
-
-        Args:
-          function: such as `grpo_loss`.
-          logprobs, batch, weights: as `policy_loss` got them.
-          more_arrays: what `function` wants after the mask.
-          but: names of fields that are no option of `function`.
-          more: further keyword arguments, beside the fields.
-        """
-        skip = {"kl_coefficient", "kl_estimator", "entropy_coefficient", "correction", *but}
-        names = [field.name for field in dataclasses.fields(self) if field.name not in skip]
-        return function(
-            logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            batch.mask,
-            *more_arrays,
-            segment_ids=batch.segment_ids,
-            denominator=batch.denominator,
-            weights=weights,
-            **{name: getattr(self, name) for name in names},
-            **more,
-        )
+    def options(self, batch: TrainBatch) -> dict[str, Any]:
+        """Further keyword arguments of `function`: `aggregation`, `norm_length` and the fields of the class itself."""
+        del batch  # read by classes whose loss takes more arrays
+        own = [field.name for field in dataclasses.fields(self) if field.name not in _TERMS]
+        return {name: getattr(self, name) for name in own}
 
     def denominator(self, batch: TrainBatch) -> Float[Array, ""]:
         """This objective's count for these rows: sum it over all parts of an update, then set `batch.denominator`."""
@@ -100,7 +71,16 @@ class Objective(abc.ABC):
           entropies: [batch, time], nats, under the parameters being trained; differentiable, for the entropy bonus.
         """
         weights, metrics = self.correction(batch)
-        loss, policy_metrics = self.policy_loss(logprobs, batch, weights)
+        loss, policy_metrics = self.function(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.mask,
+            segment_ids=batch.segment_ids,
+            denominator=batch.denominator,
+            weights=weights,
+            **self.options(batch),
+        )
         metrics = metrics | policy_metrics
         if self.kl_coefficient:
             if batch.ref_logprobs is None:
@@ -125,3 +105,7 @@ class Objective(abc.ABC):
             segment_ids=batch.segment_ids,
             denominator=batch.denominator,
         )
+
+
+# Fields that the objective reads itself: they are no options of a loss function.
+_TERMS = ("kl_coefficient", "kl_estimator", "entropy_coefficient", "correction")

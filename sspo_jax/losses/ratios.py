@@ -28,7 +28,7 @@ def check_shapes(like: Array, **arrays: Array | None) -> None:
     """Raises ValueError naming the first of `arrays` whose shape is not that of `like`."""
     for name, array in arrays.items():
         if array is not None and array.shape != like.shape:
-            raise ValueError(f"{name} has shape {array.shape}, want {like.shape}, the shape of logprobs")
+            raise ValueError(f"{name} has shape {array.shape}, expected {like.shape}, the shape of logprobs")
 
 
 def float_type(*arrays: Array | None) -> jnp.dtype:
@@ -51,7 +51,7 @@ def level_ids(
         if subsentence_ids is None:
             raise ValueError("ratio_level 'subsentence' needs subsentence_ids: sspo_jax.subsentences makes them")
         return subsentence_ids
-    raise ValueError(f"ratio_level is {level!r}, want one of {', '.join(get_args(Level))}")
+    raise ValueError(f"ratio_level is {level!r}, expected one of {', '.join(get_args(Level))}")
 
 
 def unit_ids(
@@ -197,7 +197,7 @@ def importance_ratio(
       clamp_both_sides: whether the clamp is at -limit too.
     """
     if gradient not in get_args(Gradient):
-        raise ValueError(f"gradient is {gradient!r}, want one of {', '.join(get_args(Gradient))}")
+        raise ValueError(f"gradient is {gradient!r}, expected one of {', '.join(get_args(Gradient))}")
     log_ratio = token_log_ratio(logprobs, old_logprobs, mask)
     log_ratio = unit_mean(log_ratio, mask, units)
     if gradient == "token":

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.objective import Loss, Objective
+from sspo_jax.losses.aggregation import Reduction
+from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
-from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
+from sspo_jax.types import Max, Mean, Number, Scalar
 
 
 def sapo_loss(
@@ -58,43 +59,28 @@ def sapo_loss(
     -2.0
     """
     check_shapes(
-        logprobs,
-        old_logprobs=old_logprobs,
-        advantages=advantages,
-        mask=mask,
-        segment_ids=segment_ids,
-        weights=weights,
+        logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, segment_ids=segment_ids, weights=weights
     )
     if not (temperature_positive > 0 and temperature_negative > 0):
         raise ValueError(
             f"temperature_positive is {temperature_positive} and temperature_negative is {temperature_negative}, "
-            "want both above 0"
+            "expected both above 0"
         )
     units = level_units("token", mask)
     ratio = importance_ratio(logprobs, old_logprobs, mask, units, gradient="plain", log_ratio_limit=log_ratio_limit)
     advantages = jnp.where(mask, advantages, 0).astype(ratio.dtype)
     temperature = jnp.where(advantages > 0, temperature_positive, temperature_negative).astype(ratio.dtype)
     objective = jax.nn.sigmoid(temperature * (ratio - 1)) * (4 / temperature) * advantages
-    nothing = jnp.zeros_like(mask)
-    clipped = Clipped(nothing, nothing, nothing)
-    return finish(
-        objective,
-        ratio,
-        clipped,
-        logprobs,
-        old_logprobs,
-        mask,
-        weights=weights,
-        aggregation=aggregation,
-        norm_length=norm_length,
-        segment_ids=segment_ids,
-        denominator=denominator,
-    )
+    clipped = Clipped.nowhere(mask)
+    reduction = Reduction(aggregation, norm_length, segment_ids, denominator)
+    return finish(objective, ratio, clipped, logprobs, old_logprobs, mask, weights, reduction)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sapo(Objective):
     """SAPO (arXiv:2511.20347) as a value; see `sapo_loss`."""
+
+    function = staticmethod(sapo_loss)
 
     temperature_positive: Number = 1.0
     """tau of tokens with a positive advantage."""
@@ -102,6 +88,3 @@ class Sapo(Objective):
     """tau of the others; larger decays faster."""
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
-
-    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
-        return self.call(sapo_loss, logprobs, batch, weights)

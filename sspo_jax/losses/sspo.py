@@ -5,15 +5,15 @@ option here and explained in docs/algorithm.md.
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.losses.aggregation import masked_mean
-from sspo_jax.losses.objective import Loss, Objective
+from sspo_jax.losses.aggregation import Reduction, masked_mean
+from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import (
     Gradient,
     Level,
@@ -64,40 +64,19 @@ def sspo_loss(
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
     """SSPO objective, negated (arXiv:2511.04256v2, our reading).
 
-        d_t     = logprob_t - old_logprob_t
-        log s_k = (1 / L_k) * sum_{t in S_k} d_t
-        r_t     = stop_gradient(s_k) * exp(logprob_t - stop_gradient(logprob_t))     gradient "token"
-                  s_k                                                                gradient "plain"
-        low_k   = clip_low * g_k * l_k,   high_k = clip_high * g_k * l_k             see `entropy_scale`, `length_scale`
-        J_t     = min(r_t A_t, clip(r_t, 1 - low_k, 1 + high_k) A_t)
+        log s_k = (1 / L_k) * sum over subsentence S_k of (logprob_t - old_logprob_t)
+        r_t     = stop_gradient(s_k) * exp(logprob_t - stop_gradient(logprob_t)), or with gradient "plain" s_k itself
+        J_t     = min(r_t A_t, clip(r_t, 1 - clip_low * g_k * l_k, 1 + clip_high * g_k * l_k) A_t)
         loss    = - mean over responses ( mean over their valid tokens ( J_t ) )
 
     Args:
-      logprobs: [batch, time], nats, the policy being trained; differentiable.
-      old_logprobs: [batch, time], nats, the policy at the start of the update.
-      advantages: [batch, time].
-      mask: [batch, time], true where a token enters the loss. Elsewhere every array may hold anything, also NaN.
-      subsentence_ids: [batch, time], any integers; equal in a response means the same subsentence. None only with
-        another `ratio_level`.
-      entropies: [batch, time], nats, of the old policy; None leaves the bounds as they are (g_k = 1).
-      clip_low, clip_high: widths of the bounds below and above 1.
-      gradient: "token" or "plain", same value; see `ratios.importance_ratio`.
-      entropy_exponent, entropy_floor, entropy_ceiling: alpha, g_min, g_max.
-      mean_entropy: Hbar, over all valid tokens of the rollout batch; None means over these rows.
-      length_reference: L_ref in tokens of the length scale l_k; None means l_k = 1.
-      aggregation, norm_length, denominator: see `aggregation`.
-      segment_ids: [batch, time], packed responses (0 = padding); without it a row is one response.
-      ratio_level: the unit S_k: "token" is GRPO's ratio, "response" is GSPO's.
-      entropy_rule, entropy_bounds, entropy_level, entropy_std, vocab_size: see `entropy_scale`.
-      dual_clip: c of arXiv:1912.09729; None means none.
-      log_ratio_limit: clamp of log s_k, nats, with no gradient beyond it; None means none.
-      weights: [batch, time], detached factors of J_t, such as `correction.correction_weights`.
+      logprobs, old_logprobs, advantages, mask: [batch, time], as in `grpo_loss`.
+      subsentence_ids: [batch, time], any integers, equal inside a subsentence; None with another `ratio_level`.
+      entropies, mean_entropy, entropy_std: of the old policy, nats, see `entropy_scale`; without entropies g_k = 1.
+      other options: those of `grpo_loss`, and the fields of `Sspo`.
 
     Returns:
       The loss, a scalar, and metrics: `ratio/*`, `policy/kl_old`, `loss/policy`, `clip/scale_mean`.
-
-    Raises:
-      ValueError: at trace time, for a shape or an unknown option.
 
     A row of two subsentences with ratios 4 (clipped at 1.2) and 1, advantage 1: (1.2 + 1.2 + 1) / 3.
 
@@ -108,52 +87,60 @@ def sspo_loss(
     -1.133333
     """
     check_shapes(
-        logprobs,
-        old_logprobs=old_logprobs,
-        advantages=advantages,
-        mask=mask,
-        subsentence_ids=subsentence_ids,
-        entropies=entropies,
-        segment_ids=segment_ids,
-        weights=weights,
+        logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, segment_ids=segment_ids, weights=weights
     )
+    check_shapes(logprobs, subsentence_ids=subsentence_ids, entropies=entropies)
     units = level_units(ratio_level, mask, subsentence_ids, segment_ids)
     ratio = importance_ratio(logprobs, old_logprobs, mask, units, gradient=gradient, log_ratio_limit=log_ratio_limit)
-    scale = length_scale(units, length_reference, ratio.dtype)
-    low = high = scale
-    if entropies is not None:
-        adapted = entropy_scale(
-            entropies,
-            mask,
-            units,
-            exponent=entropy_exponent,
-            floor=entropy_floor,
-            ceiling=entropy_ceiling,
-            mean_entropy=mean_entropy,
-            entropy_std=entropy_std,
-            rule=entropy_rule,
-            level=entropy_level,
-            vocab_size=vocab_size,
-        ).astype(ratio.dtype)
-        if entropy_bounds not in get_args(EntropyBounds):
-            raise ValueError(f"entropy_bounds is {entropy_bounds!r}, want one of {', '.join(get_args(EntropyBounds))}")
-        low = low * adapted if entropy_bounds in ("both", "low") else low
-        high = high * adapted if entropy_bounds in ("both", "high") else high
-    objective, clipped = clipped_surrogate(ratio, advantages, mask, clip_low * low, clip_high * high, dual_clip)
-    loss, metrics = finish(
-        objective,
-        ratio,
-        clipped,
-        logprobs,
-        old_logprobs,
+    low, high = bound_scales(
+        entropies,
         mask,
-        weights=weights,
-        aggregation=aggregation,
-        norm_length=norm_length,
-        segment_ids=segment_ids,
-        denominator=denominator,
+        units,
+        length_reference=length_reference,
+        exponent=entropy_exponent,
+        floor=entropy_floor,
+        ceiling=entropy_ceiling,
+        mean_entropy=mean_entropy,
+        entropy_std=entropy_std,
+        rule=entropy_rule,
+        bounds=entropy_bounds,
+        level=entropy_level,
+        vocab_size=vocab_size,
+        dtype=ratio.dtype,
     )
+    objective, clipped = clipped_surrogate(ratio, advantages, mask, clip_low * low, clip_high * high, dual_clip)
+    reduction = Reduction(aggregation, norm_length, segment_ids, denominator)
+    loss, metrics = finish(objective, ratio, clipped, logprobs, old_logprobs, mask, weights, reduction)
     return loss, metrics | {"clip/scale_mean": masked_mean((low + high) / 2, mask)}
+
+
+def bound_scales(
+    entropies: Float[Array, "batch time"] | None,
+    mask: Bool[Array, "batch time"],
+    units: Units,
+    *,
+    length_reference: Number | None,
+    bounds: str,
+    dtype: DTypeLike,
+    **entropy_options: Any,
+) -> tuple[Float[Array, "batch time"], Float[Array, "batch time"]]:
+    """The factors of `clip_low` and of `clip_high` at each token: g_k l_k, and l_k alone for a bound left as it is.
+
+    Args:
+      entropies: [batch, time], nats, of the old policy; None means g_k = 1.
+      mask, units: the valid tokens and their units.
+      length_reference: of `length_scale`.
+      bounds: which of the two g_k moves: "both", "low" or "high".
+      dtype: of the result.
+      entropy_options: of `entropy_scale`.
+    """
+    if bounds not in get_args(EntropyBounds):
+        raise ValueError(f"entropy_bounds is {bounds!r}, expected one of {', '.join(get_args(EntropyBounds))}")
+    lengths = length_scale(units, length_reference, dtype)
+    if entropies is None:
+        return lengths, lengths
+    adapted = lengths * entropy_scale(entropies, mask, units, **entropy_options).astype(dtype)
+    return adapted if bounds != "high" else lengths, adapted if bounds != "low" else lengths
 
 
 def length_scale(
@@ -167,7 +154,9 @@ def length_scale(
     if length_reference is None:
         return jnp.ones(units.lengths.shape, dtype)
     if not length_reference > 0:
-        raise ValueError(f"length_reference is {length_reference}, want a positive number of tokens, or None for none")
+        raise ValueError(
+            f"length_reference is {length_reference}, expected a positive number of tokens, or None for none"
+        )
     return jnp.clip(jnp.sqrt(length_reference / units.lengths.astype(dtype)), 0.25, 4.0)
 
 
@@ -205,12 +194,14 @@ def entropy_scale(
       vocab_size: read by "vocabulary".
     """
     if not 0 < floor <= 1 <= ceiling:
-        raise ValueError(f"entropy_floor is {floor} and entropy_ceiling is {ceiling}, want 0 < floor <= 1 <= ceiling")
+        raise ValueError(
+            f"entropy_floor is {floor} and entropy_ceiling is {ceiling}, expected 0 < floor <= 1 <= ceiling"
+        )
     dtype = float_type(entropies)
     # Entropies are at least 0; a float32 sum may miss that by a rounding, and a root of it would be NaN.
     entropies = jax.lax.stop_gradient(jnp.maximum(jnp.where(mask, entropies, 0).astype(dtype), 0))
     if level not in get_args(EntropyLevel):
-        raise ValueError(f"entropy_level is {level!r}, want one of {', '.join(get_args(EntropyLevel))}")
+        raise ValueError(f"entropy_level is {level!r}, expected one of {', '.join(get_args(EntropyLevel))}")
     of_unit = unit_mean(entropies, mask, units) if level == "unit" else entropies
     if rule == "vocabulary":
         if vocab_size is None:
@@ -229,12 +220,14 @@ def entropy_scale(
         is_spread = std > 64 * jnp.finfo(dtype).eps * mean
         z = jnp.tanh(jnp.where(is_spread, (of_unit - mean) / jnp.where(is_spread, std, 1), 0))
         return 1 + z * jnp.where(z > 0, ceiling - 1, 1 - floor)
-    raise ValueError(f"entropy_rule is {rule!r}, want one of {', '.join(get_args(EntropyRule))}")
+    raise ValueError(f"entropy_rule is {rule!r}, expected one of {', '.join(get_args(EntropyRule))}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sspo(Objective):
     """SSPO (arXiv:2511.04256v2) as a value; see `sspo_loss`. Without arguments it is `Sspo.paper_like()`."""
+
+    function = staticmethod(sspo_loss)
 
     clip_low: Number = 0.2
     """Width of the bound below 1."""
@@ -277,15 +270,11 @@ class Sspo(Objective):
         """0.02 / 0.028 at 10 tokens, between the ranges published for one token and for whole responses."""
         return dataclasses.replace(cls(clip_low=0.02, clip_high=0.028, length_reference=10.0), **changes)
 
-    def policy_loss(self, logprobs: Array, batch: TrainBatch, weights: Array | None) -> Loss:
-        return self.call(
-            sspo_loss,
-            logprobs,
-            batch,
-            weights,
-            batch.subsentence_ids,
-            batch.entropies if self.adapt_entropy else None,
-            but=("adapt_entropy",),
-            mean_entropy=batch.mean_entropy,
-            entropy_std=batch.entropy_std,
-        )
+    def options(self, batch: TrainBatch) -> dict[str, Any]:
+        options = super().options(batch) | {"subsentence_ids": batch.subsentence_ids}
+        is_adapted = options.pop("adapt_entropy")
+        return options | {
+            "entropies": batch.entropies if is_adapted else None,
+            "mean_entropy": batch.mean_entropy,
+            "entropy_std": batch.entropy_std,
+        }

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from sspo_jax.losses.aggregation import aggregate, masked_max, masked_mean
+from sspo_jax.losses.aggregation import Reduction, aggregate, masked_max, masked_mean
 from sspo_jax.losses.ratios import token_log_ratio
-from sspo_jax.types import Max, Mean, Number, Scalar
+from sspo_jax.types import Max, Mean, Number
 
 # Nats. verl clamps the token log-ratio at 20 on both sides, and the response log-ratio of GSPO at 10 from above.
 TOKEN_LOG_RATIO_LIMIT = 20.0
@@ -21,6 +21,11 @@ class Clipped(NamedTuple):
     low: Bool[Array, "batch time"]  # A < 0 and ratio below 1 - clip_low
     high: Bool[Array, "batch time"]  # A > 0 and ratio above 1 + clip_high
     dual: Bool[Array, "batch time"]  # A < 0 and ratio above dual_clip
+
+    @staticmethod
+    def nowhere(mask: Bool[Array, "batch time"]) -> "Clipped":
+        """For an objective without a clip."""
+        return Clipped(*(jnp.zeros_like(mask) for _ in range(3)))
 
 
 def clipped_surrogate(
@@ -39,7 +44,7 @@ def clipped_surrogate(
     one, and no gradient is split between two equal arguments of min.
     """
     if dual_clip is not None and not dual_clip > 1:
-        raise ValueError(f"dual_clip is {dual_clip}, want a number above 1, or None for none")
+        raise ValueError(f"dual_clip is {dual_clip}, expected a number above 1, or None for none")
     advantages = jnp.where(mask, advantages, 0).astype(ratio.dtype)
     low, high = 1 - clip_low, 1 + clip_high
     clipped_high = (advantages > 0) & (ratio > high)
@@ -83,24 +88,21 @@ def finish(
     logprobs: Float[Array, "batch time"],
     old_logprobs: Float[Array, "batch time"],
     mask: Bool[Array, "batch time"],
-    *,
     weights: Float[Array, "batch time"] | None,
-    aggregation: str,
-    norm_length: Number | None,
-    segment_ids: Int[Array, "batch time"] | None,
-    denominator: Scalar | None,
+    reduction: Reduction,
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
-    """loss = -aggregate(weights * objective), with the common metrics."""
+    """loss = -aggregate(weights * objective), with the common metrics.
+
+    Args:
+      objective: [batch, time], J_t, which is to be maximised.
+      ratio, clipped: for the metrics.
+      logprobs, old_logprobs, mask: as the loss got them.
+      weights: [batch, time], detached factors of J_t; None means none.
+      reduction: from tokens to a scalar.
+    """
     if weights is not None:
         objective = objective * jax.lax.stop_gradient(jnp.where(mask, weights, 0)).astype(objective.dtype)
-    loss, mean = aggregate(
-        -objective,
-        mask,
-        aggregation=aggregation,
-        norm_length=norm_length,
-        segment_ids=segment_ids,
-        denominator=denominator,
-    )
+    loss, mean = aggregate(-objective, mask, **reduction._asdict())
     log_ratio = token_log_ratio(logprobs, old_logprobs, mask)
     metrics = ratio_metrics(ratio, log_ratio, mask, clipped)
     return loss, metrics | {"loss/policy": jax.lax.stop_gradient(mean)}

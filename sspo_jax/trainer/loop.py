@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sspo_jax.advantages import group_relative, leave_one_out
+from sspo_jax.advantages import estimate
 from sspo_jax.config import TrainConfig
 from sspo_jax.distributed.interrupt import Interrupted, StopRequest
 from sspo_jax.distributed.processes import any_process, is_main, together
@@ -251,9 +251,7 @@ class Trainer:
             return np.zeros(0, np.float32)
         rewards = jnp.asarray(groups.rewards, jnp.float32)
         ids, valid = jnp.asarray(groups.rollout.group_ids), jnp.asarray(groups.is_judged)
-        if settings.estimator == "leave_one_out":
-            return np.asarray(leave_one_out(rewards, ids, valid=valid))
-        return np.asarray(group_relative(rewards, ids, scale=settings.scale, valid=valid))
+        return np.asarray(estimate(rewards, ids, estimator=settings.estimator, scale=settings.scale, valid=valid))
 
     def score(
         self, groups: GradedRollout, advantages: Float[np.ndarray, " batch"]

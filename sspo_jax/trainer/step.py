@@ -16,9 +16,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from sspo_jax.config import Objective, OptimizerConfig
+from sspo_jax.config import OptimizerConfig
 from sspo_jax.logprobs import logprobs_and_entropies
-from sspo_jax.losses import diagnostics
+from sspo_jax.losses import Objective, diagnostics
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params, hidden_states

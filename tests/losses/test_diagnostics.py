@@ -11,7 +11,7 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_loss_properties import assert_equal_metrics, train_batch
+from test_loss_properties import assert_equal_metrics, entropy_statistics, train_batch
 
 from sspo_jax import losses
 from sspo_jax.losses.diagnostics import LOG_RATIO_EDGES
@@ -72,7 +72,7 @@ def diagnose(logprobs, batch, rule):
 def test_parts_of_a_batch_add_up(arrays, cut, rule):
     """Rows cut in two in any way, each part padded with empty rows to one shape: the sums of the whole."""
     batch, logprobs = train_batch(arrays), jnp.asarray(arrays["logprobs"])
-    mean, std = losses.entropy_statistics(batch)
+    mean, std = entropy_statistics(arrays)
     batch = dataclasses.replace(batch, mean_entropy=mean, entropy_std=std)
     first, second = (
         diagnose(logprobs, dataclasses.replace(batch, mask=batch.mask & jnp.asarray(side)[:, None]), rule)
@@ -89,20 +89,3 @@ def test_sample_size_of_unequal_parts():
     assert [float(part.value) for part in parts] == [1.0, 1.0]
     np.testing.assert_allclose((parts[0] + parts[1]).value, 8.0**2 / (4 * 20.0), rtol=1e-12)
     assert SampleSize(0.0, 0.0, 0.0).value == 0
-
-
-def test_entropy_statistics():
-    arrays = batches.make(2)
-    mask = arrays["mask"]
-    mean, std = losses.entropy_statistics(train_batch(arrays))
-    of_unit = np.zeros(mask.shape)
-    for unit in oracle.units(mask, arrays["subsentence_ids"]):
-        for p in unit:
-            of_unit[p] = np.mean([arrays["entropies"][q] for q in unit])
-    np.testing.assert_allclose(mean, arrays["entropies"][mask].mean(), rtol=1e-12)
-    np.testing.assert_allclose(std, np.sqrt(np.mean((of_unit[mask] - mean) ** 2)), rtol=1e-12)
-    # Filled in, they change nothing: they are what the rows themselves give.
-    batch, logprobs = train_batch(arrays), jnp.asarray(arrays["logprobs"])
-    objective = losses.Sspo(entropy_rule="tanh")
-    filled = dataclasses.replace(batch, mean_entropy=mean, entropy_std=std)
-    np.testing.assert_allclose(objective(logprobs, filled)[0], objective(logprobs, batch)[0], rtol=1e-12)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sspo_jax.config import OptimizerConfig
-from sspo_jax.losses import Cispo, Dapo, DrGrpo, Gmpo, Grpo, Gspo, Sapo, Sspo
+from sspo_jax.losses import Cispo, Gmpo, Grpo, Gspo, Sapo, Sspo
 from sspo_jax.models import apply_qwen, init_qwen, load_qwen
 from sspo_jax.models.lora import LoraConfig, init_lora, merge_lora, with_lora
 from sspo_jax.models.trainable import count
@@ -84,7 +84,7 @@ def weights(train: TrainPrograms, mesh):
     return base, jax.tree.map(lambda x: x + 0.02, adapters)
 
 
-OTHERS = (Grpo(), DrGrpo(norm_length=16), Dapo(), Gspo(), Gmpo(), Cispo(), Sapo())
+OTHERS = (Grpo(), Grpo.dr_grpo(norm_length=16), Grpo.dapo(), Gspo(), Gmpo(), Cispo(), Sapo())
 
 
 @pytest.mark.parametrize(
