@@ -36,10 +36,20 @@ def same_conditioned(answer: Node, gold: Node, judge: Judge) -> str | None:
         main, conditions = replaced(main, renaming), tuple(replaced(c, renaming) for c in conditions)
     if conditions and gold_conditions and not _compatible(conditions, gold_conditions, judge):
         return None
+    if not (conditions and gold_conditions) and not _is_about(main, conditions) & _is_about(gold_main, gold_conditions):
+        return None  # "7 if x = 2" is not 7
     rule = judge.same(main, gold_main)
     if rule is None and (names := _parameters(conditions) | gold_family):
         rule = next(("the same family" for name in names if _same_family(main, gold_main, name, judge)), None)
     return rule and f"{rule}, its conditions " + ("alike" if conditions and gold_conditions else "on one side")
+
+
+def _is_about(main: Node, conditions: tuple[Node, ...]) -> bool:
+    """Whether each condition is about a variable of the answer, so that it may go without saying."""
+    used: set[str] = set()
+    for name in free_symbols(main):
+        used |= {name, name.partition("_")[2]}
+    return all(condition.kind is Kind.TEXT or free_symbols(condition) & used for condition in conditions)
 
 
 def _parameters(conditions: tuple[Node, ...]) -> set[str]:

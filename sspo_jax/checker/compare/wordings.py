@@ -40,7 +40,7 @@ def same_words(answer: Node, gold: Node) -> str | None:
         alike = answer.value == gold.value or _plural(answer.value) == _plural(gold.value)
         return "the same words" if alike or (answer.value in _NOTHING and gold.value in _NOTHING) else None
     if any(_reasoned(*pair) for pair in ((answer, gold), (gold, answer))):
-        return "yes or no, with a reason"
+        return "yes or no with a reason"
     if answer.kind == gold.kind == Kind.TIME:
         (seconds, has_half), (gold_seconds, gold_has_half) = answer.value, gold.value
         if seconds == gold_seconds:

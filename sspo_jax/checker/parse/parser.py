@@ -537,6 +537,13 @@ class Parser:
                         return None
                     unit, has_head = unit.times(inner, sign), True
                 continue
+            if (kind, text) == ("join", "and") and has_head and counted_noun(self.peek(1)[1]) is not None:
+                self.take()  # 7 apples and oranges
+                continue
+            if (kind, text.lower()) == ("word", "to") and self.peek(-1)[1].lower() in ("way", "ways"):
+                while self.peek()[0] == "word":  # 7 ways to choose them
+                    self.take()
+                continue
             if kind == "command" and text == "frac" and self.peek(2)[0] in ("word", "run"):
                 fraction = self._unit_fraction()
                 if fraction is None:

@@ -153,8 +153,8 @@ MULTIPLIERS = {
 ABBREVIATIONS = frozenset(
     names(
         "km dm cm mm nm pm kg mg ug kN kJ kW kV kPa kHz MHz GHz Hz Pa eV keV MeV GeV mol mmol mL ml dL ft yd "
-        "mi lb lbs oz gal hr hrs min mins sec secs mph kmh kph rpm ms ns us cc ha rad mV mA mW kWh cal kcal "
-        "atm in gm yr yrs"
+        "mi lb lbs oz gal hr hrs min mins sec secs mph kmh kph rpm ms ns us cc ha rad mV mA mW kWh cal kcal atm in gm "
+        "yr yrs"
     )
 )
 """Unit symbols of two letters and more that also are products of variables: `2kg` is two kilograms or 2 k g."""
