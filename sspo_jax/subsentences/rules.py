@@ -45,6 +45,12 @@ EN_DASH = "–"
 WHITE_SPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))
 WHITE_SPACE += "\u2028\u2029\u202f\u205f\u3000"
 
+# What a quote after it opens something; what ends an address; what stays with what is before it.
+_BEFORE_OPENING = frozenset(WHITE_SPACE + OPENERS + WIDE_OPENERS + EM_DASHES)
+_AFTER_ADDRESS = frozenset(WHITE_SPACE + OPENERS + CLOSING_BRACKETS + QUOTES + WIDE_OPENERS + WIDE_CLOSERS + "\\$")
+_AFTER_ADDRESS |= frozenset(FULL_WIDTH_MARKS + OTHER_MARKS + EM_DASHES + EN_DASH)
+_STAYS = frozenset(WHITE_SPACE + CLOSING_BRACKETS + WIDE_CLOSERS)
+
 # Longer subsentences are cut: one in thirty of MATH's (docs/algorithm.md).
 MAX_TOKENS = 60
 
@@ -201,9 +207,7 @@ def _closing_quotes(line: str, in_address: list[bool]) -> list[bool]:
         is_quote = character in QUOTES
         result.append(is_quote and not before_opens)
         before_opens = (
-            (is_quote and before_opens)
-            or character in WHITE_SPACE + OPENERS + WIDE_OPENERS + EM_DASHES
-            or (character in COLONS and not in_address[j])
+            (is_quote and before_opens) or character in _BEFORE_OPENING or (character in COLONS and not in_address[j])
         )
     return result
 
@@ -218,9 +222,7 @@ def _addresses(line: str, rule: BoundaryRule) -> list[bool]:
             if character in rule.clause:
                 inside = after != "" and after not in WHITE_SPACE
             else:
-                stops = WHITE_SPACE + OPENERS + CLOSING_BRACKETS + QUOTES + WIDE_OPENERS + WIDE_CLOSERS + "\\$"
-                stops += FULL_WIDTH_MARKS + OTHER_MARKS + EM_DASHES + EN_DASH
-                inside = character not in stops and not is_cjk(character)
+                inside = character not in _AFTER_ADDRESS and not is_cjk(character)
         else:
             inside = line[max(j - 2, 0) : j + 1] in ("://", "：//")
     return result
@@ -389,7 +391,7 @@ def _stays_left(text: str, rule: BoundaryRule) -> list[bool]:
             result.append(True)
         closing_quote = _closing_quotes(line, _addresses(line, rule))
         for j, character in enumerate(line):
-            result.append(closing_quote[j] or character in WHITE_SPACE + CLOSING_BRACKETS + WIDE_CLOSERS)
+            result.append(closing_quote[j] or character in _STAYS)
     return result
 
 
