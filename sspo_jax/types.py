@@ -133,5 +133,5 @@ class TrainBatch:
     subsentence_ids: Int[Array, "batch time"]  # -1 where mask is false
     ref_logprobs: Float[Array, "batch time"] | None = None  # under the frozen reference policy
     mean_entropy: Float[Array, ""] | None = None  # over all valid tokens of the whole rollout batch
-    entropy_std: Float[Array, ""] | None = None  # of subsentence entropies over those tokens; read by one rule of SSPO
+    entropy_std: Float[Array, ""] | None = None  # of `Objective.entropy_unit` over those tokens; for one rule of SSPO
     denominator: Float[Array, ""] | None = None  # of the loss, over the whole update, before it is cut into parts

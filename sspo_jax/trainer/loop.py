@@ -36,7 +36,7 @@ from sspo_jax.sampler import RolloutEngine
 from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
 from sspo_jax.trainer import stream as curriculum
-from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
+from sspo_jax.trainer.batch import entropy_labels, entropy_statistics, pack_rows, split_groups
 from sspo_jax.trainer.evaluator import Evaluator, metrics_of
 from sspo_jax.trainer.grading import Groups, Judge, Stopwatch
 from sspo_jax.trainer.overview import show_plan
@@ -123,7 +123,7 @@ class Trainer:
         self.stream = curriculum.open_stream(config, parts.data)
         self.programs = TrainPrograms(
             config=parts.model,
-            objective=config.loss,
+            objective=config.loss.with_budget(config.rollout.max_new_tokens),
             optimizer_config=config.optimizer,
             segmenter=parts.segmenter,
             mesh=parts.mesh,
@@ -252,7 +252,9 @@ class Trainer:
         threshold = self.programs.scalar(self.parts.segmenter.threshold(entropies, masks) or 0.0)
         ids = [self.programs.segment(batch, threshold) for batch in scored]
         scored = [dataclasses.replace(batch, subsentence_ids=own) for batch, own in zip(scored, ids, strict=True)]
-        mean, std = entropy_statistics(list(zip(entropies, fetch(ids), strict=True)), masks)
+        unit = self.programs.objective.entropy_unit
+        labels = [entropy_labels(unit, rows.segment_ids, own) for rows, own in zip(flat, fetch(ids), strict=True)]
+        mean, std = entropy_statistics(list(zip(entropies, labels, strict=True)), masks)
         shared = {"mean_entropy": self.programs.scalar(mean), "entropy_std": self.programs.scalar(std)}
         gap = np.concatenate(
             [
