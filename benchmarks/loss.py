@@ -28,7 +28,7 @@ OBJECTIVES: dict[str, losses.Objective] = {
     "sspo": losses.Sspo(),
     "sspo_calibrated": losses.Sspo.calibrated(),
     "grpo": losses.Grpo(),
-    "dr_grpo": losses.Grpo.dr_grpo(),
+    "dr_grpo": losses.Grpo.dr_grpo(norm_length=3000.0),
     "dapo": losses.Grpo.dapo(),
     "gspo": losses.Gspo(),
     "gmpo": losses.Gmpo(),

@@ -164,7 +164,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-6
     """Peak; constant after the warm-up."""
     warmup_updates: int = 0
-    """Updates over which the rate rises linearly from 0."""
+    """Updates over which the rate rises linearly: update k of n has k / n of the peak."""
     b1: float = 0.9
     """Decay of the first moment."""
     b2: float = 0.999

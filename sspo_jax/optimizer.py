@@ -43,10 +43,11 @@ def _is_decayed(params: Params) -> Any:
 
 
 def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
-    """Update number to learning rate: linear from 0 over the warm-up, then constant."""
-    if config.warmup_updates == 0:
+    """Updates done to learning rate of the next: k / n of the peak in update k of n of the warm-up, then the peak."""
+    updates = config.warmup_updates
+    if updates <= 1:
         return optax.constant_schedule(config.learning_rate)
-    return optax.linear_schedule(0.0, config.learning_rate, config.warmup_updates)
+    return optax.linear_schedule(config.learning_rate / updates, config.learning_rate, updates - 1)
 
 
 def updates_done(state: Any) -> Array:

@@ -196,6 +196,7 @@ def _is_filled(rows: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
 
 Ints = Int[Array, "batch time"] | Int[np.ndarray, "batch time"]
 Bools = Bool[Array, "batch time"] | Bool[np.ndarray, "batch time"]
+Scalars = Float[Array, ""] | Float[np.ndarray, ""]
 Floats = Float[Array, "batch time"] | Float[np.ndarray, "batch time"]
 
 
@@ -216,12 +217,6 @@ class TrainBatch:
     sampler_logprobs: Floats
     subsentence_ids: Ints  # -1 where mask is false
     ref_logprobs: Floats | None = None  # under the frozen reference policy
-    mean_entropy: Float[Array, ""] | Float[np.ndarray, ""] | None = (
-        None  # over all valid tokens of the whole rollout batch
-    )
-    entropy_std: Float[Array, ""] | Float[np.ndarray, ""] | None = (
-        None  # of subsentence entropies over those tokens; read by one rule of SSPO
-    )
-    denominator: Float[Array, ""] | Float[np.ndarray, ""] | None = (
-        None  # of the loss, over the whole update, before it is cut into parts
-    )
+    mean_entropy: Scalars | None = None  # over all valid tokens of the whole rollout batch
+    entropy_std: Scalars | None = None  # of `Objective.entropy_unit` over those tokens; for one rule of SSPO
+    denominator: Scalars | None = None  # of the loss, over the whole update, before it is cut into parts

@@ -65,6 +65,18 @@ def test_equal_rewards_give_exactly_zero(scale):
     np.testing.assert_array_equal(got, 0)
 
 
+@pytest.mark.parametrize("estimator", get_args(Estimator))
+def test_rewards_equal_up_to_rounding_give_exactly_zero(estimator):
+    """0.1 + 0.2 and 0.3, in float64, and a neighbouring float32; a real difference beside them stays."""
+    with jax.enable_x64(True):
+        rewards = jnp.asarray([0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2])
+        np.testing.assert_array_equal(estimate(rewards, jnp.zeros(4, jnp.int32), estimator=estimator), 0)
+    close = jnp.asarray([0.7, np.nextafter(np.float32(0.7), np.float32(1)), 0.7])
+    np.testing.assert_array_equal(estimate(close, jnp.zeros(3, jnp.int32), estimator=estimator), 0)
+    apart = jnp.asarray([0.7, 0.7001, 0.7])
+    assert np.all(np.asarray(estimate(apart, jnp.zeros(3, jnp.int32), estimator=estimator)) != 0)
+
+
 def test_runs_agree_to_the_bit_and_devices_to_rounding():
     rewards = jax.random.normal(jax.random.key(0), (64,))
     ids = jax.random.randint(jax.random.key(1), (64,), 0, 9)

@@ -109,8 +109,8 @@ class Grpo(Objective):
 
     @classmethod
     def dr_grpo(cls, **changes: object) -> "Grpo":
-        """Dr. GRPO (arXiv:2503.20783), with the budget of its scripts; see `dr_grpo_loss`."""
-        return dataclasses.replace(cls(aggregation="seq-mean-token-sum-norm", norm_length=3000.0), **changes)
+        """Dr. GRPO (arXiv:2503.20783); see `dr_grpo_loss`. A run divides by its own budget of tokens."""
+        return dataclasses.replace(cls(aggregation="seq-mean-token-sum-norm"), **changes)
 
     @classmethod
     def dapo(cls, **changes: object) -> "Grpo":

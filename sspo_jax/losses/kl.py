@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from sspo_jax.losses.ratios import check_shapes, token_log_ratio
-from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT
+
+# Nats of ref_logprob above logprob up to which k3 is exact. One token's gradient is then at most e^10, about 22,000.
+K3_LIMIT = 10.0
 
 KlEstimator = Literal["k1", "k2", "k3"]
 
@@ -32,6 +34,9 @@ def kl_penalty(
     - k2: d * gradient of logprob, which **is** the gradient of KL(policy || reference).
     - k3: (1 - exp(-d)) * gradient of logprob, the gradient of KL(reference || policy).
 
+    The exact gradient of k3 is -5e8 at d = -20: one token would drown the batch. Where d < -10 k3 goes on along its
+    tangent, so that the gradient keeps its sign, pulls back to the reference, and is never below 1 - e^10.
+
     See Schulman, "Approximating KL divergence" (2020). verl offers the three and straight-through mixtures; TRL k3.
 
     Args:
@@ -50,6 +55,7 @@ def kl_penalty(
     if estimator == "k2":
         return difference**2 / 2
     if estimator == "k3":
-        # exp(-d) beyond the limit would drown the batch in one token; its gradient there is that of d, bounded.
-        return jnp.expm1(jnp.clip(-difference, -TOKEN_LOG_RATIO_LIMIT, TOKEN_LOG_RATIO_LIMIT)) + difference
+        within = jnp.where(difference < -K3_LIMIT, -K3_LIMIT, difference)  # no gradient beyond the limit
+        slope = -jnp.expm1(jnp.asarray(K3_LIMIT, difference.dtype))
+        return jnp.expm1(-within) + within + slope * jnp.where(difference < -K3_LIMIT, difference + K3_LIMIT, 0)
     raise ValueError(f"estimator is {estimator!r}, expected one of {', '.join(get_args(KlEstimator))}")

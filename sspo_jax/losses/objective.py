@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from sspo_jax.losses.aggregation import Aggregation, aggregate, loss_denominator
 from sspo_jax.losses.correction import RolloutCorrection
 from sspo_jax.losses.kl import KlEstimator, kl_penalty
+from sspo_jax.losses.ratios import Level
 from sspo_jax.types import Max, Mean, Number, TrainBatch
 
 Loss = tuple[Float[Array, ""], dict[str, Mean | Max]]  # a scalar, and metrics
@@ -27,7 +28,7 @@ class Objective(abc.ABC):
     aggregation: Aggregation = "seq-mean-token-mean"
     """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
     norm_length: Number | None = None
-    """Tokens to divide by, read by the aggregation `seq-mean-token-sum-norm`."""
+    """Tokens to divide by, read by the aggregation `seq-mean-token-sum-norm`; None: in a run, the longest response."""
     kl_coefficient: Number = 0.0
     """Weight of the KL to the reference policy; above 0 the batch must have ref_logprobs."""
     kl_estimator: KlEstimator = "k3"
@@ -52,6 +53,17 @@ class Objective(abc.ABC):
         del batch  # read by classes whose loss takes more arrays
         own = [field.name for field in dataclasses.fields(self) if field.name not in _TERMS]
         return {name: getattr(self, name) for name in own}
+
+    def with_budget(self, max_new_tokens: int) -> "Objective":
+        """This objective in a run whose responses have at most so many tokens: what `norm_length` is where not set."""
+        if self.norm_length is None and self.aggregation == "seq-mean-token-sum-norm":
+            return dataclasses.replace(self, norm_length=float(max_new_tokens))
+        return self
+
+    @property
+    def entropy_unit(self) -> Level:
+        """Whose entropies `TrainBatch.entropy_std` is the spread of."""
+        return "subsentence"
 
     def denominator(self, batch: TrainBatch) -> Float[Array, ""]:
         """This objective's count for these rows: sum it over all parts of an update, then set `batch.denominator`."""

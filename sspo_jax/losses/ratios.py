@@ -164,10 +164,14 @@ def token_log_ratio(
 def clamp_log_ratio(
     log_ratio: Float[Array, "batch time"], limit: Number | None, *, both_sides: bool = True
 ) -> Float[Array, "batch time"]:
-    """Clamps log-ratios at `limit` (nats) so that exp and its square stay finite; no gradient beyond it."""
+    """Clamps log-ratios at `limit` (nats) so that exp and its square stay finite.
+
+    The gradient is 1 up to the limit, the limit itself included, and 0 beyond it. (jnp.clip halves it at a tie.)
+    """
     if limit is None:
         return log_ratio
-    return jnp.clip(log_ratio, -limit if both_sides else None, limit)
+    clamped = jnp.where(log_ratio > limit, limit, log_ratio)
+    return jnp.where(clamped < -limit, -limit, clamped) if both_sides else clamped
 
 
 def importance_ratio(

@@ -270,6 +270,10 @@ class Sspo(Objective):
         """0.02 / 0.028 at 10 tokens, between the ranges published for one token and for whole responses."""
         return dataclasses.replace(cls(clip_low=0.02, clip_high=0.028, length_reference=10.0), **changes)
 
+    @property
+    def entropy_unit(self) -> Level:
+        return "token" if self.entropy_level == "token" else self.ratio_level
+
     def options(self, batch: TrainBatch) -> dict[str, Any]:
         options = super().options(batch) | {"subsentence_ids": batch.subsentence_ids}
         is_adapted = options.pop("adapt_entropy")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from sspo_jax.losses.ratios import Level
 from sspo_jax.types import Rollout, TrainBatch
 
 
@@ -113,21 +114,30 @@ def split_groups(group_ids: Int[np.ndarray, " batch"], parts: int) -> list[np.nd
     ]
 
 
+def entropy_labels(
+    unit: Level, segment_ids: Int[np.ndarray, "rows time"], subsentence_ids: Int[np.ndarray, "rows time"]
+) -> Int[np.ndarray, "rows time"]:
+    """Which unit of its row each token belongs to, as `entropy_statistics` takes it."""
+    if unit == "token":
+        return np.broadcast_to(np.arange(segment_ids.shape[1]), segment_ids.shape)
+    return segment_ids if unit == "response" else subsentence_ids
+
+
 def entropy_statistics(
     scored: Sequence[tuple[np.ndarray, np.ndarray]], masks: Sequence[np.ndarray]
 ) -> tuple[float, float]:
     """Hbar over all valid tokens of a rollout, and the standard deviation of H_k over them (nats, float64).
 
     Args:
-      scored: (entropies, subsentence ids) of each micro-batch, both [rows, time].
+      scored: (entropies, unit of each token in its row, from 0) of each micro-batch, both [rows, time].
       masks: their valid tokens.
     """
     count, total, of_unit = 0, 0.0, []
-    for (entropies, ids), mask in zip(scored, masks, strict=True):
-        # Ids count from 0 along a row, so row and id make one label of the unit.
-        units = (np.arange(len(ids))[:, None] * ids.shape[1] + ids)[mask]
+    for (entropies, labels), mask in zip(scored, masks, strict=True):
+        # Labels count along a row, so row and label make one label of the unit.
+        units = (np.arange(len(labels))[:, None] * (labels.shape[1] + 1) + labels)[mask]
         values = entropies[mask].astype(np.float64)
-        means = np.bincount(units, values, minlength=ids.size) / np.maximum(np.bincount(units, minlength=ids.size), 1)
+        means = np.bincount(units, values) / np.maximum(np.bincount(units), 1)
         of_unit.append(means[units])
         count, total = count + len(values), total + float(values.sum())
     mean = total / max(count, 1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from sspo_jax.advantages import is_rounding
 from sspo_jax.checker import Verdict, ledger
 from sspo_jax.data.problems import Problem
 from sspo_jax.distributed.processes import exchange, share, together
@@ -45,12 +46,15 @@ class GradedRollout:
         )
 
     def informative(self) -> np.ndarray:
-        """Indices of the responses whose group has two different rewards; the others have no gradient."""
+        """Indices of the responses whose group has two different rewards; the others have no gradient.
+
+        Rewards that are equal up to rounding are not different.
+        """
         rows = []
         for group in dict.fromkeys(self.rollout.group_ids.tolist()):
             members = np.flatnonzero(self.rollout.group_ids == group)
             rewards = self.rewards[members][self.is_judged[members]]
-            if len(rewards) and rewards.min() != rewards.max():
+            if len(rewards) and not is_rounding(rewards.min(), rewards.max()):
                 rows.append(members)
         return np.concatenate(rows) if rows else np.zeros(0, np.int64)
 

@@ -37,7 +37,7 @@ from sspo_jax.sampler import RolloutEngine
 from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
 from sspo_jax.trainer import stream
-from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
+from sspo_jax.trainer.batch import entropy_labels, entropy_statistics, pack_rows, split_groups
 from sspo_jax.trainer.evaluator import Evaluator, metrics_of
 from sspo_jax.trainer.grading import GradedRollout, Grader
 from sspo_jax.trainer.overview import show_plan
@@ -119,7 +119,7 @@ class Trainer:
         )
         self.programs = TrainPrograms(
             config=inputs.model,
-            objective=config.loss,
+            objective=config.loss.with_budget(config.rollout.max_new_tokens),
             optimizer_config=config.optimizer,
             segmenter=inputs.segmenter,
             mesh=inputs.mesh,
@@ -302,7 +302,9 @@ class Trainer:
         # The rule "entropy" cuts at a quantile over the whole rollout, so all of it is scored before any is cut.
         threshold = programs.scalar(self.inputs.segmenter.threshold(entropies, masks) or 0.0)
         ids = [programs.segment(batch, threshold) for batch in scored]
-        mean, std = entropy_statistics(list(zip(entropies, fetch(ids), strict=True)), masks)
+        unit = programs.objective.entropy_unit
+        labels = [entropy_labels(unit, batch.segment_ids, own) for batch, own in zip(rows, fetch(ids), strict=True)]
+        mean, std = entropy_statistics(list(zip(entropies, labels, strict=True)), masks)
         shared = {"mean_entropy": programs.scalar(mean), "entropy_std": programs.scalar(std)}
         remaining = iter([dataclasses.replace(b, subsentence_ids=own) for b, own in zip(scored, ids, strict=True)])
         updates = []
