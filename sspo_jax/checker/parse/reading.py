@@ -7,7 +7,7 @@ digits or separate numbers (`1,234`), and where letters may be a unit or a produ
 
 import re
 
-from ..expression import Kind, Node, ParseError, names, number
+from ..expression import Kind, Node, ParseError, names, negated, number
 from .normalise import fold, tidy
 from .numerals import decimal
 from .parser import END, Parser
@@ -23,12 +23,13 @@ def readings(answer: str, *, max_depth: int = MAX_DEPTH) -> tuple[Node, ...]:
     Raises:
         ParseError: the text is neither mathematics this grammar knows nor words.
     """
+    decimal_comma = _DECIMAL_COMMA.fullmatch(answer) if "{,}" in answer else None
+    if decimal_comma is not None:
+        value = number(decimal(decimal_comma[2] + "." + decimal_comma[3]))
+        return (negated(value) if decimal_comma[1] else value,)
     trees = list(_trees(answer, True, max_depth))
     if has_two_readings(answer):
         trees += _trees(answer, False, max_depth)
-    decimal_comma = _DECIMAL_COMMA.fullmatch(answer) if "{,}" in answer else None
-    if decimal_comma is not None:
-        trees.append(number(decimal(decimal_comma[2] + "." + decimal_comma[3]) * (-1 if decimal_comma[1] else 1)))
     return tuple(dict.fromkeys(trees))
 
 
