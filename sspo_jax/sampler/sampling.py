@@ -10,6 +10,7 @@ of the vocabulary (`jax.random.categorical`) is about a third of a decoding step
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -143,13 +144,14 @@ def draw(
 class SlotSettings:
     """`SamplingParams` of each slot as arrays, so that one compiled program serves all of them."""
 
-    inverse_temperature: Float[Array, " slots"] | Float[np.ndarray, " slots"]  # 1 where greedy
-    is_greedy: Bool[Array, " slots"] | Bool[np.ndarray, " slots"]
-    top_p: Float[Array, " slots"] | Float[np.ndarray, " slots"]
-    top_k: Int[Array, " slots"] | Int[np.ndarray, " slots"]  # 0 keeps all
-    log_min_p: Float[Array, " slots"] | Float[np.ndarray, " slots"]  # minus infinity keeps all
-    min_new_tokens: Int[Array, " slots"] | Int[np.ndarray, " slots"]
-    stop_ids: Int[Array, "slots stops"] | Int[np.ndarray, "slots stops"]  # -1 is none
+    # Arrays of NumPy or JAX, and what JAX puts in their place while it compiles.
+    inverse_temperature: Any  # [slots] float32; 1 where greedy
+    is_greedy: Any  # [slots] bool
+    top_p: Any  # [slots] float32
+    top_k: Any  # [slots] int32; 0 keeps all
+    log_min_p: Any  # [slots] float32; minus infinity keeps all
+    min_new_tokens: Any  # [slots] int32
+    stop_ids: Any  # [slots, stops] int32; -1 is none
 
     @classmethod
     def of(cls, rows: Sequence[SamplingParams | None], *, stops: int) -> "SlotSettings":

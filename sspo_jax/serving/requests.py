@@ -16,6 +16,7 @@ TOP = 20
 STOP_TOKENS = 64
 """Stop tokens that a request may have, those of the model included."""
 
+_NUMBERS = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0}
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _WITHOUT_EFFECT = ("user", "metadata", "safety_identifier", "prompt_cache_key")
 _ONLY: dict[str, tuple[Any, ...]] = {  # values that ask for nothing; any other is refused
@@ -314,13 +315,12 @@ class RequestReader:
             )
         top_k = fields.integer("top_k", 0, low=-1, high=2**31 - 1)
         least = fields.integer("min_tokens", 0, low=0, high=max_new_tokens)
+        numbers = {name: fields.number(name, default) for name, default in _NUMBERS.items()}
         try:
             return SamplingParams(
                 max_new_tokens=max_new_tokens,
-                temperature=fields.number("temperature", 1.0),
-                top_p=fields.number("top_p", 1.0),
+                **numbers,
                 top_k=max(0, top_k),
-                min_p=fields.number("min_p", 0.0),
                 stop_token_ids=tuple(sorted(ends)),
                 min_new_tokens=least,
             )
