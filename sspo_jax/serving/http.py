@@ -89,7 +89,7 @@ class Application:
 
     async def _read(self, request: Request, check: Callable[[dict[str, Any]], Any]) -> Any:
         """What `check` makes of the body. Raises RequestError where it is too large, too slow or no JSON object."""
-        raw = bytearray()
+        raw, is_whole = bytearray(), False
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 async for chunk in request.stream():
@@ -99,7 +99,12 @@ class Application:
                         )
                     self._bodies.take(len(chunk))
                     raw += chunk
+            is_whole = True
             return await self._in(self._readers, lambda: check(parse_object(bytes(raw))))
+        except RequestError:
+            if not is_whole:
+                await _discard(request.receive, 4 * self._limits.body_bytes)
+            raise
         except TimeoutError:
             raise RequestError(
                 f"the body has not arrived within {self._limits.body_seconds:g} seconds", status=408

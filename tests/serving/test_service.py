@@ -2,6 +2,7 @@
 
 import threading
 
+import jax.numpy as jnp
 import numpy as np
 
 from sspo_jax.models.qwen import apply_qwen
@@ -65,7 +66,7 @@ def test_log_probabilities_of_prompts_and_alternatives(tiny):
     bodies = [{"echo": True, "logprobs": 3, "max_tokens": tokens, "temperature": 0} for tokens in (0, 2)]
     scored, longer = run(service, bodies)
     service.close()
-    logits = np.asarray(apply_qwen(params, config, np.array([PROMPT + longer.tokens])), np.float64)[0, :-1]
+    logits = np.asarray(apply_qwen(params, config, jnp.array([PROMPT + longer.tokens])), np.float64)[0, :-1]
     logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     want = logprobs[np.arange(len(logprobs)), (PROMPT + longer.tokens)[1:]]
     for job in (scored, longer):
