@@ -5,6 +5,7 @@ Every field can be set from the command line as `--section.field value`; the doc
 
 import dataclasses
 import json
+import re
 from typing import Any, Literal
 
 from sspo_jax.advantages import Estimator, Scale
@@ -51,6 +52,8 @@ class ServerConfig:
     """Name of the model there; None: what the server lists first."""
     protocol: Literal["sspo", "vllm"] = "sspo"
     """How it is told to load weights: as `sspo serve` (/sspo/reload) or as vLLM (/collective_rpc, reload_weights)."""
+    api_key_variable: str = "SSPO_API_KEY"
+    """Environment variable with the server's API key, where it asks for one; the key itself is written nowhere."""
     export_directory: str | None = None
     """Where the weights are written for it before each rollout, of this run alone; the server must see it under the
     same path. None: weights/ in the run directory."""
@@ -66,6 +69,11 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"--rollout.server.url is {self.url!r}, want one like http://localhost:8000")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_variable):
+            raise ValueError(
+                "--rollout.server.api-key-variable is not the name of an environment variable; expected a name such as "
+                "SSPO_API_KEY, and the key in the variable of that name"
+            )
         for name in ("concurrency", "timeout_seconds", "patience_seconds"):
             if getattr(self, name) <= 0:
                 option = name.replace("_", "-")

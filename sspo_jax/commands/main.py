@@ -17,7 +17,7 @@ COMMANDS = {
     "export": ("sspo_jax.runs.policy:main", "write a run's policy as a Hugging Face checkpoint"),
     "plan": ("sspo_jax.planning.plan:main", "does a run fit on TPUs that are not here"),
     "data": ("sspo_jax.commands.data:main", "overlap of training and evaluation sets; audit of golds"),
-    "serve": ("sspo_jax.serving.service:main", "an OpenAI-compatible server for a checkpoint"),
+    "serve": ("sspo_jax.commands.serve:main", "an OpenAI-compatible server for a checkpoint"),
     "inspect": ("sspo_jax.commands.inspect:main", "what a run directory holds and how it went"),
 }
 

@@ -15,7 +15,7 @@ from sspo_jax.models.lora import fold_lora
 from sspo_jax.sampler.cache_attention import attend, attend_ring
 from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, shard_cache, write_column
 from sspo_jax.sampler.random_bits import token_bits
-from sspo_jax.sampler.sampling import SamplingParams, draw
+from sspo_jax.sampler.sampling import SamplingParams, SlotSettings, draw, draw_each
 from sspo_jax.sharding import constrain, is_one_cpu, platform
 
 Weights = dict[str, Any]
@@ -183,11 +183,13 @@ def decode_block(
     clock: Int[Array, ""],
     num_steps: Int[Array, ""],
     finish_limit: Int[Array, ""],
+    settings: SlotSettings | None = None,
     *,
     config: QwenConfig,
     sampling: SamplingParams,
     max_steps: int,
     unrolled: bool,
+    top: int = 0,
 ) -> tuple[Cache, dict[str, Array]]:
     """Up to `num_steps` tokens for each active slot.
 
@@ -198,14 +200,19 @@ def decode_block(
       clock: the column the first step writes.
       num_steps: at most `max_steps`.
       finish_limit: the block ends early when this many of the slots that were active have finished.
+      settings: of each slot, in place of `sampling`, of which then only the arrays that it asks for count.
+      top: with `settings`, how many of the most probable tokens are reported.
 
     Returns:
-      The cache, and `tokens`, `logprobs`, `truncated_logprobs`, `entropies` [max_steps, slots], `counts` [slots] (how
-      many of them a slot generated, from the first row on), `active` [slots] and `steps` taken.
+      The cache, and `tokens`, `logprobs`, `truncated_logprobs`, `entropies` [max_steps, slots], `top_ids`,
+      `top_logprobs` [max_steps, slots, top], `counts` [slots] (how many of them a slot generated, from the first row
+      on), `active` [slots] and `steps` taken.
     """
     slots = tokens.shape[0]
     before = jnp.sum(active)
-    stop_ids = jnp.asarray(sampling.stop_token_ids or (-1,), jnp.int32)
+    stop_ids = jnp.asarray(sampling.stop_token_ids or (-1,), jnp.int32)[None]
+    if settings is not None:
+        stop_ids = settings.stop_ids
     buffers = {
         "tokens": jnp.zeros((max_steps, slots), jnp.int32),
         "logprobs": jnp.zeros((max_steps, slots), jnp.float32),
@@ -214,6 +221,9 @@ def decode_block(
         buffers["truncated_logprobs"] = jnp.zeros((max_steps, slots), jnp.float32)
     if sampling.entropies:
         buffers["entropies"] = jnp.zeros((max_steps, slots), jnp.float32)
+    if top:
+        buffers["top_ids"] = jnp.zeros((max_steps, slots, top), jnp.int32)
+        buffers["top_logprobs"] = jnp.zeros((max_steps, slots, top), jnp.float32)
 
     # For all steps ahead of the loop: inside it, the compiler computes a cosine again for each layer and head.
     angles = qwen.rotary_angles(positions[None] + jnp.arange(max_steps)[:, None], config)
@@ -229,17 +239,24 @@ def decode_block(
         here = jax.tree.map(lambda table: jax.lax.dynamic_index_in_dim(table, i, keepdims=False), angles)
         logits, cache = decode_logits(weights, config, cache, tokens, positions + i, here, clock + i, unrolled=unrolled)
         logits = constrain(logits, "batch", "vocab")
-        drawn = draw(
-            logits, token_bits(keys, at.astype(jnp.uint32)), sampling, forbid_stops=at < sampling.min_new_tokens
-        )
+        bits = token_bits(keys, at.astype(jnp.uint32))
+        if settings is None:
+            drawn = draw(logits, bits, sampling, forbid_stops=at < sampling.min_new_tokens)
+        else:
+            drawn = draw_each(logits, bits, settings, generated=at, top=top)
         tokens = jnp.where(active, drawn.tokens, tokens)
-        values = {name: jnp.where(active, getattr(drawn, name), 0) for name in buffers}
+        values = {}
+        for name in buffers:
+            value = getattr(drawn, name)
+            values[name] = jnp.where(jnp.expand_dims(active, tuple(range(1, value.ndim))), value, 0)
         buffers = {
-            name: jax.lax.dynamic_update_slice(buffer, values[name][None], (i, jnp.zeros_like(i)))
+            name: jax.lax.dynamic_update_slice(
+                buffer, values[name][None], (i, *[jnp.zeros_like(i)] * values[name].ndim)
+            )
             for name, buffer in buffers.items()
         }
         counts = counts + active
-        stopped = jnp.any(drawn.tokens[:, None] == stop_ids[None], axis=1)
+        stopped = jnp.any(drawn.tokens[:, None] == stop_ids, axis=1)
         active = active & ~stopped & (at + 1 < budgets)
         return i + 1, cache, tokens, counts, active, buffers
 

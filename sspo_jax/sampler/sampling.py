@@ -9,12 +9,17 @@ of the vocabulary (`jax.random.categorical`) is about a third of a decoding step
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+COOLEST = 1e-5
+"""The lowest temperature above 0: logits divided by a lower one exceed what float32 holds to a useful precision."""
+_LEAST_TOP_P = 1e-20  # keeps the most probable token alone, as any smaller one; float32 holds it without underflow
 _FIXED_ONE = 2.0**31  # sums of rounded float32 shares exceed one by parts in 1e6: half the range of uint32 is slack
 
 
@@ -50,7 +55,11 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, wanted, is_valid in (
             ("max_new_tokens", "at least 1", self.max_new_tokens >= 1),
-            ("temperature", "0 or more", math.isfinite(self.temperature) and self.temperature >= 0),
+            (
+                "temperature",
+                f"0 (greedy), or at least {COOLEST:g}",
+                math.isfinite(self.temperature) and (self.temperature == 0 or self.temperature >= COOLEST),
+            ),
             ("top_p", "in (0, 1]", 0 < self.top_p <= 1),
             ("top_k", "0 or more", self.top_k >= 0),
             ("min_p", "in [0, 1]", 0 <= self.min_p <= 1),
@@ -81,6 +90,8 @@ class Drawn:
     logprobs: Float[Array, " batch"]  # temperature-only softmax, float32
     truncated_logprobs: Float[Array, " batch"]  # what top-k, top-p and min-p leave, renormalized; 0 when greedy
     entropies: Float[Array, " batch"]  # nats, of the temperature-only softmax; zeros unless asked for
+    top_ids: Int[Array, "batch top"] | None = None  # the most probable tokens, falling; of `draw_each` alone
+    top_logprobs: Float[Array, "batch top"] | None = None  # theirs, temperature-only softmax
 
 
 def draw(
@@ -126,6 +137,129 @@ def draw(
         entropies = -jnp.sum(jnp.where(jnp.isfinite(logprobs), jnp.exp(logprobs) * logprobs, 0.0), axis=-1)
     chosen = at(tokens)
     return Drawn(tokens, chosen - log_total, chosen - log_kept, entropies)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SlotSettings:
+    """`SamplingParams` of each slot as arrays, so that one compiled program serves all of them."""
+
+    # Arrays of NumPy or JAX, and what JAX puts in their place while it compiles.
+    inverse_temperature: Any  # [slots] float32; 1 where greedy
+    is_greedy: Any  # [slots] bool
+    top_p: Any  # [slots] float32
+    top_k: Any  # [slots] int32; 0 keeps all
+    log_min_p: Any  # [slots] float32; minus infinity keeps all
+    min_new_tokens: Any  # [slots] int32
+    stop_ids: Any  # [slots, stops] int32; -1 is none
+
+    @classmethod
+    def of(cls, rows: Sequence[SamplingParams | None], *, stops: int) -> "SlotSettings":
+        """The settings of each slot; those of an empty one (None) do not matter.
+
+        Args:
+          stops: stop tokens that any slot may have.
+
+        Raises:
+          ValueError: a slot has more.
+        """
+        most = max((len(set(row.stop_token_ids)) for row in rows if row is not None), default=0)
+        if most > stops:
+            raise ValueError(f"there are {most} stop tokens in one slot; expected at most {stops}")
+        plain = SamplingParams(max_new_tokens=1)
+        settings = [plain if row is None else row for row in rows]
+        stop_ids = np.full((len(rows), stops), -1, np.int32)
+        for slot, row in enumerate(settings):
+            ids = sorted(set(row.stop_token_ids))
+            stop_ids[slot, : len(ids)] = ids
+        # The compiler turns a division by a constant into a product with its reciprocal; the same is done here.
+        temperatures = np.array([row.temperature or 1.0 for row in settings], np.float32)
+        return cls(
+            inverse_temperature=np.float32(1.0) / temperatures,
+            is_greedy=np.array([row.is_greedy for row in settings]),
+            top_p=np.array([max(row.top_p, _LEAST_TOP_P) for row in settings], np.float32),
+            top_k=np.array([min(row.top_k, 2**31 - 1) for row in settings], np.int32),
+            log_min_p=np.array([math.log(row.min_p) if row.min_p > 0 else -np.inf for row in settings], np.float32),
+            min_new_tokens=np.array([row.min_new_tokens for row in settings], np.int32),
+            stop_ids=stop_ids,
+        )
+
+
+def draw_each(
+    logits: Float[Array, "slots vocab"],
+    bits: tuple[UInt32[Array, " slots"], UInt32[Array, " slots"]],
+    settings: SlotSettings,
+    *,
+    generated: Int[Array, " slots"],
+    top: int = 0,
+) -> Drawn:
+    """`draw` with settings of its own for each row: the tokens are those that `draw` gives with the same settings.
+
+    What no row asks for is skipped at run time: the filters, stop tokens that may not be drawn yet.
+
+    Args:
+      generated: tokens that each response has, to be compared with `min_new_tokens`.
+      top: how many of the most probable tokens are reported.
+    """
+    vocab = logits.shape[-1]
+    scaled = logits * settings.inverse_temperature[:, None]
+    forbid = (generated < settings.min_new_tokens)[:, None] & (settings.stop_ids >= 0)
+    is_truncated = (settings.top_p < 1) | (settings.top_k > 0) | (settings.log_min_p > -jnp.inf)
+    is_truncated &= ~settings.is_greedy
+    rows = jnp.arange(logits.shape[0])[:, None]
+    # Places beyond the vocabulary are dropped by the scatter; -1 would count from the end.
+    places = jnp.where(forbid, settings.stop_ids, vocab)
+    allowed = jax.lax.cond(jnp.any(forbid), lambda: scaled.at[rows, places].set(-jnp.inf, mode="drop"), lambda: scaled)
+    kept = jax.lax.cond(
+        jnp.any(is_truncated),
+        lambda: jnp.where(is_truncated[:, None], _truncate_each(allowed, settings), allowed),
+        lambda: allowed,
+    )
+    tokens, log_kept = _inverse_cdf(kept, bits)
+    greedy = jax.lax.cond(
+        jnp.any(settings.is_greedy), lambda: jnp.argmax(allowed, axis=-1).astype(jnp.int32), lambda: tokens
+    )
+    tokens = jnp.where(settings.is_greedy, greedy, tokens)
+    at_stops = jnp.take_along_axis(scaled, jnp.minimum(places, vocab - 1), axis=-1)
+    log_forbidden = jax.nn.logsumexp(jnp.where(forbid & (places < vocab), at_stops, -jnp.inf), axis=-1)
+    log_total = jnp.logaddexp(log_kept, log_forbidden)
+    is_partial = is_truncated | settings.is_greedy
+    log_total = jax.lax.cond(
+        jnp.any(is_partial),
+        lambda: jnp.where(is_partial, jax.nn.logsumexp(scaled, axis=-1), log_total),
+        lambda: log_total,
+    )
+    chosen = jnp.take_along_axis(scaled, tokens[:, None], axis=-1)[:, 0]
+    drawn = Drawn(
+        tokens,
+        chosen - log_total,
+        jnp.where(settings.is_greedy, 0.0, chosen - log_kept),
+        jnp.zeros(tokens.shape, jnp.float32),
+    )
+    if not top:
+        return drawn
+    values, ids = jax.lax.top_k(scaled, min(top, vocab))
+    return dataclasses.replace(drawn, top_ids=ids, top_logprobs=values - log_total[:, None])
+
+
+def _truncate_each(logits: Float[Array, "slots vocab"], settings: SlotSettings) -> Float[Array, "slots vocab"]:
+    """`_truncate` with filters of its own for each row."""
+    top = jnp.max(logits, axis=-1, keepdims=True)
+
+    def by_count(logits: Array) -> Array:
+        same_zero = jnp.where(logits == 0, 0.0, logits)  # the search below tells -0 from 0
+        wanted = jnp.asarray(settings.top_k, jnp.float32)[:, None]
+        found = _keep_heaviest(same_zero, jnp.ones_like(logits), wanted)
+        return jnp.where(settings.top_k[:, None] > 0, found, logits)
+
+    def by_mass(logits: Array) -> Array:
+        shares = jnp.exp(logits - top)
+        wanted = jnp.asarray(settings.top_p)[:, None] * jnp.sum(shares, axis=-1, keepdims=True)
+        return jnp.where(settings.top_p[:, None] < 1, _keep_heaviest(logits, shares, wanted), logits)
+
+    logits = jax.lax.cond(jnp.any(settings.top_k > 0), by_count, lambda logits: logits, logits)
+    logits = jax.lax.cond(jnp.any(settings.top_p < 1), by_mass, lambda logits: logits, logits)
+    return jnp.where(logits >= top + settings.log_min_p[:, None], logits, -jnp.inf)
 
 
 def _block_size(vocab: int) -> int:
@@ -177,7 +311,8 @@ def _truncate(logits: Float[Array, "batch vocab"], sampling: SamplingParams) -> 
         logits = jnp.where(logits >= kth, logits, -jnp.inf)
     if sampling.top_p < 1:
         shares = jnp.exp(logits - top)
-        logits = _keep_heaviest(logits, shares, sampling.top_p * jnp.sum(shares, axis=-1, keepdims=True))
+        wanted = max(sampling.top_p, _LEAST_TOP_P) * jnp.sum(shares, axis=-1, keepdims=True)
+        logits = _keep_heaviest(logits, shares, wanted)
     if sampling.min_p > 0:
         logits = jnp.where(logits >= top + math.log(sampling.min_p), logits, -jnp.inf)
     return logits

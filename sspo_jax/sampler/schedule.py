@@ -8,8 +8,8 @@ about the samples lives on the host as small NumPy arrays; only weights and cach
 import dataclasses
 import functools
 import math
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from sspo_jax.sampler.kv_cache import (
     insert_prompts_everywhere,
     resize_cache,
 )
+from sspo_jax.sampler.sampling import SlotSettings
 from sspo_jax.sampler.stops import first_stop
 from sspo_jax.sharding import batch_shards
 from sspo_jax.types import FinishReason
@@ -112,7 +113,7 @@ class Run:
         sampler: Any,  # engine.Sampler
         weights: Any,
         samples: list[Sample],
-        keys: np.ndarray,
+        keys: np.ndarray | Mapping[int, np.ndarray],
         *,
         on_finished: Callable[[Sample], None],
         progress: Callable[[int], None] | None,
@@ -122,7 +123,7 @@ class Run:
         self.on_finished, self.progress = on_finished, progress
         self.keys = keys
         self.queue = deque(samples)
-        self.group_sizes = np.bincount([sample.prompt_index for sample in samples])
+        self.group_sizes = Counter(sample.prompt_index for sample in samples)
         self.prompts = {sample.prompt_index: sample.prompt for sample in samples}
         self.prefilled: dict[int, _PrefilledPrompts] = {}  # by prompt index
         self.shards = 1 if sampler.mesh is None else batch_shards(sampler.mesh)
@@ -138,6 +139,10 @@ class Run:
         self.cache: Cache | None = None
         self.columns = 0
         self.clock = 0
+        self.slot_settings: Callable[[], SlotSettings] | None = None
+        """Settings of each slot in place of the sampler's own; the program is then one for all of them."""
+        self.top = 0
+        """With `slot_settings`, how many of the most probable tokens are reported at each step."""
 
     @property
     def slots(self) -> int:
@@ -276,14 +281,14 @@ class Run:
     def _prefill(self, first: int) -> None:
         """Prefills this prompt and those that come next in the queue, as many as one call takes."""
         count, width = prefill_shape(
-            len(self.prompts[first]), len(self.prompts), self.slots, int(self.group_sizes.max()), self.shards
+            len(self.prompts[first]), len(self.prompts), self.slots, max(self.group_sizes.values()), self.shards
         )
         chosen = [first]
-        for index in range(first + 1, len(self.prompts)):
+        for index, prompt in self.prompts.items():
             if len(chosen) == count:
                 break
-            length = len(self.prompts[index]) - 1
-            if index not in self.prefilled and length and _length_bucket(length) == width:
+            length = len(prompt) - 1
+            if index > first and index not in self.prefilled and length and _length_bucket(length) == width:
                 chosen.append(index)
         tokens, lengths = np.zeros((count, width), np.int32), np.zeros(count, np.int32)
         for row, index in enumerate(chosen):
@@ -304,7 +309,7 @@ class Run:
             tokens,
             lengths,
         )
-        waiting = int(sum(self.group_sizes[index] for index in chosen))
+        waiting = sum(self.group_sizes[index] for index in chosen)
         group = _PrefilledPrompts(cache, {index: row for row, index in enumerate(chosen)}, waiting)
         self.prefilled.update(dict.fromkeys(chosen, group))
         self.stats.prompt_tokens += int(lengths.sum())
@@ -332,14 +337,19 @@ class Run:
             keys[slot] = self.keys[sample.row]
         max_steps = self.sampler.block_steps
         limit = max(1, len(running) // 8) if self.queue else self.slots
+        key: tuple[Any, ...] = ("decode", self.slots, self.columns)
+        settings = ()
+        if self.slot_settings is not None:
+            key, settings = (*key, "settings of each", self.top), (self.slot_settings(),)
         self.cache, out = self.sampler.programs(
-            ("decode", self.slots, self.columns),
+            key,
             functools.partial(
                 decode_block,
                 config=self.config,
                 sampling=self.sampling,
                 max_steps=max_steps,
                 unrolled=self.sampler.unrolled,
+                top=self.top,
             ),
             self.weights,
             self.cache,
@@ -348,6 +358,7 @@ class Run:
             np.int32(self.clock),
             np.int32(max_steps),
             np.int32(limit),
+            *settings,
             donate=(1,),
         )
         out = jax.device_get(out)

@@ -12,6 +12,10 @@ from typing import Any
 
 from sspo_jax.distributed.processes import gather, is_main
 
+_DOUBTS = {
+    401: ": put the server's key into the variable that --rollout.server.api-key-variable names (SSPO_API_KEY)",
+    404: ": is this the server's address?",
+}
 LOOK_SECONDS = 0.25
 """At the latest after so long `arrivals` yields, also where nothing has come."""
 
@@ -31,10 +35,19 @@ class Connection:
       url: of the server; a trailing /v1 is taken off.
       timeout_seconds: for the answer to one request.
       patience_seconds: from the first failure after an answer (to whichever call) to giving up.
+      api_key: sent with every request, but not where the server redirects it.
     """
 
-    def __init__(self, url: str, *, timeout_seconds: float | int = 600, patience_seconds: float | int = 60):
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float | int = 600,
+        patience_seconds: float | int = 60,
+        api_key: str | None = None,
+    ):
         self.url = url.rstrip("/").removesuffix("/v1")
+        self._api_key = api_key
         self.retries = 0
         """Requests that were sent again so far."""
         self.broken = 0
@@ -57,7 +70,7 @@ class Connection:
         data = None if body is None else json.dumps(body).encode()
         is_over, pause = is_over or threading.Event(), 0.05
         while True:
-            request = urllib.request.Request(self.url + route, data, {"Content-Type": "application/json"})
+            request = self.request(route, data)
             try:
                 with urllib.request.urlopen(request, timeout=self._timeout) as response:
                     text = response.read()
@@ -67,7 +80,7 @@ class Connection:
                 reason = f"{error.code} {_message(error)}"
                 if error.code < 500 and error.code not in (408, 429):
                     self._failing_since = None
-                    doubt = ": is this the server's address?" if error.code == 404 else ""
+                    doubt = _DOUBTS.get(error.code, "")
                     raise ServerError(f"{self.url}{route} refuses: {reason}{doubt}") from None
                 self.broken += 1
             except ServerError:
@@ -85,6 +98,13 @@ class Connection:
             is_over.wait(pause)
             pause = min(2 * pause, 5.0)
 
+    def request(self, route: str, data: bytes | None = None) -> urllib.request.Request:
+        """A request to the route, with the key."""
+        request = urllib.request.Request(self.url + route, data, {"Content-Type": "application/json"})
+        if self._api_key is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {self._api_key}")
+        return request
+
     def _parsed(self, route: str, text: bytes) -> dict[str, Any]:
         try:
             answer = json.loads(text) if text.strip() else {}
@@ -92,7 +112,9 @@ class Connection:
             answer = None
         if not isinstance(answer, dict):
             shown = text[:60].decode(errors="replace")
-            raise ServerError(f"{self.url}{route} answers {shown!r}, want a JSON object: is this the server's address?")
+            raise ServerError(
+                f"{self.url}{route} answers {shown!r}; expected a JSON object: is this the server's address?"
+            )
         return answer
 
 

@@ -90,6 +90,7 @@ class RemoteEngine:
         concurrency: int = 256,
         timeout_seconds: float | int = 600,
         patience_seconds: float | int = 60,
+        api_key: str | None = None,
     ):
         """
         Args:
@@ -102,8 +103,11 @@ class RemoteEngine:
           concurrency: requests in flight.
           timeout_seconds: for the answer to one request.
           patience_seconds: how long requests are repeated while the server does not answer at all.
+          api_key: that of the server, where it asks for one.
         """
-        self._connection = Connection(url, timeout_seconds=timeout_seconds, patience_seconds=patience_seconds)
+        self._connection = Connection(
+            url, timeout_seconds=timeout_seconds, patience_seconds=patience_seconds, api_key=api_key
+        )
         self._config = config
         self._export_directory = pathlib.Path(export_directory).resolve()
         self._export_dtype: DType = export_dtype
@@ -177,7 +181,9 @@ class RemoteEngine:
             than those handed over last, even after they were handed over again.
         """
         if not prompts or group_size < 1 or not all(prompts):
-            raise ValueError(f"there are {len(prompts)} prompts, group_size is {group_size}: want at least 1 of each")
+            raise ValueError(
+                f"there are {len(prompts)} prompts, group_size is {group_size}; expected at least 1 of each"
+            )
         if sampling.entropies or sampling.truncated_logprobs:
             raise ValueError("servers report neither entropies nor truncated_logprobs: leave them out of `sampling`")
         rows = [(list(prompt), index, sample) for index, prompt in enumerate(prompts) for sample in range(group_size)]
@@ -292,7 +298,7 @@ def checked_choice(answer: Mapping[str, Any], url: str) -> tuple[list[int], list
     tokens, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
     if not isinstance(tokens, list) or not isinstance(logprobs, list) or len(tokens) != len(logprobs):
         raise ServerError(
-            f"{url} answers without token_ids or logprobs, want one of each a token: it does not know "
+            f"{url} answers without token_ids or logprobs; expected one of each per token: it does not know "
             "return_token_ids; use `sspo serve`, or a vLLM that has it"
         )
     reasons = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
@@ -309,5 +315,5 @@ def served_models(connection: Connection, *, is_over: threading.Event | None = N
     """
     cards = connection.call("/v1/models", is_over=is_over).get("data")
     if not isinstance(cards, list) or not cards:
-        raise ServerError(f"{connection.url}/v1/models lists no model: want an OpenAI-compatible server")
+        raise ServerError(f"{connection.url}/v1/models lists no model; expected an OpenAI-compatible server")
     return cards

@@ -1,25 +1,19 @@
-"""`sspo serve`: an OpenAI-compatible server over the rollout engine, to try a checkpoint or to sample from afar.
+"""The service behind `sspo serve`: requests wait, are decoded together, and are answered as they end.
 
-sspo serve --model DIR --port 8000
-curl localhost:8000/v1/completions -d '{"prompt": "1 + 1 =", "max_tokens": 16}'
-
-Routes: GET /health, GET /v1/models, POST /v1/completions, POST /v1/chat/completions, POST /sspo/reload. Requests that
-arrive together are decoded together, each with its own length, seed and slot, and each is answered when it has ended;
-equal prompts are prefilled once. What arrives meanwhile is decoded next.
-
-Two fields go beyond OpenAI's, as in vLLM: `prompt` may be token ids, and `return_token_ids` adds `token_ids` to each
-choice. `seed` is a 64-bit key: the tokens of a choice depend on weights, prompt, seed and settings, not on what else
-the server decodes. `weights_version` and `weights_path` tell which weights sampled; `/sspo/reload` with `path` and
-`version` replaces them between two batches.
+One thread decodes. What arrives joins between two blocks of steps, each sample with its own settings, length and key;
+equal prompts that arrive together are prefilled once. The tokens of a sample depend on weights, prompt, seed and
+settings, not on what else is decoded. Weights are replaced when what is being decoded has ended; what waits then
+starts with the new ones.
 """
 
 import dataclasses
 import logging
-import queue
+import pathlib
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,35 +24,61 @@ from sspo_jax.models.qwen import Params
 from sspo_jax.sampler.random_bits import threefry
 from sspo_jax.sampler.sampler import Sampler
 from sspo_jax.sampler.sampling import SamplingParams
-from sspo_jax.sampler.schedule import Sample
+from sspo_jax.serving.decoding import Block, Request, Stream
+from sspo_jax.serving.errors import RequestError
+from sspo_jax.serving.limits import Client, FairQueue, Limits
+from sspo_jax.serving.requests import STOP_TOKENS, TOP, Generation, RequestReader, shown, unknown_model
+from sspo_jax.serving.scoring import prompt_scores
+from sspo_jax.serving.text import Codec, GrowingText
 from sspo_jax.types import FinishReason
 
 LOG = logging.getLogger(__name__)
 
+Tops = tuple[Sequence[int], Sequence[float]]
+"""The most probable tokens at one place, falling, and their log-probabilities."""
 
-class RequestError(ValueError):
-    """The client's mistake: answered with status 400."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What has been added to a response since the piece before."""
+
+    text: str
+    tokens: list[int]
+    logprobs: list[float]
+    tops: list[Tops]
 
 
-@dataclasses.dataclass(eq=False)
-class _Job:
-    """One choice of one request."""
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Job:
+    """One sample of a request; the decoding thread fills it in."""
 
     prompt: list[int]
     budget: int
     key: int
-    sampling: SamplingParams
-    done: threading.Event = dataclasses.field(default_factory=threading.Event)
+    generation: Generation
+    on_change: Callable[[], None]
+    """Called in the decoding thread when there is a new piece, or when the job has ended."""
+    growing: GrowingText | None
+    """The text, where it is looked at before the end."""
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
+    tops: list[Tops] = dataclasses.field(default_factory=list)
+    pieces: deque[Piece] = dataclasses.field(default_factory=deque)
+    prompt_scores: dict[str, np.ndarray] | None = None
+    """See `scoring.prompt_scores`; for requests that ask for them."""
+    text: str | None = None
+    """The whole of it; None: that of the tokens."""
     finish_reason: str = ""
     weights_version: int = 0
     weights_path: str = ""
     error: Exception | None = None
+    is_done: bool = False
+    is_cancelled: bool = False
+    """Nobody waits for it any more."""
 
 
 class CompletionService:
-    """Turns request bodies into answers; one thread of its own decodes."""
+    """Decodes requests, in a thread of its own, and replaces weights."""
 
     def __init__(
         self,
@@ -71,22 +91,56 @@ class CompletionService:
         slots: int | None = None,
         max_tokens: int = 4096,
         gather_seconds: float = 0.005,
+        limits: Limits | None = None,
+        reload_directory: str | pathlib.Path | None = None,
     ):
-        self._params, self._config, self._tokenizer, self._name = params, config, tokenizer, name
-        self._slots, self._gather_seconds = slots, gather_seconds
+        """
+        Args:
+          params, config: weights and shape of the model.
+          tokenizer: of transformers; none: requests hold token ids.
+          name: of the model in requests.
+          path: directory that the weights were read from.
+          slots: samples decoded at once; by default 64 on a CPU, 256 elsewhere.
+          max_tokens: most tokens of a response.
+          gather_seconds: how long the first request waits for others to be decoded with it.
+          limits: of requests.
+          reload_directory: weights are only read from below it; none: not at all.
+        """
+        self._params, self._config, self._name = params, config, name
+        self._gather_seconds = gather_seconds
         self._max_tokens = min(max_tokens, config.max_positions - 1)
-        self._jobs: queue.Queue[_Job] = queue.Queue()
-        self._samplers: dict[SamplingParams, Sampler] = {}
-        self._weights = threading.Lock()  # held while a batch decodes, and while weights are replaced
+        self.limits = limits or Limits()
+        self.reload_directory = None if reload_directory is None else pathlib.Path(reload_directory).resolve()
+        self.codec = Codec(tokenizer)
+        self.reader = RequestReader(config, self.codec, name=name, max_tokens=self._max_tokens, limits=self.limits)
+        sampling = SamplingParams(max_new_tokens=self._max_tokens)
+        self._sampler = Sampler(config, sampling, slots=slots, block_steps=8)
+        self._changed = threading.Condition()  # guards what follows
+        self._queue: FairQueue[Job] = FairQueue(samples=self.limits.waiting_samples, tokens=self.limits.waiting_tokens)
+        self._taken: set[Job] = set()
+        self._swaps = 0  # reloads that wait for the decoding to end
+        self._is_decoding = self._is_closing = False
+        self._reloading = threading.Lock()
         self.version = 0
         """Of the weights; 0 for those of the start."""
         self.path = path
         """Directory that the weights were read from."""
         self.tokens = 0
         """Generated since the start."""
-        threading.Thread(target=self._work, daemon=True, name="decode").start()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="decode")
+        self._thread.start()
 
-    # -- routes -------------------------------------------------------------------------------------------------------
+    @property
+    def programs(self) -> list[str]:
+        """What was compiled so far."""
+        return self._sampler.programs.names
+
+    def close(self, timeout_seconds: float | int = 10.0) -> None:
+        """Ends the decoding; jobs under way stay unanswered."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout_seconds)
 
     def health(self) -> dict[str, Any]:
         """State of the server."""
@@ -95,220 +149,226 @@ class CompletionService:
             "weights_version": self.version,
             "weights_path": self.path,
             "tokens": self.tokens,
+            "waiting": len(self._queue),
+            "reload_directory": None if self.reload_directory is None else str(self.reload_directory),
         }
 
-    def models(self) -> dict[str, Any]:
-        """The one model there is."""
-        card = {
+    def model(self, name: str | None = None) -> dict[str, Any]:
+        """The card of the model. Raises RequestError with status 404 for another one's name."""
+        if name not in (None, self._name):
+            raise unknown_model(str(name), self._name)
+        return {
             "id": self._name,
             "object": "model",
+            "created": 0,
             "owned_by": "sspo_jax",
             "max_model_len": self._config.max_positions,
             "max_tokens": self._max_tokens,
             "architecture": self._config.architecture,
         }
-        return {"object": "list", "data": [card]}
 
     def reload(self, body: dict[str, Any]) -> dict[str, Any]:
         """Replaces the weights by those of the checkpoint directory `path`; what decodes now still ends with the old.
 
         Raises:
-          RequestError: fields are missing, or the checkpoint is not one of this model's shape.
+          RequestError: fields are missing, the directory is not below `reload_directory` (status 403), or the
+            checkpoint is not one of this model's shape.
         """
-        if not isinstance(body.get("path"), str) or not isinstance(body.get("version"), int):
-            raise RequestError("reload wants {'path': directory of a checkpoint, 'version': whole number}")
-        try:
-            params, config = load_qwen(body["path"], dtype=self._config.dtype, param_dtype=self._config.dtype)
-        except (OSError, ValueError) as error:
-            raise RequestError(f"checkpoint {body['path']}: {error}") from None
-        theirs, ours = config.architecture, self._config.architecture
-        differing = [f"{name} {theirs[name]}, served {ours[name]}" for name in ours if theirs[name] != ours[name]]
-        if differing:
+        path, version = body.get("path"), body.get("version")
+        if not isinstance(path, str) or type(version) is not int or not 0 <= version < 2**63 or "\0" in path:
+            raise RequestError("reload expected {'path': directory of a checkpoint, 'version': whole number}")
+        self._check_path(path)
+        with self._reloading:
+            try:
+                params, config = load_qwen(path, dtype=self._config.dtype, param_dtype=self._config.dtype)
+            except (OSError, ValueError) as error:
+                raise RequestError(f"checkpoint {path}: {error}") from None
+            theirs, ours = config.architecture, self._config.architecture
+            differing = [f"{name} {theirs[name]}, served {ours[name]}" for name in ours if theirs[name] != ours[name]]
+            if differing:
+                raise RequestError(
+                    f"checkpoint {path} has another shape than the model that is served: {'; '.join(differing)}"
+                )
+            with self._changed:
+                self._swaps += 1
+                self._changed.wait_for(lambda: not self._is_decoding or self._is_closing)
+                self._params, self.version, self.path = params, version, path
+                self._swaps -= 1
+                self._changed.notify_all()
+                return self.health()
+
+    def _check_path(self, path: str) -> None:
+        if self.reload_directory is None:
             raise RequestError(
-                f"checkpoint {body['path']} has another shape than the model that is served: {'; '.join(differing)}"
+                "this server reads no other weights: start it with --reload-directory DIR to allow those below DIR",
+                status=403,
+                code="reload_off",
             )
-        with self._weights:
-            self._params, self.version, self.path = params, body["version"], body["path"]
-        return self.health()
-
-    def completions(self, body: dict[str, Any]) -> dict[str, Any]:
-        """POST /v1/completions."""
-        prompts = self._prompts(body.get("prompt"))
-        jobs = [job for prompt in prompts for job in self._make_jobs(prompt, body)]
-        self._decode(jobs)
-        choices = []
-        for index, job in enumerate(jobs):
-            choice: dict[str, Any] = {
-                "index": index,
-                "text": self._text(job.tokens),
-                "finish_reason": job.finish_reason,
-            }
-            if body.get("logprobs") is not None:
-                tokens = [self._text([token]) if self._tokenizer else f"token_id:{token}" for token in job.tokens]
-                choice["logprobs"] = {"tokens": tokens, "token_logprobs": job.logprobs}
-            if body.get("return_token_ids"):
-                choice["token_ids"], choice["prompt_token_ids"] = job.tokens, job.prompt
-            choices.append(choice)
-        return self._answer("text_completion", "cmpl", jobs, choices, sum(map(len, prompts)))
-
-    def chat_completions(self, body: dict[str, Any]) -> dict[str, Any]:
-        """POST /v1/chat/completions, with the tokenizer's chat template."""
-        messages = body.get("messages")
-        if not isinstance(messages, list) or not messages:
-            raise RequestError("messages is missing or empty, want a list of {'role': ..., 'content': ...}")
-        if self._tokenizer is None or not self._tokenizer.chat_template:
-            raise RequestError("this server has no tokenizer with a chat template: use /v1/completions")
-        prompt = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        body = {**body, "max_tokens": body.get("max_completion_tokens") or body.get("max_tokens")}
-        jobs = self._make_jobs(prompt, body, default_tokens=self._max_tokens)
-        self._decode(jobs)
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": self._text(job.tokens)},
-                "finish_reason": job.finish_reason,
-            }
-            for index, job in enumerate(jobs)
-        ]
-        return self._answer("chat.completion", "chatcmpl", jobs, choices, len(prompt))
-
-    # -- requests to jobs ---------------------------------------------------------------------------------------------
-
-    def _prompts(self, prompt: Any) -> list[list[int]]:
-        many = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], (str, list)) else [prompt]
-        prompts = []
-        for one in many:
-            if isinstance(one, str):
-                if self._tokenizer is None:
-                    raise RequestError("this server has no tokenizer: give prompt as token ids")
-                one = self._tokenizer.encode(one, add_special_tokens=False)
-            if not isinstance(one, list) or not one or not all(type(token) is int for token in one):
-                raise RequestError("prompt is missing, empty or neither text nor token ids")
-            if min(one) < 0 or max(one) >= self._config.vocab_size:
-                raise RequestError(f"prompt has token ids outside 0 to {self._config.vocab_size - 1}")
-            prompts.append(one)
-        return prompts
-
-    def _make_jobs(self, prompt: list[int], body: dict[str, Any], default_tokens: int = 16) -> list[_Job]:
-        def number(name: str, default: Any, kind: type = float) -> Any:
-            value = body.get(name)
-            if value is None:
-                return default
-            if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
-                raise RequestError(f"{name} is {value!r}, want a number")
-            return kind(value)
-
-        if body.get("stream"):
-            raise RequestError("stream is not supported")
-        room = self._config.max_positions - len(prompt)
-        if room < 1:
-            raise RequestError(f"prompt has {len(prompt)} tokens, the model {self._config.max_positions} positions")
-        budget = min(number("max_tokens", default_tokens, int), room, self._max_tokens)
-        stop = body.get("stop") or []
-        stops = set(body.get("stop_token_ids") or []) | (set() if body.get("ignore_eos") else self._end_tokens())
-        try:
-            sampling = SamplingParams(
-                max_new_tokens=self._max_tokens,
-                temperature=number("temperature", 1.0),
-                top_p=number("top_p", 1.0),
-                top_k=max(0, number("top_k", 0, int)),
-                min_p=number("min_p", 0.0),
-                stop_token_ids=tuple(sorted(stops)),
-                stop_strings=tuple([stop] if isinstance(stop, str) else stop),
-                min_new_tokens=number("min_tokens", 0, int),
+        if not pathlib.Path(path).resolve().is_relative_to(self.reload_directory):
+            raise RequestError(
+                f"{shown(path)} is not below {self.reload_directory}, where this server may read weights: write them "
+                "there, or start it with another --reload-directory",
+                status=403,
+                code="reload_elsewhere",
             )
-        except (TypeError, ValueError) as error:
-            raise RequestError(str(error)) from None
-        if budget < 1:
-            raise RequestError(f"max_tokens is {budget}, want at least 1")
-        if sampling.stop_strings and self._tokenizer is None:
-            raise RequestError("this server has no tokenizer: stop strings are not available")
-        seed = number("seed", None, int)
+
+    def submit(self, generation: Generation, client: Client, on_change: Callable[[], None]) -> list[Job]:
+        """Puts a request into the queue: one job a sample, prompt by prompt.
+
+        Args:
+          client: whose turn it counts as.
+          on_change: called in the decoding thread when there is something new.
+
+        Raises:
+          BusyError: too much waits.
+        """
+        seed = generation.seed
         key = secrets.randbits(64) if seed is None else seed % 2**64
-        count = number("n", 1, int)
-        return [_Job(prompt, budget, _choice_key(key, index), sampling) for index in range(count)]
+        is_looked_at = self.codec.has_text and (generation.stream or bool(generation.stops))
+        jobs = [
+            Job(
+                prompt=prompt,
+                budget=budget,
+                key=_choice_key(key, index),
+                generation=generation,
+                on_change=on_change,
+                growing=self._growing(generation) if is_looked_at else None,
+            )
+            for prompt, budget in zip(generation.prompts, generation.budgets, strict=True)
+            for index in range(generation.count)
+        ]
+        with self._changed:
+            self._queue.put(client, jobs, tokens=sum(map(len, generation.prompts)))
+            self._changed.notify_all()
+        return jobs
 
-    def _end_tokens(self) -> set[int]:
-        return set(self._config.eos_token_ids) | ({self._tokenizer.eos_token_id} if self._tokenizer else set())
-
-    def _text(self, tokens: Sequence[int]) -> str:
-        return self._tokenizer.decode(tokens, skip_special_tokens=True) if self._tokenizer else ""
-
-    def _answer(self, kind: str, prefix: str, jobs: list[_Job], choices: list, prompt_tokens: int) -> dict[str, Any]:
-        completion_tokens = sum(len(job.tokens) for job in jobs)
-        return {
-            "id": f"{prefix}-{secrets.token_hex(12)}",
-            "object": kind,
-            "created": int(time.time()),
-            "model": self._name,
-            "choices": choices,
-            "weights_version": jobs[0].weights_version,
-            "weights_path": jobs[0].weights_path,
-            "usage": {
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": completion_tokens,
-                "total_tokens": prompt_tokens + completion_tokens,
-            },
-        }
-
-    # -- decoding -----------------------------------------------------------------------------------------------------
-
-    def _decode(self, jobs: list[_Job]) -> None:
+    def leave(self, generation: Generation, client: Client, jobs: list[Job]) -> None:
+        """Ends a request, answered or not; to be called once for each `submit`."""
         for job in jobs:
-            self._jobs.put(job)
-        for job in jobs:
-            job.done.wait()
-            if job.error is not None:
-                raise job.error
+            job.is_cancelled = True
+        with self._changed:
+            self._queue.release(client, tokens=sum(map(len, generation.prompts)))
+
+    def _growing(self, generation: Generation) -> GrowingText:
+        return GrowingText(
+            self.codec,
+            generation.stops,
+            keeps_stop=generation.keeps_stop,
+            minimum=generation.sampling.min_new_tokens,
+        )
 
     def _work(self) -> None:
-        """Takes what is waiting, decodes what of it agrees on settings together, forever."""
-        held: list[_Job] = []
+        """Decodes whenever something waits, forever."""
         while True:
-            jobs = held or [self._jobs.get()]
-            time.sleep(self._gather_seconds)
-            while not self._jobs.empty():
-                jobs.append(self._jobs.get())
-            sampling = jobs[0].sampling
-            batch = [job for job in jobs if job.sampling == sampling]
-            held = [job for job in jobs if job.sampling != sampling]
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closing or (len(self._queue) > 0 and not self._swaps))
+                if self._is_closing:
+                    return
+                self._is_decoding = True
             try:
-                with self._weights:
-                    self._decode_batch(batch)
-            except Exception as error:  # handed to the threads that wait; the server lives on
-                LOG.exception("a batch of %d could not be decoded", len(batch))
-                for job in batch:
-                    if not job.done.is_set():
-                        job.error = error
-                        job.done.set()
+                time.sleep(self._gather_seconds)
+                self._params = self._sampler.ready(self._params)  # the others can go
+                Stream(self._sampler, self._params, self._take, stops=STOP_TOKENS, top=TOP).run()
+            except Exception as error:  # handed to those who wait; the server lives on
+                LOG.exception("%d samples could not be decoded", len(self._taken))
+                for job in list(self._taken):
+                    self._end(job, error=error)
+            finally:
+                with self._changed:
+                    self._is_decoding = False
+                    self._changed.notify_all()
 
-    def _decode_batch(self, batch: list[_Job]) -> None:
-        sampling = batch[0].sampling
-        if sampling not in self._samplers:
-            decode = None if self._tokenizer is None else self._text
-            self._samplers[sampling] = Sampler(self._config, sampling, slots=self._slots, block_steps=8, decode=decode)
-            if len(self._samplers) > 8:
-                self._samplers.pop(next(iter(self._samplers)))
-        self._params = self._samplers[sampling].ready(self._params)  # the others can go
-        words = np.array([[job.key >> 32, job.key & 0xFFFFFFFF] for job in batch], np.uint32)
+    def _take(self, room: int) -> list[Request]:
+        """The next samples; none while weights wait to be replaced."""
+        jobs: list[Job] = []
+        with self._changed:
+            if self._swaps or self._is_closing:
+                return []
+            while len(jobs) < room and len(self._queue):
+                job = self._queue.take()
+                if not job.is_cancelled:
+                    jobs.append(job)
+        self._taken.update(jobs)
+        self._score(jobs)
+        for job in jobs:
+            if not job.budget:
+                self._end(job, finish_reason="length")
+        return [self._request(job) for job in jobs if not job.is_done]
 
-        def answer(sample: Sample) -> None:
-            """Lets the thread of the request go on, while others are still decoded."""
-            job = batch[sample.row]
-            job.tokens, job.logprobs = list(sample.tokens), sample.logprobs.tolist()
-            job.finish_reason = "stop" if sample.finish == FinishReason.STOP else "length"
-            job.weights_version, job.weights_path = self.version, self.path
-            self.tokens += len(job.tokens)
-            job.done.set()
-
-        self._samplers[sampling].generate(
+    def _score(self, jobs: list[Job]) -> None:
+        """Log-probabilities of the prompts for which they are wanted, each prompt of a request once."""
+        wanted: dict[tuple[int, int], list[Job]] = {}
+        for job in jobs:
+            if job.generation.scores_prompts:
+                wanted.setdefault((id(job.generation), id(job.prompt)), []).append(job)
+        if not wanted:
+            return
+        first = [same[0] for same in wanted.values()]
+        found = prompt_scores(
+            self._sampler,
             self._params,
-            [job.prompt for job in batch],
-            seed=0,
-            budgets=[job.budget for job in batch],
-            keys=words,
-            on_sample=answer,
+            [job.prompt for job in first],
+            [job.generation.sampling.temperature for job in first],
+            top=TOP if any(job.generation.top for job in first) else 0,
         )
+        for same, scores in zip(wanted.values(), found, strict=True):
+            for job in same:
+                job.prompt_scores = scores
+
+    def _request(self, job: Job) -> Request:
+        return Request(
+            prompt=job.prompt,
+            budget=job.budget,
+            key=job.key,
+            sampling=job.generation.sampling,
+            top=job.generation.top or 0,
+            receive=lambda block: self._receive(job, block),
+            is_over=lambda: self._is_over(job),
+        )
+
+    def _is_over(self, job: Job) -> bool:
+        """Whether nobody waits for the job any more."""
+        if job.is_cancelled:
+            self._taken.discard(job)
+        return job.is_cancelled or self._is_closing
+
+    def _receive(self, job: Job, block: Block) -> bool:
+        """Adds what a block has brought; whether the job goes on."""
+        count, is_stopped = len(block.tokens), False
+        if job.growing is not None:
+            for place, token in enumerate(block.tokens):
+                if job.growing.add(token):  # what the block sampled beyond it is dropped
+                    count, is_stopped = place + 1, True
+                    break
+        tokens, logprobs = block.tokens[:count], block.logprobs[:count].tolist()
+        tops: list[Tops] = []
+        if block.top_ids is not None and block.top_logprobs is not None:
+            ids, values = block.top_ids[:count].tolist(), block.top_logprobs[:count].tolist()
+            tops = list(zip(ids, values, strict=True))
+        job.tokens += tokens
+        job.logprobs += logprobs
+        job.tops += tops
+        self.tokens += count
+        is_over = is_stopped or block.finish is not None
+        if is_over and job.growing is not None:
+            job.text = job.growing.finish()
+        if job.generation.stream:
+            text = "" if job.growing is None else job.growing.new()
+            job.pieces.append(Piece(text=text, tokens=tokens, logprobs=logprobs, tops=tops))
+        if is_over:
+            is_stop = is_stopped or block.finish == FinishReason.STOP
+            self._end(job, finish_reason="stop" if is_stop else "length")
+        elif job.generation.stream:
+            job.on_change()
+        return not is_over
+
+    def _end(self, job: Job, *, finish_reason: str = "", error: Exception | None = None) -> None:
+        """Lets whoever waits for the job go on, while others are still decoded."""
+        job.finish_reason, job.error = finish_reason, error
+        job.weights_version, job.weights_path = self.version, self.path
+        self._taken.discard(job)
+        job.is_done = True
+        job.on_change()
 
 
 def _choice_key(key: int, index: int) -> int:

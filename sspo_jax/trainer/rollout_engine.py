@@ -1,6 +1,7 @@
 """Which engine samples for a run: the one of this process, or a server, asked before anything expensive starts."""
 
 import dataclasses
+import os
 import pathlib
 import urllib.error
 import urllib.request
@@ -12,6 +13,7 @@ from sspo_jax.config import RolloutConfig, ServerConfig
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.sampler import LocalEngine, RolloutEngine, SamplingParams
 from sspo_jax.serving import VLLM_RELOAD, RemoteEngine, ServerError
+from sspo_jax.serving.access import KEY_VARIABLE, check_key
 from sspo_jax.serving.connection import Connection
 from sspo_jax.serving.remote_engine import checked_choice, completion_request, served_models
 
@@ -45,7 +47,26 @@ def open_engine(rollout: RolloutConfig, model: QwenConfig, mesh: Mesh, run_direc
         concurrency=server.concurrency,
         timeout_seconds=server.timeout_seconds,
         patience_seconds=server.patience_seconds,
+        api_key=_api_key(server),
     )
+
+
+def _api_key(server: ServerConfig) -> str | None:
+    """The key in the environment, where there is one.
+
+    Raises:
+      ServerError: it is not one, or the variable that was asked for by name is not set.
+    """
+    name = server.api_key_variable
+    key = os.environ.get(name)
+    if key is None and name != KEY_VARIABLE:
+        raise ServerError(f"--rollout.server.api-key-variable is {name}, which is not set: set it to the server's key")
+    if key is not None:
+        try:
+            check_key(name, key)
+        except ValueError as error:
+            raise ServerError(str(error)) from None
+    return key
 
 
 def check_server(
@@ -67,6 +88,7 @@ def check_server(
         server.url,
         timeout_seconds=server.timeout_seconds,
         patience_seconds=min(_START_PATIENCE, server.patience_seconds),
+        api_key=_api_key(server),
     )
     try:
         _check_routes(connection, server)
@@ -85,25 +107,31 @@ def check_server(
 def _check_routes(connection: Connection, server: ServerConfig) -> None:
     """Whether it can be told to load weights."""
     if server.protocol == "sspo":
-        if "weights_version" not in connection.call("/health"):
+        health = connection.call("/health")
+        if "weights_version" not in health:
             raise ServerError(
                 f"{connection.url}/health names no weights_version, so it is not `sspo serve`: for vLLM set "
                 "--rollout.server.protocol vllm"
             )
+        if health.get("reload_directory", "") is None:
+            raise ServerError(
+                f"{connection.url} loads no weights: start it with --reload-directory DIR, where DIR holds the run "
+                "directory (or --rollout.server.export-directory)"
+            )
         return
     served_models(connection)  # it is up
     for route in (VLLM_RELOAD.route, *VLLM_RELOAD.then):
-        if _status(connection.url + route) == 404:
+        if _status(connection, route) == 404:
             raise ServerError(
                 f"{connection.url} has no route {route}, which loads new weights: start vLLM with "
                 "VLLM_SERVER_DEV_MODE=1 in its environment, or for `sspo serve` set --rollout.server.protocol sspo"
             )
 
 
-def _status(url: str) -> int:
-    """Of a GET: 404 where there is no such route, 405 where it wants a POST."""
+def _status(connection: Connection, route: str) -> int:
+    """Status of a GET: 404 where there is no such route, 405 where it takes a POST."""
     try:
-        with urllib.request.urlopen(url, timeout=30) as response:
+        with urllib.request.urlopen(connection.request(route), timeout=30) as response:
             return response.status
     except urllib.error.HTTPError as error:
         return error.code
