@@ -319,7 +319,9 @@ class RequestReader:
         try:
             return SamplingParams(
                 max_new_tokens=max_new_tokens,
-                **numbers,
+                temperature=numbers["temperature"],
+                top_p=numbers["top_p"],
+                min_p=numbers["min_p"],
                 top_k=max(0, top_k),
                 stop_token_ids=tuple(sorted(ends)),
                 min_new_tokens=least,
