@@ -18,7 +18,6 @@ _END_OF_TURN = re.compile(
     r"|\n(?:Human|User)[ \t]*:",
     re.IGNORECASE,
 )
-_MARKS_OF_TURNS = ("<|", "</s>", "<eos>", "_of_turn>", "INST]", "\nHuman", "\nUser")
 _THOUGHTS = ("<think>", "<thinking>", "<|begin_of_thought|>")
 _THOUGHT_ENDS = ("</think>", "</thinking>", "<|end_of_thought|>")
 _TAIL_SOURCE = 20_000  # characters in which the tail is looked for, runs of white space included
@@ -40,7 +39,7 @@ def extract(response: str, options: Options = EXACT) -> Extraction:
     >>> extract("There are 12 apples in")
     Extraction(answer=None, rule='no answer is stated', parts=())
     """
-    if any(mark in response for mark in _MARKS_OF_TURNS):
+    if "<|" in response or "</s" in response or "_turn>" in response or "<eos" in response or _has_chat_mark(response):
         response = _turn(response)
     if "think" in response or "_of_" in response:
         response = response[max(response.rfind(end) + len(end) if end in response else 0 for end in _THOUGHT_ENDS) :]
@@ -76,6 +75,10 @@ def _stated(response: str, options: Options) -> Extraction:
     if stated is not None:
         return stated
     return _last_formula_or_number(tail) if options.lenient else Extraction(None, "no answer is stated")
+
+
+def _has_chat_mark(response: str) -> bool:
+    return "INST]" in response or "\nHuman" in response or "\nUser" in response
 
 
 def _turn(response: str) -> str:
