@@ -39,9 +39,9 @@ def extract(response: str, options: Options = EXACT) -> Extraction:
     >>> extract("There are 12 apples in")
     Extraction(answer=None, rule='no answer is stated', parts=())
     """
-    if "<|" in response or "</s" in response or "_turn>" in response or "<eos" in response or _has_chat_mark(response):
+    if _has_chat_mark(response):
         response = _turn(response)
-    if "think" in response or "_of_" in response:
+    if "<" in response and ("think" in response or "_of_" in response):
         response = response[max(response.rfind(end) + len(end) if end in response else 0 for end in _THOUGHT_ENDS) :]
         response = response.removeprefix("<|begin_of_solution|>").removesuffix("<|end_of_solution|>")
         thought = min((at for start in _THOUGHTS if (at := response.find(start)) >= 0), default=-1)
@@ -60,8 +60,8 @@ def _stated(response: str, options: Options) -> Extraction:
     boxed = from_boxes(response, options)
     if boxed is not None:
         extraction, end = boxed
-        later = from_last_label(response[end : end + TAIL_CHARACTERS]) if "nswer" in response[end:] else None
-        return later or extraction
+        is_labelled = response.find("nswer", end) >= 0
+        return (from_last_label(response[end : end + TAIL_CHARACTERS]) if is_labelled else None) or extraction
     tagged = _from_tag(response)
     if tagged is not None:
         return tagged
@@ -78,7 +78,9 @@ def _stated(response: str, options: Options) -> Extraction:
 
 
 def _has_chat_mark(response: str) -> bool:
-    return "INST]" in response or "\nHuman" in response or "\nUser" in response
+    if "INST]" in response or "\nHuman" in response or "\nUser" in response:
+        return True
+    return "<" in response and ("<|" in response or "</s" in response or "_turn>" in response or "<eos" in response)
 
 
 def _turn(response: str) -> str:
