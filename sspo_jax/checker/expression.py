@@ -89,7 +89,7 @@ def names(text: str) -> tuple[str, ...]:
 
 def number(value: Fraction | int, digits: int | None = None) -> Node:
     """A rational number; `digits` is how many significant digits it was written with, None where it is exact."""
-    return Node(Kind.NUMBER, (), Fraction(value), digits)
+    return Node(Kind.NUMBER, (), value if isinstance(value, Fraction) else Fraction(value), digits)
 
 
 def symbol(name: str) -> Node:

@@ -34,7 +34,7 @@ PIECES = (
     "about ", "mod 7) ", "(mod ", "3 out of ", "(A) ", "A. ", "10:30 ", "May 1, ", "one hundred ", "$1 ", ";",
     "the value is ", "we can check ", "..", "...", "? ", "! ",
 )  # fmt: skip
-ENDINGS = ("", "x", ".", "!)")
+ENDINGS = ("", "!)")
 
 
 def modules() -> Iterator[object]:

@@ -5,11 +5,11 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sspo_jax.checker.fastpath import digits_to_int, equal_numbers, plain_number
 
 from sspo_jax.checker import is_correct, verify
 from sspo_jax.checker.latex import read
 from sspo_jax.checker.limits import IN_PROCESS
+from sspo_jax.checker.parse.fastpath import digits_to_int, equal_numbers, plain_number
 from sspo_jax.checker.values import exact_value
 
 INTEGERS = st.integers(-(10**30), 10**30)

@@ -24,6 +24,8 @@ def replaced(node: Node, values: dict[str, Node]) -> Node:
 
 def as_vector(node: Node, other: Node) -> Node:
     """`\\mathbf{i} - 2\\mathbf{j}` as `(1, -2)`; a lone bold i is the imaginary unit."""
+    if not node.args and node.kind is not Kind.SYMBOL:
+        return node
     used = {part.value for part in node.walk() if part.kind is Kind.SYMBOL} & set(_UNIT_VECTORS)
     if not used or node.kind in (Kind.RELATION, Kind.LIST):
         return node

@@ -39,7 +39,8 @@ def _same_trees(answer: Node, gold: Node, judge: Judge) -> str | None:
     names = _solved_for(answer), _solved_for(gold)
     if names[0] and names[1] and names[0] != names[1]:
         return None
-    answer, gold = as_vector(answer, gold), as_vector(gold, answer)
+    if answer.args or gold.args:
+        answer, gold = as_vector(answer, gold), as_vector(gold, answer)
     answer, gold = _spread(_both_signs(answer, gold)), _spread(_both_signs(gold, answer))
     if answer == gold:
         return "the same expression"
@@ -74,6 +75,8 @@ def _same_trees(answer: Node, gold: Node, judge: Judge) -> str | None:
 
 def _spread(node: Node) -> Node:
     """An answer with `\\pm` written out, `x = 1, 2` as `1, 2`, sums and products of matrices carried out."""
+    if not node.args:
+        return node
     parts = node.walk()
     if any(part.kind in (Kind.PM, Kind.MP) for part in parts):
         if node.kind in (Kind.LIST, Kind.SET):

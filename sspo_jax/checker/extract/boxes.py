@@ -6,7 +6,6 @@ from ..verdict import Extraction, Options
 
 _BRACE = re.compile(r"\\?[{}]|\\\\")
 _BOX_COMMAND = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
-_COMMANDS = ("\\boxed", "\\fbox", "\\framebox")
 _UNBRACED = re.compile(r"[-+]?\d[\d.,]*\d|[-+]?\d|[A-Za-z](?=\s?(?:\$|\\\)|$))")
 _JOINER = re.compile(
     r"(?:[\s$~]|\\[,;:! ]|,|;|\\q?quad|\\\(|\\\)|\b(?:and|or)\b"
@@ -27,9 +26,11 @@ def from_boxes(response: str, options: Options) -> tuple[Extraction, int] | None
 
     An empty box that only repeats the instruction, a box that is denied and a bare `\\boxed` are passed over.
     """
+    if "box" not in response:
+        return None
     position, last, skipped = len(response), None, None
     for _ in range(_MOST_SKIPPED):
-        position = max(response.rfind(command, 0, position) for command in _COMMANDS)
+        position = _last_command(response, 0, position)
         if position < 0:
             break
         found = _read_box(response, position)
@@ -51,7 +52,7 @@ def from_boxes(response: str, options: Options) -> tuple[Extraction, int] | None
     answers, start = [last[0]], position
     while options.join_boxes and len(answers) < _MOST_JOINED:
         window_start = max(0, start - _LONGEST_JOINED)
-        previous = max(response.rfind(command, window_start, start) for command in _COMMANDS[:2])
+        previous = _last_command(response, window_start, start)
         box = _read_box(response, previous, start) if previous >= 0 else None
         if box is None:
             break
@@ -64,6 +65,13 @@ def from_boxes(response: str, options: Options) -> tuple[Extraction, int] | None
         return Extraction(answers[0].strip(), "last box"), last[1]
     distinct = list(dict.fromkeys(answer.strip() for answer in reversed(answers)))
     return Extraction(", ".join(distinct), f"the last {len(answers)} boxes, joined", tuple(distinct)), last[1]
+
+
+def _last_command(text: str, start: int, end: int) -> int:
+    """Where the last box command between two positions begins; -1 where there is none."""
+    return max(
+        text.rfind("\\boxed", start, end), text.rfind("\\fbox", start, end), text.rfind("\\framebox", start, end)
+    )
 
 
 def _is_open(text: str, position: int) -> bool:

@@ -18,7 +18,6 @@ _END_OF_TURN = re.compile(
     r"|\n(?:Human|User)[ \t]*:",
     re.IGNORECASE,
 )
-_MARKS_OF_TURNS = ("<|", "</s>", "<eos>", "_of_turn>", "INST]", "\nHuman", "\nUser")
 _THOUGHTS = ("<think>", "<thinking>", "<|begin_of_thought|>")
 _THOUGHT_ENDS = ("</think>", "</thinking>", "<|end_of_thought|>")
 _TAIL_SOURCE = 20_000  # characters in which the tail is looked for, runs of white space included
@@ -40,9 +39,9 @@ def extract(response: str, options: Options = EXACT) -> Extraction:
     >>> extract("There are 12 apples in")
     Extraction(answer=None, rule='no answer is stated', parts=())
     """
-    if any(mark in response for mark in _MARKS_OF_TURNS):
+    if _has_chat_mark(response):
         response = _turn(response)
-    if "think" in response or "_of_" in response:
+    if "<" in response and ("think" in response or "_of_" in response):
         response = response[max(response.rfind(end) + len(end) if end in response else 0 for end in _THOUGHT_ENDS) :]
         response = response.removeprefix("<|begin_of_solution|>").removesuffix("<|end_of_solution|>")
         thought = min((at for start in _THOUGHTS if (at := response.find(start)) >= 0), default=-1)
@@ -61,8 +60,8 @@ def _stated(response: str, options: Options) -> Extraction:
     boxed = from_boxes(response, options)
     if boxed is not None:
         extraction, end = boxed
-        later = from_last_label(response[end : end + TAIL_CHARACTERS]) if "nswer" in response[end:] else None
-        return later or extraction
+        is_labelled = response.find("nswer", end) >= 0
+        return (from_last_label(response[end : end + TAIL_CHARACTERS]) if is_labelled else None) or extraction
     tagged = _from_tag(response)
     if tagged is not None:
         return tagged
@@ -76,6 +75,12 @@ def _stated(response: str, options: Options) -> Extraction:
     if stated is not None:
         return stated
     return _last_formula_or_number(tail) if options.lenient else Extraction(None, "no answer is stated")
+
+
+def _has_chat_mark(response: str) -> bool:
+    if "INST]" in response or "\nHuman" in response or "\nUser" in response:
+        return True
+    return "<" in response and ("<|" in response or "</s" in response or "_turn>" in response or "<eos" in response)
 
 
 def _turn(response: str) -> str:

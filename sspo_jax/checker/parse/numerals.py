@@ -14,7 +14,8 @@ _MOST_DIGITS_IN_BASE = 4000
 def decimal(text: str) -> Fraction:
     """The value of digits with at most one point."""
     whole, _, decimals = text.partition(".")
-    return Fraction(digits_to_int((whole + decimals) or "0"), 10 ** len(decimals))
+    integer = digits_to_int((whole + decimals) or "0")
+    return Fraction(integer, 10 ** len(decimals)) if decimals else Fraction(integer)
 
 
 def written(text: str) -> Node:
@@ -24,7 +25,8 @@ def written(text: str) -> Node:
     if len(exponent) > 6:
         raise ParseError(f"the exponent {exponent} is out of reach")
     digits = len(mantissa.replace(".", "").lstrip("0")) if "." in text or exponent else None
-    return number(decimal(mantissa) * Fraction(10) ** int(exponent or 0), digits)
+    value = decimal(mantissa)
+    return number(value * Fraction(10) ** int(exponent) if exponent else value, digits)
 
 
 def repeating(mantissa: str, block: str | None) -> Node:

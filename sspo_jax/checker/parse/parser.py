@@ -259,8 +259,10 @@ class Parser:
         """Terms with their signs; a unit after the last one is that of the sum."""
         outer, terms = self.symbolic, [self.product()]
         while True:
-            self.symbolic = outer or any(part.kind is Kind.SYMBOL for part in terms[-1].walk())
             kind, text = self.peek()
+            if kind not in ("mark", "command", "number"):
+                break
+            self.symbolic = self.symbolic or (text in ("+", "-", "pm", "mp") and _has_symbol(terms[-1]))
             if kind == "mark" and text == "+":
                 self.take()
                 terms.append(self.product())

@@ -53,8 +53,8 @@ def _trees(answer: str, plain_commas: bool, max_depth: int) -> list[Node]:
         raise ParseError("the answer is empty")
     text = _REMARKS.sub("", text) if _MAY_REMARK.search(text) else text
     for pattern, replacement in _REWRITES:
-        text, count = pattern.subn(replacement, text)
-        if count:
+        if pattern.match(text) is not None:  # each begins at the beginning
+            text = pattern.sub(replacement, text)
             break
     special = _choice_with_text(text, max_depth) or clock_or_date(text)
     if special is not None:
