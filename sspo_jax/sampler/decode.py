@@ -15,7 +15,7 @@ from sspo_jax.models.lora import fold_lora
 from sspo_jax.sampler.cache_attention import attend, attend_ring
 from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, shard_cache, write_column
 from sspo_jax.sampler.random_bits import token_bits
-from sspo_jax.sampler.sampling import SamplingParams, SlotSettings, draw, draw_each
+from sspo_jax.sampler.sampling import Drawn, SamplingParams, SlotSettings, draw, draw_each
 from sspo_jax.sharding import constrain, is_one_cpu, platform
 
 Weights = dict[str, Any]
@@ -171,6 +171,33 @@ def decode_logits(
     return jnp.einsum("bd,dv->bv", x, table, preferred_element_type=jnp.float32), cache
 
 
+def _buffers(max_steps: int, slots: int, sampling: SamplingParams, top: int) -> dict[str, Array]:
+    """What a block reports of each of its steps, empty."""
+    buffers = {
+        "tokens": jnp.zeros((max_steps, slots), jnp.int32),
+        "logprobs": jnp.zeros((max_steps, slots), jnp.float32),
+    }
+    if sampling.truncated_logprobs:
+        buffers["truncated_logprobs"] = jnp.zeros((max_steps, slots), jnp.float32)
+    if sampling.entropies:
+        buffers["entropies"] = jnp.zeros((max_steps, slots), jnp.float32)
+    if top:
+        buffers["top_ids"] = jnp.zeros((max_steps, slots, top), jnp.int32)
+        buffers["top_logprobs"] = jnp.zeros((max_steps, slots, top), jnp.float32)
+    return buffers
+
+
+def _with_row(buffers: dict[str, Array], drawn: Drawn, active: Bool[Array, " slots"], row: Array) -> dict[str, Array]:
+    """The buffers with a step written; 0 where a slot is not active."""
+    zero = jnp.zeros_like(row)
+    written = {}
+    for name, buffer in buffers.items():
+        value = getattr(drawn, name)
+        value = jnp.where(jnp.expand_dims(active, tuple(range(1, value.ndim))), value, 0)
+        written[name] = jax.lax.dynamic_update_slice(buffer, value[None], (row, *[zero] * value.ndim))
+    return written
+
+
 def decode_block(
     weights: Weights,
     cache: Cache,
@@ -213,17 +240,7 @@ def decode_block(
     stop_ids = jnp.asarray(sampling.stop_token_ids or (-1,), jnp.int32)[None]
     if settings is not None:
         stop_ids = settings.stop_ids
-    buffers = {
-        "tokens": jnp.zeros((max_steps, slots), jnp.int32),
-        "logprobs": jnp.zeros((max_steps, slots), jnp.float32),
-    }
-    if sampling.truncated_logprobs:
-        buffers["truncated_logprobs"] = jnp.zeros((max_steps, slots), jnp.float32)
-    if sampling.entropies:
-        buffers["entropies"] = jnp.zeros((max_steps, slots), jnp.float32)
-    if top:
-        buffers["top_ids"] = jnp.zeros((max_steps, slots, top), jnp.int32)
-        buffers["top_logprobs"] = jnp.zeros((max_steps, slots, top), jnp.float32)
+    buffers = _buffers(max_steps, slots, sampling, top)
 
     # For all steps ahead of the loop: inside it, the compiler computes a cosine again for each layer and head.
     angles = qwen.rotary_angles(positions[None] + jnp.arange(max_steps)[:, None], config)
@@ -245,16 +262,7 @@ def decode_block(
         else:
             drawn = draw_each(logits, bits, settings, generated=at, top=top)
         tokens = jnp.where(active, drawn.tokens, tokens)
-        values = {}
-        for name in buffers:
-            value = getattr(drawn, name)
-            values[name] = jnp.where(jnp.expand_dims(active, tuple(range(1, value.ndim))), value, 0)
-        buffers = {
-            name: jax.lax.dynamic_update_slice(
-                buffer, values[name][None], (i, *[jnp.zeros_like(i)] * values[name].ndim)
-            )
-            for name, buffer in buffers.items()
-        }
+        buffers = _with_row(buffers, drawn, active, i)
         counts = counts + active
         stopped = jnp.any(drawn.tokens[:, None] == stop_ids, axis=1)
         active = active & ~stopped & (at + 1 < budgets)

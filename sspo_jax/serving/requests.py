@@ -315,13 +315,13 @@ class RequestReader:
             )
         top_k = fields.integer("top_k", 0, low=-1, high=2**31 - 1)
         least = fields.integer("min_tokens", 0, low=0, high=max_new_tokens)
-        numbers = {name: fields.number(name, default) for name, default in _NUMBERS.items()}
+        temperature, top_p, min_p = (fields.number(name, default) for name, default in _NUMBERS.items())
         try:
             return SamplingParams(
                 max_new_tokens=max_new_tokens,
-                temperature=numbers["temperature"],
-                top_p=numbers["top_p"],
-                min_p=numbers["min_p"],
+                temperature=temperature,
+                top_p=top_p,
+                min_p=min_p,
                 top_k=max(0, top_k),
                 stop_token_ids=tuple(sorted(ends)),
                 min_new_tokens=least,
