@@ -162,7 +162,7 @@ class _Policy:
 
         self._config, self._preset = config, preset
         self._path, run_prompt = _checkpoint_of(config.model, config.step)
-        model = config_from_hf(self._path, dtype=config.dtype)
+        model = config_from_hf(self._path)
         self._tokenizer = load_tokenizer(config.tokenizer or str(self._path))
         if len(self._tokenizer) > model.vocab_size:
             raise ValueError(
@@ -211,7 +211,8 @@ class _Policy:
 
     @functools.cached_property
     def _sample(self) -> Callable[..., Any]:
-        from sspo_jax.models.hf.weights import load_qwen
+        from sspo_jax.models.end_tokens import end_tokens
+        from sspo_jax.models.hf.load import load_qwen
         from sspo_jax.sampler import Sampler, SamplingParams
         from sspo_jax.sharding import make_mesh
 
@@ -221,7 +222,7 @@ class _Policy:
             max_new_tokens=self._preset.max_new_tokens,
             temperature=self._preset.temperature,
             top_p=self._preset.top_p,
-            stop_token_ids=_stop_tokens(self._tokenizer, self._path),
+            stop_token_ids=end_tokens(self._tokenizer, model.eos_token_ids),
         )
         sampler = Sampler(model, sampling, slots=self._config.slots, mesh=mesh)
         params = sampler.ready(params, release=True)
@@ -353,18 +354,6 @@ def _checkpoint_of(model: str, step: int | Literal["best"] | None) -> tuple[path
         record = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         return exported_checkpoint(directory, step), record["config"]["prompt"]
     return directory, None
-
-
-def _stop_tokens(tokenizer: Any, path: pathlib.Path) -> tuple[int, ...]:
-    """The tokenizer's end token, those of the checkpoint's generation config, and the two of Qwen where known."""
-    ids = {tokenizer.eos_token_id}
-    if (path / "generation_config.json").is_file():
-        declared = json.loads((path / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-        ids |= set(declared) if isinstance(declared, list) else {declared} - {None}
-    # Qwen's base checkpoints declare one of the two only, but end a chat turn with the other.
-    vocabulary = tokenizer.get_vocab()
-    ids |= {vocabulary[token] for token in ("<|endoftext|>", "<|im_end|>") if token in vocabulary}
-    return tuple(sorted(ids))
 
 
 def _verifier(config: EvaluateConfig) -> Any:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from sspo_jax.models.hf.weights import load_qwen
+from sspo_jax.models.hf.load import load_qwen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

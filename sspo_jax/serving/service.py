@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from sspo_jax.models.configs import QwenConfig
-from sspo_jax.models.hf.weights import load_qwen
+from sspo_jax.models.configs import QwenConfig, architecture_differences
+from sspo_jax.models.end_tokens import end_tokens
+from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.qwen import Params
 from sspo_jax.sampler.random_bits import threefry
 from sspo_jax.sampler.sampler import Sampler
@@ -74,6 +75,7 @@ class CompletionService:
     ):
         self._params, self._config, self._tokenizer, self._name = params, config, tokenizer, name
         self._slots, self._gather_seconds = slots, gather_seconds
+        self._end_tokens = end_tokens(tokenizer, config.eos_token_ids)
         self._max_tokens = min(max_tokens, config.max_positions - 1)
         self._jobs: queue.Queue[_Job] = queue.Queue()
         self._samplers: dict[SamplingParams, Sampler] = {}
@@ -118,11 +120,12 @@ class CompletionService:
         if not isinstance(body.get("path"), str) or not isinstance(body.get("version"), int):
             raise RequestError("reload wants {'path': directory of a checkpoint, 'version': whole number}")
         try:
-            params, config = load_qwen(body["path"], dtype=self._config.dtype, param_dtype=self._config.dtype)
+            params, config = load_qwen(
+                body["path"], dtype=self._config.compute.dtype, param_dtype=self._config.compute.dtype
+            )
         except (OSError, ValueError) as error:
             raise RequestError(f"checkpoint {body['path']}: {error}") from None
-        theirs, ours = config.architecture, self._config.architecture
-        differing = [f"{name} {theirs[name]}, served {ours[name]}" for name in ours if theirs[name] != ours[name]]
+        differing = architecture_differences(config.architecture, self._config, whose="served")
         if differing:
             raise RequestError(
                 f"checkpoint {body['path']} has another shape than the model that is served: {'; '.join(differing)}"
@@ -205,7 +208,7 @@ class CompletionService:
             raise RequestError(f"prompt has {len(prompt)} tokens, the model {self._config.max_positions} positions")
         budget = min(number("max_tokens", default_tokens, int), room, self._max_tokens)
         stop = body.get("stop") or []
-        stops = set(body.get("stop_token_ids") or []) | (set() if body.get("ignore_eos") else self._end_tokens())
+        stops = set(body.get("stop_token_ids") or []) | (set() if body.get("ignore_eos") else set(self._end_tokens))
         try:
             sampling = SamplingParams(
                 max_new_tokens=self._max_tokens,
@@ -227,9 +230,6 @@ class CompletionService:
         key = secrets.randbits(64) if seed is None else seed % 2**64
         count = number("n", 1, int)
         return [_Job(prompt, budget, _choice_key(key, index), sampling) for index in range(count)]
-
-    def _end_tokens(self) -> set[int]:
-        return set(self._config.eos_token_ids) | ({self._tokenizer.eos_token_id} if self._tokenizer else set())
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self._tokenizer.decode(tokens, skip_special_tokens=True) if self._tokenizer else ""
