@@ -38,7 +38,7 @@ def checkpoint(request, tmp_path):
     return path, {ENDOFTEXT, IM_END}
 
 
-def test_training_evaluation_export_and_serving_agree(checkpoint, tmp_path):
+def test_training_evaluation_export_and_serving_agree(checkpoint, tmp_path, monkeypatch):
     from sspo_jax.commands.evaluate import EvaluateConfig, _open_sets, _Policy, _preset
     from sspo_jax.config import ModelConfig
     from sspo_jax.serving.service import CompletionService
@@ -60,9 +60,18 @@ def test_training_evaluation_export_and_serving_agree(checkpoint, tmp_path):
     assert set(service._end_tokens) == expected
 
     config = EvaluateConfig(model=str(path), data="arithmetic:held_out[:2]", prompt="chat", max_new_tokens=4)
-    policy = _Policy(config, _preset(config), _open_sets(config))
-    sampler = next(cell.cell_contents for cell in policy._sample.__closure__ if hasattr(cell.cell_contents, "sampling"))
-    assert set(sampler.sampling.stop_token_ids) == expected
+    asked = []
+
+    class Recorder:
+        def __init__(self, config, sampling, **settings):
+            asked.append(sampling)
+
+        def ready(self, params, **settings):
+            return params
+
+    monkeypatch.setattr("sspo_jax.sampler.Sampler", Recorder)
+    assert _Policy(config, _preset(config), _open_sets(config))._sample is not None
+    assert set(asked[0].stop_token_ids) == expected
 
 
 def test_own_tokens_come_last_and_nothing_twice():
