@@ -56,10 +56,9 @@ def plan(
         report(line)
     sampler = run_sampler(config, model, mesh)
     rollout = widest(rollout_programs(config, sampler, mesh).values())
+    trainer = train_programs(config, model, mesh)
     with jax.set_mesh(mesh):
-        training = train_programs(config, model, mesh).programs_for(
-            micro_rows=config.update.micro_rows, row_tokens=config.row_tokens
-        )
+        training = trainer.programs_for(micro_rows=config.update.micro_rows, row_tokens=config.row_tokens)
     resident = residents(config, model, mesh, rollout)
     programs = []
     ordered = {"optimizer": training["optimizer"], **rollout, "update": training["update"]}  # it compiles longest
