@@ -8,8 +8,6 @@ them. Needs `pip install "jax[tpu]"`, which brings the compiler (libtpu); no TPU
 
 from collections.abc import Callable, Sequence
 
-import jax
-
 from sspo_jax.config import TrainConfig
 from sspo_jax.models.configs import QwenModel
 from sspo_jax.models.qwen import qwen_shardings
@@ -57,8 +55,7 @@ def plan(
     sampler = run_sampler(config, model, mesh)
     rollout = widest(rollout_programs(config, sampler, mesh).values())
     trainer = train_programs(config, model, mesh)
-    with jax.set_mesh(mesh):
-        training = trainer.programs_for(micro_rows=config.update.micro_rows, row_tokens=config.row_tokens)
+    training = trainer.programs_for(micro_rows=config.update.micro_rows, row_tokens=config.row_tokens)
     resident = residents(config, model, mesh, rollout)
     programs = []
     ordered = {"optimizer": training["optimizer"], **rollout, "update": training["update"]}  # it compiles longest

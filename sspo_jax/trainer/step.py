@@ -135,7 +135,7 @@ class TrainPrograms:
     def programs_for(self, *, micro_rows: int, row_tokens: int) -> dict[str, TracedProgram]:
         """What an update compiles: `update` (which scores too) and `optimizer`, traced for shapes; nothing is computed.
 
-        Call it under `jax.set_mesh(mesh)`, whose devices need not exist.
+        The devices of the mesh need not exist, so it is called without `jax.set_mesh`.
 
         Args:
           micro_rows, row_tokens: of a micro-batch.
@@ -150,7 +150,8 @@ class TrainPrograms:
         }
         found = {}
         for kind, (program, arguments) in calls.items():
-            traced = program.trace(*arguments)
+            with jax.set_mesh(self.mesh):
+                traced = program.trace(*arguments)
             found[kind] = TracedProgram(kind=kind, traced=traced, arguments=arguments, results=traced.out_info)
         return found
 

@@ -107,10 +107,9 @@ def planned(config: TrainConfig) -> dict[str, list[list[Any]]]:
     """What planning traces for the same."""
     mesh, model = make_mesh(config.mesh), resolve_shape(config)
     rollout = rollout_programs(config, run_sampler(config, model, mesh), mesh)
-    with jax.set_mesh(mesh):
-        training = train_programs(config, model, mesh).programs_for(
-            micro_rows=config.update.micro_rows, row_tokens=config.row_tokens
-        )
+    training = train_programs(config, model, mesh).programs_for(
+        micro_rows=config.update.micro_rows, row_tokens=config.row_tokens
+    )
     return {name: described(program.arguments) for name, program in {**rollout, **training}.items()}
 
 
