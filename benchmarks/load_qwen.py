@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sspo_jax.models import configs, weights
+from sspo_jax.models import configs
+from sspo_jax.models.hf import layout, load, save
 
 
 def write_random(folder: pathlib.Path, config: configs.QwenConfig) -> None:
     """A checkpoint of noise, written one tensor at a time."""
-    tensors = [tensor for group in weights._tensors(config).values() for tensor in group]
+    tensors = [tensor for group in layout.hf_tensors(config).values() for tensor in group]
     half = len(tensors) // 2
     random = np.random.default_rng(0)
     weight_map = {}
@@ -32,7 +33,7 @@ def write_random(folder: pathlib.Path, config: configs.QwenConfig) -> None:
         name = f"model-{number:05}-of-00002.safetensors"
         shard = sorted(shard, key=lambda tensor: tensor.name)
         noise = (random.integers(0x3C00, 0x3D00, tensor.shape, dtype=np.uint16).view(jnp.bfloat16) for tensor in shard)
-        weights._write_safetensors(folder / name, shard, noise, "bfloat16")
+        save.write_safetensors(folder / name, shard, noise, "bfloat16")
         weight_map |= {tensor.name: name for tensor in shard}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps(configs.config_to_hf(config, dtype="bfloat16")))
@@ -63,11 +64,11 @@ def main() -> None:
         jax.block_until_ready(jnp.zeros(()))
         before, peak_before = resident_gib(), peak_gib()
         wall, cpu = time.perf_counter(), time.process_time()
-        params, _ = weights.load_qwen(folder, param_dtype="bfloat16")
+        params, _ = load.load_qwen(folder, param_dtype="bfloat16")
         jax.block_until_ready(params)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         loaded = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**30
-        largest = max(np.prod(t.shape) for group in weights._tensors(config).values() for t in group) * 2 / 2**30
+        largest = max(np.prod(t.shape) for group in layout.hf_tensors(config).values() for t in group) * 2 / 2**30
         result = {
             "benchmark": "load_qwen",
             "checkpoint_gib": size / 2**30,

@@ -36,7 +36,7 @@ SMALL = {"vocab_size": 4096, "hidden_size": 64, "intermediate_size": 128, "num_l
 def model(remat: str, is_small: bool) -> configs.QwenConfig:
     """The layers and the table of Qwen2.5-0.5B, or of something that runs in a second."""
     changes: dict[str, Any] = SMALL | {"num_kv_heads": 1, "head_dim": 32} if is_small else {"num_layers": LAYERS}
-    return dataclasses.replace(configs.QWEN25_0P5B, remat=remat, **changes)
+    return dataclasses.replace(configs.QWEN25_0P5B, **changes).computed(remat=remat)
 
 
 def full(params: Params, hidden: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -63,7 +63,7 @@ def gflop(config: configs.QwenConfig, variant: str) -> float:
     tables = config.vocab_size * config.hidden_size
     attention = 4 * config.num_layers * config.num_heads * config.head_dim * LENGTH
     layers = 2 * (config.num_parameters - tables) + attention
-    passes = 4 if config.remat == "full" else 3
+    passes = 4 if config.compute.remat == "full" else 3
     # Full: forward, and one product for either gradient. Tiled: the logits once more, at half of the positions.
     table_products = 3 * ROWS * (LENGTH - 1) if variant == "full" else 4 * ROWS * (LENGTH // 2)
     return (passes * ROWS * LENGTH * layers + table_products * 2 * tables) / 1e9
@@ -130,7 +130,12 @@ def main() -> None:
         print(json.dumps(measure(options.variant, config, options.repeats)))
         return
     result: dict[str, Any] = {"benchmark": "logprobs", "rows": ROWS, "length": LENGTH, "layers": config.num_layers}
-    result |= {"width": config.hidden_size, "vocab": config.vocab_size, "remat": config.remat, "tile": tile_sizes()}
+    result |= {
+        "width": config.hidden_size,
+        "vocab": config.vocab_size,
+        "remat": config.compute.remat,
+        "tile": tile_sizes(),
+    }
     for variant in ("full", "tiled"):
         command = [sys.executable, __file__, "--variant", variant, "--repeats", str(options.repeats)]
         command += ["--remat", options.remat] + ["--small"] * options.small

@@ -119,9 +119,7 @@ def update_seconds(micro_rows: int, repeats: int) -> dict[str, float]:
 def compile_seconds() -> float:
     """CPU seconds to lower and compile the 28-layer 1.5B update for eight fake devices, abstract arrays."""
     mesh = make_mesh(MeshConfig(fsdp=8))
-    import dataclasses
-
-    config = dataclasses.replace(configs.QWEN25_1P5B, dtype="bfloat16", remat="full")
+    config = configs.QWEN25_1P5B.computed(dtype="bfloat16", remat="full")
     train = programs(config, mesh)
     shapes = abstract_qwen(config)[0]
     params = jax.tree.map(

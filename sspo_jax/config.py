@@ -14,8 +14,8 @@ from sspo_jax.data.sources import Data
 from sspo_jax.distributed.processes import DistributedConfig
 from sspo_jax.losses import Objective, Sspo
 from sspo_jax.models.attention import Implementation
-from sspo_jax.models.configs import QwenConfig
-from sspo_jax.models.hf.weights import DType
+from sspo_jax.models.configs import QwenConfig, QwenModel
+from sspo_jax.models.hf.layout import DType
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.rewards import RewardConfig
 from sspo_jax.sharding import MeshConfig
@@ -40,6 +40,10 @@ class ModelConfig:
     lora: LoraConfig | None = None
     """Train low-rank adapters and leave the weights, kept in `dtype`, as they are; None: train the weights. Any of its
     options switches it on, for instance --model.lora.rank 16."""
+
+    def computed(self, shape: QwenConfig) -> QwenModel:
+        """The model of this shape, computed as the options say."""
+        return shape.computed(dtype=self.dtype, remat=self.remat, attention=self.attention)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from sspo_jax.config import OptimizerConfig
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params
-from sspo_jax.models.trainable import Trainable
+from sspo_jax.models.trainable import Trainable, placed
 from sspo_jax.sharding import replicated
 
 
@@ -93,12 +93,7 @@ def abstract_state(
     trainable = Trainable(config, lora)
     shapes = trainable.abstract()
 
-    def place(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
-
     return {
-        "params": jax.tree.map(place, shapes, trainable.shardings(mesh)),
-        "optimizer": jax.tree.map(
-            place, jax.eval_shape(optimizer.init, shapes), optimizer_shardings(optimizer, config, mesh, lora)
-        ),
+        "params": placed(shapes, trainable.shardings(mesh)),
+        "optimizer": placed(jax.eval_shape(optimizer.init, shapes), optimizer_shardings(optimizer, config, mesh, lora)),
     }

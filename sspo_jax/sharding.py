@@ -153,13 +153,13 @@ def is_one_cpu() -> bool:
     return platform() == "cpu" and (mesh.empty or mesh.size == 1)
 
 
-def shards(logical_axis: str) -> int:
-    """Into how many parts the mesh of `jax.set_mesh` cuts a logical axis; 1 without a mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
+def shards(logical_axis: str, mesh: Mesh | None = None) -> int:
+    """Into how many parts a mesh, by default that of `jax.set_mesh`, cuts a logical axis; 1 without a mesh."""
+    chosen = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     axes = RULES[logical_axis]
-    if mesh.empty or axes is None:
+    if chosen.empty or axes is None:
         return 1
-    return math.prod(mesh.shape[axis] for axis in ([axes] if isinstance(axes, str) else axes))
+    return math.prod(chosen.shape[axis] for axis in ([axes] if isinstance(axes, str) else axes))
 
 
 def batch_shards(mesh: Mesh) -> int:

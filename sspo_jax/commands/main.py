@@ -15,7 +15,7 @@ COMMANDS = {
     "verify": ("sspo_jax.commands.verify:main", "judge a response, or a file of them"),
     "segment": ("sspo_jax.commands.segment:main", "show how texts are cut into subsentences"),
     "export": ("sspo_jax.runs.policy:main", "write a run's policy as a Hugging Face checkpoint"),
-    "plan": ("sspo_jax.planning.plan:main", "does a run fit on TPUs that are not here"),
+    "plan": ("sspo_jax.commands.plan:main", "does a run fit on TPUs that are not here"),
     "data": ("sspo_jax.commands.data:main", "overlap of training and evaluation sets; audit of golds"),
     "serve": ("sspo_jax.commands.serve:main", "an OpenAI-compatible server for a checkpoint"),
     "inspect": ("sspo_jax.commands.inspect:main", "what a run directory holds and how it went"),

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Literal
 
-from sspo_jax.models.hf.weights import load_qwen
+from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.serving.limits import Limits
 
 

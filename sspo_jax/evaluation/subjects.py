@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import io
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -58,7 +57,7 @@ class PolicySubject:
         self._problems_at_once = problems_at_once
         self._slots = slots
         self._path = _checkpoint_of(model, step)
-        shape = config_from_hf(self._path, dtype=dtype)
+        shape = config_from_hf(self._path)
         self._tokenizer = load_tokenizer(tokenizer or str(self._path))
         if len(self._tokenizer) > shape.vocab_size:
             raise ValueError(
@@ -108,7 +107,8 @@ class PolicySubject:
 
     @functools.cached_property
     def _sample(self) -> Callable[..., Any]:
-        from sspo_jax.models.hf.weights import load_qwen
+        from sspo_jax.models.end_tokens import end_tokens
+        from sspo_jax.models.hf.load import load_qwen
         from sspo_jax.sampler import Sampler, SamplingParams
         from sspo_jax.sharding import make_mesh
 
@@ -118,7 +118,7 @@ class PolicySubject:
             max_new_tokens=self._preset.max_new_tokens,
             temperature=self._preset.temperature,
             top_p=self._preset.top_p,
-            stop_token_ids=_stop_tokens(self._tokenizer, self._path),
+            stop_token_ids=end_tokens(self._tokenizer, model.eos_token_ids),
         )
         sampler = Sampler(model, sampling, slots=self._slots, mesh=mesh)
         params = sampler.ready(params, release=True)
@@ -217,15 +217,3 @@ def _checkpoint_of(model: str, step: Step) -> pathlib.Path:
     from sspo_jax.models.hf.hub import fetch_model
 
     return fetch_model(model)
-
-
-def _stop_tokens(tokenizer: Any, path: pathlib.Path) -> tuple[int, ...]:
-    """The tokenizer's end token, those of the checkpoint's generation config, and the two of Qwen where known."""
-    ids = {tokenizer.eos_token_id}
-    if (path / "generation_config.json").is_file():
-        declared = json.loads((path / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-        ids |= set(declared) if isinstance(declared, list) else {declared} - {None}
-    # Qwen's base checkpoints declare one of the two only, but end a chat turn with the other.
-    vocabulary = tokenizer.get_vocab()
-    ids |= {vocabulary[token] for token in ("<|endoftext|>", "<|im_end|>") if token in vocabulary}
-    return tuple(sorted(ids))

@@ -1,21 +1,39 @@
-"""Shapes of the Qwen models: known ones by name, any other from a checkpoint's config.json."""
+"""Shapes of the Qwen models (known ones by name, any other from a checkpoint's config.json) and how they are computed.
+
+`QwenConfig` is what a checkpoint is. `ComputeConfig` is how it is computed, which no checkpoint knows. `QwenModel` is
+both in one record: a `QwenConfig` that every function of the model and of the sampler takes.
+"""
 
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from sspo_jax.models.attention import Implementation
+from sspo_jax.models.end_tokens import declared_end_tokens
 from sspo_jax.models.rotary import RopeScaling, scaling_from_hf, scaling_to_hf
 
 SUPPORTED = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 
-_NOT_ARCHITECTURE = ("max_positions", "init_scale", "eos_token_ids", "dtype", "remat", "attention")
+_NOT_ARCHITECTURE = ("max_positions", "init_scale", "eos_token_ids")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How a model is computed: the same weights give the same function, up to rounding."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and matrix products; norms, softmax and logits are float32 in any case."""
+    remat: Literal["none", "full", "dots"] = "none"
+    """What the backward pass recomputes: nothing, whole layers, or all but matrix products."""
+    attention: Implementation = "auto"
+    """xla, cudnn (GPU, bfloat16), splash (TPU); auto takes the one for the platform where the shapes allow it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QwenConfig:
-    """Shape of a Qwen2, 2.5, 2.5-Math or 3 model and how it is computed."""
+    """Shape of a Qwen2, 2.5, 2.5-Math or 3 model, as its checkpoint says."""
 
     vocab_size: int
     """Rows of the embedding; at least the tokenizer's size."""
@@ -51,12 +69,6 @@ class QwenConfig:
     """Standard deviation of random weights."""
     eos_token_ids: tuple[int, ...] = ()
     """Tokens that end a text, as the checkpoint says; kept so that an export says the same."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations and matrix products; norms, softmax and logits are float32 in any case."""
-    remat: Literal["none", "full", "dots"] = "none"
-    """What the backward pass recomputes: nothing, whole layers, or all but matrix products."""
-    attention: Implementation = "auto"
-    """xla, cudnn (GPU, bfloat16), splash (TPU); auto takes the one for the platform where the shapes allow it."""
     num_experts: int = 0
     """Experts of each MLP (Qwen3-MoE); 0: one dense MLP."""
     experts_per_token: int = 0
@@ -76,6 +88,28 @@ class QwenConfig:
             )
 
     @property
+    def compute(self) -> ComputeConfig:
+        """How it is computed: a shape alone says nothing about that, and gets the defaults."""
+        return ComputeConfig()
+
+    def computed(self, **how: Any) -> "QwenModel":
+        """The model of this shape that is computed so.
+
+        Args:
+          how: fields of `ComputeConfig`; what is left out stays as it is.
+        """
+        return QwenModel(**_shape_of(self), how=dataclasses.replace(self.compute, **how))
+
+    @property
+    def shape(self) -> "QwenConfig":
+        """The shape alone."""
+        return QwenConfig(**_shape_of(self))
+
+    def record(self) -> dict[str, Any]:
+        """As a run's config.json holds it: the fields of the shape and those of the computation; see `from_record`."""
+        return {**dataclasses.asdict(self.shape), **dataclasses.asdict(self.compute)}
+
+    @property
     def mlp_size(self) -> int:
         """Inner width of the MLP, or of one expert's."""
         return self.expert_size if self.num_experts else self.intermediate_size
@@ -83,7 +117,7 @@ class QwenConfig:
     @property
     def architecture(self) -> dict[str, Any]:
         """As JSON holds it: what must be the same for weights to fit and to mean the same."""
-        fields = json.loads(json.dumps(dataclasses.asdict(self)))
+        fields = json.loads(json.dumps(dataclasses.asdict(self.shape)))
         return {name: value for name, value in fields.items() if name not in _NOT_ARCHITECTURE}
 
     @property
@@ -98,6 +132,58 @@ class QwenConfig:
         layer = attention + mlp + 2 * self.hidden_size
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
         return self.num_layers * layer + embeddings + self.hidden_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QwenModel(QwenConfig):
+    """A shape together with how it is computed: what `load_qwen` returns and a run resolves its options to."""
+
+    how: ComputeConfig = ComputeConfig()
+    """The computation; read it as `compute`, which every `QwenConfig` has."""
+
+    @property
+    def compute(self) -> ComputeConfig:
+        """How it is computed."""
+        return self.how
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "QwenModel":
+        """Of what `record` gave, read from JSON.
+
+        Raises:
+          ValueError: it has fields that are not of this version, by name.
+        """
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+        }
+        how: dict[str, Any] = {field.name: fields.pop(field.name) for field in dataclasses.fields(ComputeConfig)}
+        unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(QwenConfig)})
+        if unknown:
+            raise ValueError(
+                f"the model was recorded with {', '.join(unknown)}, which this version does not know: read the run "
+                "with the version that wrote it"
+            )
+        if fields.get("rope_scaling") is not None:
+            fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
+        return cls(**fields, how=ComputeConfig(**how))
+
+
+def _shape_of(config: QwenConfig) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(QwenConfig)}
+
+
+def architecture_differences(theirs: Mapping[str, Any], ours: QwenConfig, *, whose: str) -> list[str]:
+    """What two models differ in, as a reader is told: "num_layers 3, WHOSE 2".
+
+    Args:
+      theirs: an `architecture`, maybe of another version: fields that it lacks are not compared.
+      whose: what `ours` is.
+    """
+    return [
+        f"{name} {theirs[name]}, {whose} {value}"
+        for name, value in ours.architecture.items()
+        if theirs.get(name, value) != value
+    ]
 
 
 def _qwen2(hidden: int, inter: int, layers: int, heads: int, kv_heads: int, vocab: int, **changes: Any) -> QwenConfig:
@@ -145,6 +231,9 @@ QWEN3_30B_A3B = _qwen3(
     2048, 6144, 48, 32, 4, tie_embeddings=False, num_experts=128, experts_per_token=8, expert_size=768
 )
 
+QWEN_END_TOKENS = (151643, 151645)
+"""`<|endoftext|>` and `<|im_end|>` of all these models' tokenizers, for what needs no files."""
+
 HUB_NAMES = {
     "Qwen/Qwen2.5-0.5B": QWEN25_0P5B,
     "Qwen/Qwen2.5-1.5B": QWEN25_1P5B,
@@ -163,8 +252,8 @@ HUB_NAMES = {
 """Shapes by the names of their checkpoints, for what needs no weights."""
 
 
-def config_from_hf(path: pathlib.Path, **changes: Any) -> QwenConfig:
-    """Reads the config.json of a Hugging Face checkpoint directory; `changes` set further fields.
+def config_from_hf(path: pathlib.Path) -> QwenConfig:
+    """Reads the config.json of a Hugging Face checkpoint directory.
 
     Raises:
       FileNotFoundError: no config.json there.
@@ -208,22 +297,14 @@ def config_from_hf(path: pathlib.Path, **changes: Any) -> QwenConfig:
         "rope_scaling": scaling_from_hf(str(file), rope, max_positions),
         "max_positions": max_positions,
         "init_scale": float(hf.get("initializer_range", 0.02)),
-        "eos_token_ids": _eos_token_ids(file, hf),
+        "eos_token_ids": declared_end_tokens(file.parent, hf),
     }
     if is_moe:
         fields["num_experts"] = hf.get("num_experts") or hf["num_local_experts"]
         fields["experts_per_token"] = hf["num_experts_per_tok"]
         fields["expert_size"] = hf["moe_intermediate_size"]
         fields["normalize_experts"] = bool(hf.get("norm_topk_prob", False))
-    return QwenConfig(**{**fields, **changes})
-
-
-def _eos_token_ids(file: pathlib.Path, hf: dict[str, Any]) -> tuple[int, ...]:
-    """The ids of generation_config.json, where a checkpoint lists all of them, else the one of config.json."""
-    generation = file.with_name("generation_config.json")
-    ids = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id") if generation.is_file() else None
-    ids = hf.get("eos_token_id") if ids is None else ids
-    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+    return QwenConfig(**fields)
 
 
 def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:

@@ -87,10 +87,14 @@ def init_lora(config: QwenConfig, lora: LoraConfig, key: Array, *, mesh: Mesh | 
 
 def with_lora(params: Params, adapters: Params, lora: LoraConfig) -> Params:
     """Parameters for every function of `sspo_jax.models.qwen` and for the sampler, adapters applied on the way."""
-    beside: dict[str, Any] = {}
-    for target, adapter in adapters.items():
-        beside[f"{target}_lora_a"] = adapter["a"]
-        beside[f"{target}_lora_b"] = adapter["b"] * (lora.alpha / lora.rank)
+    scale = lora.alpha / lora.rank
+    scaled = {target: {"a": pair["a"], "b": pair["b"] * scale} for target, pair in adapters.items()}
+    return beside_weights(params, scaled)
+
+
+def beside_weights(params: Params, scaled: Params) -> Params:
+    """The parameters with adapters, or their shapes, beside the weights of the blocks."""
+    beside = {f"{target}_lora_{name}": x for target, pair in scaled.items() for name, x in pair.items()}
     return {**params, "blocks": {**params["blocks"], **beside}}
 
 

@@ -7,7 +7,6 @@ The pieces of a block (`attention_inputs`, `attention_output`, `mlp`) are functi
 a cache (`sspo_jax.sampler`) puts another attention between them and must not repeat the rest.
 """
 
-import dataclasses
 import math
 from typing import Any
 
@@ -19,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from sspo_jax.models.attention import make_attention
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.cpu_kernels import FEW_ROWS, OutputMajor
 from sspo_jax.models.experts import mixture_of_experts
 from sspo_jax.models.rotary import rotary_table, rotate
 from sspo_jax.sharding import check_divides, constrain, named_sharding
@@ -145,65 +145,6 @@ def rotary_angles(positions: Int[Array, "..."], config: QwenConfig) -> tuple[Arr
     return rotary_table(positions, config.head_dim, config.rope_theta, config.rope_scaling)
 
 
-_FEW_ROWS = 64
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class OutputMajor:
-    """A kernel stored as [outputs, inputs], for products of few rows on a CPU; `matmul` takes it like any other.
-
-    With 8 to 64 rows `weight @ x.T` takes 0.5 to 0.9 of the time of `x @ kernel`: XLA's CPU backend rearranges the
-    right operand before it multiplies, and here that is the small one.
-    """
-
-    weight: Any  # [outputs, inputs]
-    outputs: tuple[int, ...] = dataclasses.field(metadata={"static": True})
-    """The kernel's axes after those of the inputs."""
-
-    @classmethod
-    def of(cls, kernel: Array, *, summed: int = 1) -> "OutputMajor":
-        """From a kernel whose first `summed` axes are the inputs."""
-        inputs = math.prod(kernel.shape[:summed])
-        return cls(kernel.reshape(inputs, -1).T, kernel.shape[summed:])
-
-    def product(self, x: Float[Array, "rows inputs"], *, dtype: Any = None) -> Float[Array, "rows outputs"]:
-        """x times the kernel; `dtype`: of the sums and the result, by default that of x."""
-        if x.shape[0] > _FEW_ROWS:
-            return jnp.matmul(x, self.weight.astype(x.dtype).T, preferred_element_type=dtype)
-        return self.columns(x.T, dtype=dtype).T
-
-    def columns(self, x: Float[Array, "inputs rows"], *, dtype: Any = None) -> Float[Array, "outputs rows"]:
-        """The same with a column for each row."""
-        # Without the barrier XLA turns this back into x @ weight.T.
-        weight = self.weight.astype(x.dtype)
-        return jax.lax.optimization_barrier(jnp.matmul(weight, x, preferred_element_type=dtype))
-
-
-_FUSED = {"query_key_value": ("query", "key", "value"), "gate_up": ("gate", "up")}
-
-
-def fuse_kernels(block: Params) -> Params:
-    """Puts kernels stored by outputs that multiply the same input into one each: fewer and larger products."""
-    block = dict(block)
-    for fused, names in _FUSED.items():
-        if not all(isinstance(block.get(name), OutputMajor) for name in names):
-            continue
-        kernels = [block.pop(name) for name in names]
-        outputs = (sum(kernel.outputs[0] for kernel in kernels), *kernels[0].outputs[1:])
-        block[fused] = OutputMajor(jnp.concatenate([kernel.weight for kernel in kernels]), outputs)
-        biases = [block.pop(f"{name}_bias") for name in names if f"{name}_bias" in block]
-        if biases:
-            block[f"{fused}_bias"] = jnp.concatenate(biases)
-    return block
-
-
-def fusable(block: Params) -> Params:
-    """The part of a block that `fuse_kernels` replaces."""
-    names = [name for group in _FUSED.values() for name in group]
-    return {name: block[name] for kernel in names for name in (kernel, f"{kernel}_bias") if name in block}
-
-
 def matmul(x: Array, kernel: Array | OutputMajor, *, summed: int = 1) -> Array:
     """Contracts the last `summed` axes of x with the first ones of the kernel, in the dtype of x.
 
@@ -256,7 +197,7 @@ def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Arra
         return mixture_of_experts(block, config, x)
     if "gate_up" not in block:
         gate, up = _project(block, "gate", x), _project(block, "up", x)
-    elif x.ndim == 2 and x.shape[0] <= _FEW_ROWS:  # nothing is turned round between the products
+    elif x.ndim == 2 and x.shape[0] <= FEW_ROWS:  # nothing is turned round between the products
         gate, up = jnp.split(block["gate_up"].columns(x.T), 2)
         return block["down"].columns(jax.nn.silu(gate) * up).T
     else:
@@ -266,7 +207,7 @@ def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Arra
 
 def embed(params: Params, config: QwenConfig, tokens: Int[Array, "..."]) -> Array:
     """Rows of the embedding, [..., embed], in the computation's dtype."""
-    return params["embedding"][tokens].astype(config.dtype)
+    return params["embedding"][tokens].astype(config.compute.dtype)
 
 
 def unembedding(params: Params) -> Float[Array, "embed vocab"]:
@@ -303,7 +244,8 @@ def hidden_states(
         segment_ids = jnp.ones_like(tokens)
     if positions is None:
         positions = default_positions(segment_ids)
-    attend = make_attention(segment_ids, implementation=config.attention, dtype=config.dtype, head_dim=config.head_dim)
+    how = config.compute
+    attend = make_attention(segment_ids, implementation=how.attention, dtype=how.dtype, head_dim=config.head_dim)
     angles = rotary_angles(positions, config)
 
     def layer(x: Array, block: Params) -> tuple[Array, tuple[Array, Array] | None]:
@@ -313,9 +255,9 @@ def hidden_states(
         x = constrain(x, "batch", "time", "activation_embed")
         return x, (key, value) if return_cache else None
 
-    if config.remat == "full":
+    if how.remat == "full":
         layer = jax.checkpoint(layer, prevent_cse=False)
-    elif config.remat == "dots":
+    elif how.remat == "dots":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
     x = constrain(embed(params, config, tokens), "batch", "time", "activation_embed")

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.models.lora import LoraConfig, init_lora, lora_shapes, lora_shardings, with_lora
+from sspo_jax.models.lora import LoraConfig, beside_weights, init_lora, lora_shapes, lora_shardings, with_lora
 from sspo_jax.models.qwen import Params, abstract_qwen, qwen_shardings
 
 
@@ -43,11 +43,8 @@ class Trainable:
         """The frozen weights as `jax.ShapeDtypeStruct`, in the dtype they are kept in; None without LoRA."""
         if self.lora is None:
             return None
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            abstract_qwen(self.config, param_dtype=self.config.dtype)[0],
-            qwen_shardings(self.config, mesh),
-        )
+        shapes, _ = abstract_qwen(self.config, param_dtype=self.config.compute.dtype)
+        return placed(shapes, qwen_shardings(self.config, mesh))
 
     def start(self, weights: Params, key: jax.Array, mesh: Mesh) -> Params:
         """The trained parameters of a run that starts from these weights: they themselves, or new adapters."""
@@ -60,6 +57,11 @@ class Trainable:
         assert base is not None
         return with_lora(base, params, self.lora)
 
+    def abstract_policy(self, mesh: Mesh) -> Params:
+        """What `policy` makes, as `jax.ShapeDtypeStruct`."""
+        params, base = placed(self.abstract(), self.shardings(mesh)), self.abstract_base(mesh)
+        return params if base is None else beside_weights(base, params)
+
     def reference(self, params: Params) -> Params | None:
         """Trained parameters that make the policy the run started from, where it takes nothing but the adapters.
 
@@ -70,6 +72,13 @@ class Trainable:
 
 def _zeros(x: jax.Array) -> jax.Array:
     return jax.jit(jax.numpy.zeros_like, out_shardings=x.sharding)(x)
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+    """`jax.ShapeDtypeStruct` of the same shapes with these shardings."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
 
 
 def count(tree: Any) -> int:

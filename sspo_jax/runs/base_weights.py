@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from sspo_jax.distributed.processes import on_main
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.hf.hub import fetch_model, model_digest
-from sspo_jax.models.hf.weights import load_qwen, save_qwen
+from sspo_jax.models.hf.load import load_qwen
+from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params
 
@@ -30,7 +31,7 @@ def frozen_weights(
     """
     if not on_main(path.is_dir):  # decided in one place: writing takes all processes
         save_qwen(path, first(), model, dtype="float32", tokenizer=tokenizer)
-    params, _ = load_qwen(path, mesh=mesh, param_dtype=model.dtype)
+    params, _ = load_qwen(path, mesh=mesh, param_dtype=model.compute.dtype)
     return params
 
 

@@ -11,7 +11,6 @@ tensorboard/     events
 summary.json     written when the run is complete
 """
 
-import dataclasses
 import datetime
 import fcntl
 import importlib.metadata
@@ -105,7 +104,7 @@ class RunDirectory:
         record = {
             "experiment": experiment,
             "config": resolved,
-            "model": dataclasses.asdict(model),
+            "model": model.record(),
             "provenance": provenance,
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             "processes": jax.process_count(),

@@ -1,5 +1,6 @@
 """`sspo export RUN OUT`: the policy of a run as a Hugging Face checkpoint."""
 
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,12 +27,16 @@ def export(
       FileExistsError: `out` is not empty.
     """
     from sspo_jax.data.tokenizer import load_tokenizer
-    from sspo_jax.models.hf.weights import save_qwen
+    from sspo_jax.models.end_tokens import end_tokens
+    from sspo_jax.models.hf.save import save_qwen
 
     record = read_record(run)
     params, model, found = read_policy(run, step=step, base=base)
     settings = record["config"]["model"]
     tokenizer = load_tokenizer(settings["tokenizer"] or settings["path"])
+    # What else ended a response in the run ends one wherever the checkpoint is used.
+    ends = end_tokens(tokenizer, model.eos_token_ids, own=record["config"]["rollout"]["stop_token_ids"])
+    model = dataclasses.replace(model, eos_token_ids=ends)
     save_qwen(out, params, model, dtype=dtype, tokenizer=tokenizer)
     return found
 
@@ -99,7 +104,7 @@ def read_record(run: pathlib.Path) -> dict[str, Any]:
 
 
 def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None) -> tuple[Any, Any, int]:
-    """(parameters, `QwenConfig`, step) of a checkpoint of a run, adapters merged, on the devices of this process.
+    """(parameters, `QwenModel`, step) of a checkpoint of a run, adapters merged, on the devices of this process.
 
     Args:
       step: of the checkpoint; `best`: of the best evaluation; None: the newest intact one.
@@ -110,7 +115,7 @@ def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None
         gone.
       ValueError: no checkpoint of that step, or the weights under the adapters are others.
     """
-    from sspo_jax.models.hf.weights import load_qwen
+    from sspo_jax.models.hf.load import load_qwen
     from sspo_jax.models.lora import merge_lora
     from sspo_jax.runs.base_weights import base_directory, lora_of
     from sspo_jax.sharding import make_mesh
@@ -128,7 +133,7 @@ def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None
 
 def read_trained(run: pathlib.Path, *, step: Step = None) -> tuple[Any, Any, int]:
     """As `read_policy`, but what was trained: with LoRA the adapters alone."""
-    from sspo_jax.models.configs import QwenConfig
+    from sspo_jax.models.configs import QwenModel
     from sspo_jax.optimizer import abstract_state
     from sspo_jax.runs.base_weights import lora_of
     from sspo_jax.runs.best import open_best
@@ -136,7 +141,7 @@ def read_trained(run: pathlib.Path, *, step: Step = None) -> tuple[Any, Any, int
     from sspo_jax.sharding import make_mesh
 
     record = read_record(run)
-    model = QwenConfig(**_tuples(record["model"]))
+    model = QwenModel.from_record(record["model"])
     like = abstract_state(model, make_mesh(), lora=lora_of(record))
     if step == "best":
         step = best_of(run).step
@@ -152,8 +157,3 @@ def read_trained(run: pathlib.Path, *, step: Step = None) -> tuple[Any, Any, int
     if restored is None:
         raise FileNotFoundError(f"no intact checkpoint in {run}")
     return restored.params, model, restored.step
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no tuples; a frozen config holds no lists."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

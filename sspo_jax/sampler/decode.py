@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int, UInt32
 
 from sspo_jax.models import qwen
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.cpu_kernels import OutputMajor, fuse_kernels
 from sspo_jax.models.lora import fold_lora
 from sspo_jax.sampler.cache_attention import attend, attend_ring
 from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, shard_cache, write_column
@@ -31,13 +32,13 @@ def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) ->
     """
     if "blocks" in params:
         params = fold_lora(params)
-    cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
+    cast = jax.tree.map(lambda x: x.astype(config.compute.dtype), params)
     if unrolled and "blocks" in cast:
         layers = [jax.tree.map(lambda x, i=i: x[i], cast["blocks"]) for i in range(config.num_layers)]
         if platform() == "cpu":
             layers = [_output_major(layer) for layer in layers]
             if is_one_cpu():
-                layers = [qwen.fuse_kernels(layer) for layer in layers]
+                layers = [fuse_kernels(layer) for layer in layers]
         cast["blocks"] = tuple(layers)
     return cast
 
@@ -45,7 +46,7 @@ def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) ->
 def _output_major(block: qwen.Params) -> qwen.Params:
     """The kernels in the order that a CPU multiplies fastest."""
     summed = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
-    return block | {name: qwen.OutputMajor.of(block[name], summed=summed[name]) for name in summed if name in block}
+    return block | {name: OutputMajor.of(block[name], summed=summed[name]) for name in summed if name in block}
 
 
 def prefill(
@@ -166,7 +167,7 @@ def decode_logits(
         cache = ((keys,), (values,))
     x = qwen.rms_norm(x, weights["final_norm"], config.norm_epsilon)
     if platform() == "cpu" and "unembedding" not in weights and x.shape[0] <= _FEW_SLOTS:
-        return qwen.OutputMajor(weights["embedding"], (config.vocab_size,)).product(x, dtype=jnp.float32), cache
+        return OutputMajor(weights["embedding"], (config.vocab_size,)).product(x, dtype=jnp.float32), cache
     table = qwen.unembedding(weights)
     return jnp.einsum("bd,dv->bv", x, table, preferred_element_type=jnp.float32), cache
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from jax.sharding import Mesh
 
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.sampler.kept import KeptSamplers
 from sspo_jax.sampler.sampler import Sampler
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.types import Rollout
@@ -64,7 +65,7 @@ class LocalEngine:
     Args:
       config: shape of the model.
       slots, mesh, decode: as for `Sampler`.
-      most_samplers: kept with their compiled programs; the one not used for longest goes first.
+      most_samplers: kept with their compiled programs; see `KeptSamplers`.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class LocalEngine:
         slots: int | None = None,
         mesh: Mesh | None = None,
         decode: Callable[[list[int]], str] | None = None,
-        most_samplers: int = 4,
+        most_samplers: int = 8,
     ):
-        self._config, self._slots, self._mesh, self._decode = config, slots, mesh, decode
-        self._most_samplers = most_samplers
-        self._samplers: dict[SamplingParams, Sampler] = {}
+        self._config = config
+        self._settings = {"slots": slots, "mesh": mesh, "decode": decode}
+        self._samplers = KeptSamplers(most_samplers)
         self._params: Any = None
         self._version = NO_WEIGHTS
 
@@ -95,13 +96,7 @@ class LocalEngine:
 
     def sampler(self, sampling: SamplingParams) -> Sampler:
         """The one that samples in this way, for its statistics and programs; made when first asked for."""
-        found = self._samplers.pop(sampling, None)
-        if found is None:
-            found = Sampler(self._config, sampling, slots=self._slots, mesh=self._mesh, decode=self._decode)
-        self._samplers[sampling] = found  # the latest is the last
-        if len(self._samplers) > self._most_samplers:
-            self._samplers.pop(next(iter(self._samplers)))
-        return found
+        return self._samplers(self._config, sampling, **self._settings)
 
     def generate(
         self,

@@ -1,20 +1,16 @@
 """`generate`: the rollout engine as one function."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
 
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.sampler.sampler import Sampler
+from sspo_jax.sampler.kept import KeptSamplers
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.types import Rollout
 
-
-@functools.lru_cache(maxsize=8)
-def _kept_sampler(config: QwenConfig, sampling: SamplingParams, slots: int | None, mesh: Mesh | None) -> Sampler:
-    return Sampler(config, sampling, slots=slots, mesh=mesh)
+_KEPT = KeptSamplers()
 
 
 def generate(
@@ -40,14 +36,10 @@ def generate(
     number of slots, group size or devices, up to ties within float rounding of the logits.
 
     Arguments are those of `Sampler` and `Sampler.generate`. Compiled programs are kept for the latest few
-    combinations of config, sampling, slots and mesh (not with `decode`): a loop that wants to read compile times and
+    combinations of config, sampling, slots, mesh and `decode`: a loop that wants to read compile times and
     statistics makes a `Sampler` of its own.
     """
-    if decode is None:
-        sampler = _kept_sampler(config, sampling, slots, mesh)
-    else:
-        sampler = Sampler(config, sampling, slots=slots, mesh=mesh, decode=decode)
-    return sampler.generate(
+    return _KEPT(config, sampling, slots=slots, mesh=mesh, decode=decode).generate(
         params,
         prompts,
         seed=seed,

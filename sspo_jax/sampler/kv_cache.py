@@ -18,10 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.sharding import constrain, partition_spec, platform
+from sspo_jax.sharding import constrain, named_sharding, partition_spec, platform
 
 Cache = tuple[tuple[Array, ...], tuple[Array, ...]]
 
@@ -34,12 +35,19 @@ def shard_cache(cache: Cache) -> Cache:
     return jax.tree.map(lambda x: constrain(x, *_logical_axes(x)), cache)
 
 
-def _logical_axes(x: Array, slots: str | None = "batch") -> tuple[str | None, ...]:
+def _logical_axes(x: Any, slots: str | None = "batch") -> tuple[str | None, ...]:
     return (*(None,) * (x.ndim - 4), slots, "kv_heads", None, None)
 
 
 def _partition_specs(cache: Cache, slots: str | None = "batch") -> Any:
     return jax.tree.map(lambda x: partition_spec(_logical_axes(x, slots)), cache)
+
+
+def place_cache(cache: Any, mesh: Mesh) -> Any:
+    """`jax.ShapeDtypeStruct` of a cache as `shard_cache` places it on this mesh."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=named_sharding(mesh, _logical_axes(x))), cache
+    )
 
 
 def empty_cache(config: QwenConfig, slots: int, columns: int, dtype: Any, *, unrolled: bool) -> Cache:

@@ -7,6 +7,7 @@ decision depends on the clock on the wall, so that the same calls give bit-ident
 """
 
 import contextlib
+import copy
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -19,15 +20,15 @@ from jax.sharding import Mesh
 
 from sspo_jax.host_memory import release_freed_memory
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.cpu_kernels import fusable, fuse_kernels
 from sspo_jax.models.lora import has_lora
-from sspo_jax.models.qwen import fusable, fuse_kernels
 from sspo_jax.sampler.assemble import assemble
 from sspo_jax.sampler.decode import ready_weights
-from sspo_jax.sampler.programs import Programs
+from sspo_jax.sampler.programs import CompiledPrograms, TracedProgram, TracedPrograms
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.sampler.schedule import RolloutStats, Run, Sample
-from sspo_jax.sharding import batch_shards, is_one_cpu
+from sspo_jax.sharding import batch_shards, is_one_cpu, platform
 from sspo_jax.types import Rollout, pad_rows
 
 UNROLL_LAYERS = 8
@@ -82,10 +83,10 @@ class Sampler:
         self.config, self.sampling, self.mesh = config, sampling, mesh
         self.slots = slots
         self.block_steps = block_steps or min(32, max(8, sampling.max_new_tokens // 8))
-        self.cache_dtype = jnp.dtype(cache_dtype or config.dtype)
+        self.cache_dtype = jnp.dtype(cache_dtype or config.compute.dtype)
         self.cache_buckets = cache_buckets
         self.unrolled = config.num_layers <= UNROLL_LAYERS if unrolled is None else unrolled
-        self.programs = Programs()
+        self.programs = CompiledPrograms()
         """Compiled so far: `len(sampler.programs)`, `.seconds`, `.names`."""
         self.stats = RolloutStats()
         """Of the latest call."""
@@ -153,6 +154,29 @@ class Sampler:
         self.stats.programs = len(self.programs)
         return self._rollout(samples, prompts, group_size)
 
+    def programs_for(
+        self, params: Any, *, num_prompts: int, prompt_tokens: int, group_size: int
+    ) -> dict[str, TracedProgram]:
+        """What `generate` compiles where all prompts are so long and all responses as long as their budget, by name.
+
+        The scheduler itself runs, over programs that are traced instead of executed: nothing is computed, and neither
+        weights nor devices need to exist. Shorter prompts and responses can meet smaller programs besides.
+
+        Args:
+          params: as for `generate`, or `jax.ShapeDtypeStruct` of them, with shardings where there is a mesh.
+          num_prompts, prompt_tokens, group_size: of one call.
+        """
+        dry = copy.copy(self)
+        traced = dry.programs = TracedPrograms(self.mesh)
+        dry._signature = None
+        vocab = self.config.vocab_size
+        prompts = [  # different ones: equal prompts are prefilled once
+            [index // vocab**place % vocab if place < 8 else 0 for place in range(prompt_tokens)]
+            for index in range(num_prompts)
+        ]
+        dry.generate(params, prompts, seed=0, group_size=group_size)
+        return traced.by_name
+
     def ready(self, params: Any, *, release: bool = False) -> Any:
         """The parameters as the programs read them; `generate` takes the result in their place and need not make it.
 
@@ -201,7 +225,8 @@ class Sampler:
 
     def num_slots(self, num_samples: int) -> int:
         """Slots that a call with so many samples uses."""
-        limit = self.slots or (64 if jax.default_backend() == "cpu" else 256)
+        with self._on_mesh():
+            limit = self.slots or (64 if platform() == "cpu" else 256)
         quarter = 1 << max(0, num_samples.bit_length() - 3)  # few sizes to compile for: four in each octave
         slots = min(-(-num_samples // quarter) * quarter, limit)
         shards = 1 if self.mesh is None else batch_shards(self.mesh)
@@ -251,7 +276,7 @@ class Sampler:
         """Programs are compiled for given shapes, types and placements of the parameters."""
         signature = [(x.shape, str(x.dtype), getattr(x, "sharding", None)) for x in jax.tree.leaves(params)]
         if self._signature is not None and signature != self._signature:
-            self.programs = Programs()
+            self.programs = CompiledPrograms()
         self._signature = signature
 
     def _rollout(self, samples: list[Sample], prompts: Sequence[Sequence[int]], group_size: int) -> Rollout:
@@ -279,7 +304,7 @@ def _merge(parts: list[Any]) -> Any:
 
 def usable_weights(params: Any, config: QwenConfig, *, unrolled: bool) -> Any:
     """The part of the parameters that the sampler uses as it is; of the others it makes a copy in another form."""
-    dtype = jnp.dtype(config.dtype)
+    dtype = jnp.dtype(config.compute.dtype)
     found = {name: leaf for name, leaf in params.items() if name != "blocks" and getattr(leaf, "dtype", None) == dtype}
     blocks = params["blocks"]
     if not unrolled and not has_lora(params) and all(x.dtype == dtype for x in jax.tree.leaves(blocks)):

@@ -27,7 +27,7 @@ from sspo_jax.sampler.kv_cache import (
 )
 from sspo_jax.sampler.sampling import SlotSettings
 from sspo_jax.sampler.stops import first_stop
-from sspo_jax.sharding import batch_shards
+from sspo_jax.sharding import batch_shards, platform
 from sspo_jax.types import FinishReason
 
 PREFILL_TOKENS = 8192
@@ -56,8 +56,6 @@ class RolloutStats:
     """Looks of the host."""
     refills: int = 0
     """Samples put into a slot that another one had used."""
-    resizes: int = 0
-    """Times the cache was copied into another shape."""
     seconds: float = 0.0
     """Whole call, compilation included."""
     compile_seconds: float = 0.0
@@ -222,7 +220,6 @@ class Run:
         if columns < self.columns:
             self.clock = 0
         self.columns = columns
-        self.stats.resizes += 1
 
     def _by_shard(self) -> list[list[tuple[int, Sample]]]:
         """The samples in the slots of each batch shard of the mesh, with their slot counted from the shard's first."""
@@ -420,7 +417,7 @@ def cache_columns(
     (1536, 2048, 2944, 4096)
     """
     longest = _length_bucket(prompt_tokens - 1) + _length_bucket(new_tokens)
-    on_cpu = jax.default_backend() == "cpu" if on_cpu is None else on_cpu
+    on_cpu = platform() == "cpu" if on_cpu is None else on_cpu
     multiple = 128 if not on_cpu else 8 if longest <= 512 else CHUNK
     return column_buckets(longest, count=count or (2 if longest <= 512 else 4), multiple=multiple)
 

@@ -30,7 +30,8 @@ import numpy as np
 
 from sspo_jax.distributed.processes import is_main
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.models.hf.weights import DType, save_qwen
+from sspo_jax.models.hf.layout import DType
+from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.lora import fold_lora, has_lora
 from sspo_jax.sampler.assemble import assemble
 from sspo_jax.sampler.engine import NO_WEIGHTS

@@ -308,7 +308,7 @@ class RequestReader:
             )
         ends = set(stops)
         if not fields.flag("ignore_eos"):
-            ends |= {token for token in {*self._config.eos_token_ids, *self._codec.end_tokens} if token < vocab}
+            ends |= {token for token in self._codec.end_tokens if token < vocab}
         if len(ends) > STOP_TOKENS:
             raise RequestError(
                 f"there are {len(ends)} stop tokens; expected at most {STOP_TOKENS}", param="stop_token_ids"

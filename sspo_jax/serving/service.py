@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from sspo_jax.models.configs import QwenConfig
-from sspo_jax.models.hf.weights import load_qwen
+from sspo_jax.models.configs import QwenConfig, architecture_differences
+from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.qwen import Params
 from sspo_jax.sampler.random_bits import threefry
 from sspo_jax.sampler.sampler import Sampler
@@ -111,7 +111,7 @@ class CompletionService:
         self._max_tokens = min(max_tokens, config.max_positions - 1)
         self.limits = limits or Limits()
         self.reload_directory = None if reload_directory is None else pathlib.Path(reload_directory).resolve()
-        self.codec = Codec(tokenizer)
+        self.codec = Codec(tokenizer, config.eos_token_ids)
         self.reader = RequestReader(config, self.codec, name=name, max_tokens=self._max_tokens, limits=self.limits)
         sampling = SamplingParams(max_new_tokens=self._max_tokens)
         self._sampler = Sampler(config, sampling, slots=slots, block_steps=8)
@@ -180,11 +180,12 @@ class CompletionService:
         self._check_path(path)
         with self._reloading:
             try:
-                params, config = load_qwen(path, dtype=self._config.dtype, param_dtype=self._config.dtype)
+                params, config = load_qwen(
+                    path, dtype=self._config.compute.dtype, param_dtype=self._config.compute.dtype
+                )
             except (OSError, ValueError) as error:
                 raise RequestError(f"checkpoint {path}: {error}") from None
-            theirs, ours = config.architecture, self._config.architecture
-            differing = [f"{name} {theirs[name]}, served {ours[name]}" for name in ours if theirs[name] != ours[name]]
+            differing = architecture_differences(config.architecture, self._config, whose="served")
             if differing:
                 raise RequestError(
                     f"checkpoint {path} has another shape than the model that is served: {'; '.join(differing)}"

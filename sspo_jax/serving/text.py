@@ -1,18 +1,24 @@
 """Text and tokens for the server: encoding, text as it grows token by token, stop strings."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sspo_jax.models.end_tokens import end_tokens
 from sspo_jax.serving.errors import RequestError
 
 _CUT = "�"  # what a decoder writes for bytes that are not a whole character
 
 
 class Codec:
-    """A tokenizer, or none: then requests hold token ids alone, and texts are empty."""
+    """A tokenizer, or none: then requests hold token ids alone, and texts are empty.
 
-    def __init__(self, tokenizer: Any):
+    Args:
+      tokenizer: of transformers, or None.
+      declared: end tokens that the checkpoint names.
+    """
+
+    def __init__(self, tokenizer: Any, declared: Iterable[int] = ()):
         self._tokenizer = tokenizer
         # Encoding may set options of the tokenizer, which fails while another thread uses it. Once they are as encoding
         # wants them they are not set again, so that decoding need not wait for long texts to be encoded.
@@ -21,7 +27,7 @@ class Codec:
             tokenizer.encode("", add_special_tokens=False)
         self.has_text = tokenizer is not None
         self.has_chat = tokenizer is not None and bool(tokenizer.chat_template)
-        self.end_tokens = frozenset() if tokenizer is None else frozenset({tokenizer.eos_token_id})
+        self.end_tokens = frozenset(end_tokens(tokenizer, declared))
         """What ends a response."""
 
     def encode(self, text: str) -> list[int]:

@@ -20,7 +20,7 @@ from sspo_jax.config import TrainConfig
 from sspo_jax.distributed.interrupt import Interrupted, StopRequest
 from sspo_jax.distributed.processes import any_process, is_main, together
 from sspo_jax.distributed.watch import Watch
-from sspo_jax.models.hf.weights import load_qwen
+from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.optimizer import abstract_state
 from sspo_jax.rewards import RewardError

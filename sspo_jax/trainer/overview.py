@@ -24,7 +24,10 @@ def show_plan(display: Display, inputs: RunInputs, config: TrainConfig, *, exper
     display.table(
         f"{experiment}: {type(config.loss).__name__}, {config.steps} steps",
         [
-            ("model", f"{inputs.model.num_parameters / 1e6:,.2f} M parameters ({origin}), {inputs.model.dtype}"),
+            (
+                "model",
+                f"{inputs.model.num_parameters / 1e6:,.2f} M parameters ({origin}), {inputs.model.compute.dtype}",
+            ),
             *_adapters(inputs, config.model.lora),
             ("data", f"{inputs.data.name}, {len(inputs.data):,} problems{dropped}"),
             ("devices", f"{inputs.mesh.size} x {device.device_kind} ({device.platform}), mesh {axes or 'of one'}"),

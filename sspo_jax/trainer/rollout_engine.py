@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sspo_jax.config import RolloutConfig, ServerConfig
-from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.configs import QwenConfig, architecture_differences
 from sspo_jax.sampler import LocalEngine, RolloutEngine, SamplingParams
 from sspo_jax.serving import VLLM_RELOAD, RemoteEngine, ServerError
 from sspo_jax.serving.access import KEY_VARIABLE, check_key
@@ -158,12 +158,7 @@ def _check_model(
             f"{connection.url} gives at most {card['max_tokens']} tokens, want {longest_response}: start it with "
             f"--max-tokens {longest_response}"
         )
-    theirs, ours = card.get("architecture", {}), model.architecture
-    differing = [
-        f"{field} {theirs[field]}, want {ours[field]}"
-        for field in ours
-        if theirs.get(field, ours[field]) != ours[field]
-    ]
+    differing = architecture_differences(card.get("architecture", {}), model, whose="expected")
     if differing:
         raise ServerError(
             f"{connection.url} serves a model of another shape: {'; '.join(differing)}. Start it with a checkpoint of "

@@ -1,7 +1,6 @@
 """Everything a run needs, opened and checked before anything expensive starts."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -13,7 +12,8 @@ from sspo_jax.data.problems import ProblemSource, iterate
 from sspo_jax.data.prompts import PromptTokenizer, load_template
 from sspo_jax.data.tokenizer import load_tokenizer, tokenizer_digest
 from sspo_jax.distributed.processes import is_main
-from sspo_jax.models.configs import QwenConfig, config_from_hf
+from sspo_jax.models.configs import QwenModel, config_from_hf
+from sspo_jax.models.end_tokens import end_tokens
 from sspo_jax.models.hf.hub import fetch_model, model_digest
 from sspo_jax.models.qwen import qwen_shardings
 from sspo_jax.models.trainable import Trainable
@@ -26,7 +26,7 @@ from sspo_jax.trainer.rollout_engine import check_server
 class RunInputs:
     """What `check` opened."""
 
-    model: QwenConfig
+    model: QwenModel
     model_path: pathlib.Path | None  # None: random weights
     tokenizer: Any
     stop_token_ids: tuple[int, ...]
@@ -89,7 +89,7 @@ def check(config: TrainConfig) -> RunInputs:
         max_tokens=config.segmenter.max_tokens,
         math_aware=config.segmenter.math_aware,
     )
-    stop_token_ids = stop_tokens(config.rollout.stop_token_ids, tokenizer, path)
+    stop_token_ids = end_tokens(tokenizer, model.eos_token_ids, own=config.rollout.stop_token_ids)
     if is_main():
         longest_response = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
         check_server(config.rollout, model, stop_token_ids, longest_response=longest_response)
@@ -114,31 +114,21 @@ def check(config: TrainConfig) -> RunInputs:
     )
 
 
-def resolve_model(config: ModelConfig) -> tuple[QwenConfig, pathlib.Path | None]:
-    """(shape, directory of the checkpoint or None for random weights); fetches a name of the Hub once.
+def resolve_model(config: ModelConfig) -> tuple[QwenModel, pathlib.Path | None]:
+    """(model, directory of the checkpoint or None for random weights); fetches a name of the Hub once.
 
     Raises:
       ValueError: neither path nor shape.
       FileNotFoundError: no such directory, not on the Hub, or its files are missing.
     """
-    computed: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat, "attention": config.attention}
     if config.path is None:
         if config.shape is None:
             raise ValueError("no model: set --model.path to a checkpoint, or model.shape in the experiment file")
-        return dataclasses.replace(config.shape, **computed), None
+        return config.computed(config.shape), None
     path = fetch_model(config.path)
     if not list(path.glob("*.safetensors")):
         raise FileNotFoundError(f"no .safetensors file in {path}: want a Hugging Face checkpoint")
-    return config_from_hf(path, **computed), path
-
-
-def stop_tokens(own: tuple[int, ...], tokenizer: Any, path: pathlib.Path | None) -> tuple[int, ...]:
-    """End tokens: the tokenizer's, those of the checkpoint's generation config, and the experiment's own."""
-    ids = [tokenizer.eos_token_id, *own]
-    if path is not None and (path / "generation_config.json").is_file():
-        declared = json.loads((path / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-        ids += declared if isinstance(declared, list) else [declared] if declared is not None else []
-    return tuple(sorted(set(ids)))
+    return config.computed(config_from_hf(path)), path
 
 
 def _fit_prompts(data: ProblemSource, prompts: PromptTokenizer, rollout: RolloutConfig) -> tuple[ProblemSource, int]:

@@ -7,13 +7,14 @@ code: with unchanged parameters every ratio is exactly 1, which two separately c
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 
 from sspo_jax.config import OptimizerConfig
@@ -23,10 +24,27 @@ from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params, hidden_states
 from sspo_jax.models.trainable import Trainable
-from sspo_jax.optimizer import learning_rate_schedule, make_optimizer, optimizer_shardings, updates_done
+from sspo_jax.optimizer import abstract_state, learning_rate_schedule, make_optimizer, optimizer_shardings, updates_done
+from sspo_jax.sampler.programs import TracedProgram
 from sspo_jax.sharding import after, named_sharding, put, replicated, shards
 from sspo_jax.subsentences import Segmenter
-from sspo_jax.types import TrainBatch
+from sspo_jax.trainer.batch import lay_out
+from sspo_jax.types import Rollout, TrainBatch
+
+NO_ROLLOUT = Rollout(
+    prompts=(),
+    responses=(),
+    logprobs=(),
+    finish_reasons=np.zeros(0, np.int32),
+    group_ids=np.zeros(0, np.int32),
+    sample_ids=np.zeros(0, np.int32),
+)
+"""Without any response: rows of it are empty."""
+
+
+def _shape_of(x: Any, *, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    """What `put` gives, without the array."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def sequence_logprobs(
@@ -98,10 +116,14 @@ class TrainPrograms:
         )
         self.segment = jax.jit(self._segment, out_shardings=rows)
 
-    def place(self, rows: TrainBatch) -> TrainBatch:
-        """Puts a packed micro-batch on the mesh; what scoring fills in and what all of an update shares is made up."""
+    def place(self, rows: TrainBatch, *, put: Callable[..., Any] = put) -> TrainBatch:
+        """Puts a packed micro-batch on the mesh; what scoring fills in and what all of an update shares is made up.
+
+        Args:
+          put: what puts an array there, called with it and its `sharding`.
+        """
         on_mesh = functools.partial(put, sharding=self._rows_sharding)
-        one = self.scalar(1.0)
+        one = put(np.float32(1.0), sharding=replicated(self.mesh))
         return dataclasses.replace(
             jax.tree.map(on_mesh, rows),
             ref_logprobs=on_mesh(np.zeros(rows.tokens.shape, np.float32)) if self.objective.kl_coefficient else None,
@@ -109,6 +131,29 @@ class TrainPrograms:
             entropy_std=one,
             denominator=one,
         )
+
+    def programs_for(self, *, micro_rows: int, row_tokens: int) -> dict[str, TracedProgram]:
+        """What an update compiles: `update` (which scores too) and `optimizer`, traced for shapes; nothing is computed.
+
+        The devices of the mesh need not exist, so it is called without `jax.set_mesh`.
+
+        Args:
+          micro_rows, row_tokens: of a micro-batch.
+        """
+        empty = lay_out(NO_ROLLOUT, np.zeros(0, np.float32), [], (micro_rows, row_tokens))
+        batch = self.place(empty, put=_shape_of)
+        state = abstract_state(self.config, self.mesh, self.optimizer, self.lora)
+        params, base = state["params"], self.trainable.abstract_base(self.mesh)
+        calls = {
+            "optimizer": (self.apply_update, (params, state["optimizer"], params)),
+            "update": (self.micro_batch, (params, params, batch, True, base)),
+        }
+        found = {}
+        for kind, (program, arguments) in calls.items():
+            with jax.set_mesh(self.mesh):
+                traced = program.trace(*arguments)
+            found[kind] = TracedProgram(kind=kind, traced=traced, arguments=arguments, results=traced.out_info)
+        return found
 
     def _micro_batch(
         self, params: Params, gradients: Params, batch: TrainBatch, is_update: Array, base: Params | None = None

@@ -24,7 +24,8 @@ from sspo_jax.config import OptimizerConfig, WarmStartConfig
 from sspo_jax.data.problems import ProblemSource
 from sspo_jax.distributed.processes import gather
 from sspo_jax.files import cache_directory
-from sspo_jax.models.hf.weights import load_qwen, save_qwen
+from sspo_jax.models.hf.load import load_qwen
+from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.qwen import Params, init_qwen, qwen_shardings
 from sspo_jax.optimizer import make_optimizer, optimizer_shardings
 from sspo_jax.runs.display import Display
@@ -74,7 +75,7 @@ def _key(settings: WarmStartConfig, inputs: RunInputs, seed: int) -> str:
     """Names the experiment's data first, so that a person finds it, then the hash."""
     content = {
         "version": _VERSION,
-        "shape": dataclasses.asdict(inputs.model) | {"remat": None},
+        "shape": inputs.model.record() | {"remat": None},
         "warm_start": dataclasses.asdict(settings),
         "provenance": {name: inputs.provenance[name] for name in ("data", "prompt", "tokenizer")},
         "seed": seed,

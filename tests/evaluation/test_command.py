@@ -9,7 +9,7 @@ from sspo_jax.commands.evaluate import EvaluateConfig, evaluate, evaluate_comman
 from sspo_jax.data.tokenizer import load_tokenizer
 from sspo_jax.evaluation.results import SAMPLES, read_results, read_samples
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.models.hf.weights import save_qwen
+from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.qwen import init_qwen
 
 pytestmark = pytest.mark.slow

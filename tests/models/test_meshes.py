@@ -99,7 +99,7 @@ def test_experts(sizes):
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_remat_changes_no_gradient(remat):
     params, _, gradients = on_one_device(DENSE)
-    config = dataclasses.replace(DENSE, remat=remat)
+    config = DENSE.computed(remat=remat)
     again, _ = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(params, config, TOKENS, SEGMENTS)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), again, gradients)
 
@@ -121,10 +121,10 @@ def test_tpu_kernel_on_a_mesh():
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
     params = init_qwen(base, jax.random.key(0))
     rows = named_sharding(mesh, ("batch", "time"))
-    reference = jax.jit(apply_qwen, static_argnums=1)(params, dataclasses.replace(base, attention="xla"), tokens)
+    reference = jax.jit(apply_qwen, static_argnums=1)(params, base.computed(attention="xla"), tokens)
     with jax.set_mesh(mesh):
         placed = jax.device_put(params, qwen_shardings(base, mesh))
-        splash = dataclasses.replace(base, attention="splash")
+        splash = base.computed(attention="splash")
         logits = jax.jit(apply_qwen, static_argnums=1)(placed, splash, jax.device_put(tokens, rows))
     np.testing.assert_allclose(logits, reference, rtol=0, atol=2e-5)
 

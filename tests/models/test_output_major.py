@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.cpu_kernels import OutputMajor, fusable, fuse_kernels
 from sspo_jax.models.qwen import (
-    OutputMajor,
     attention_inputs,
-    fusable,
-    fuse_kernels,
     init_qwen,
     matmul,
     mlp,

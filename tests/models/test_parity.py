@@ -145,9 +145,9 @@ def test_stretched_rotary(make_checkpoint, tmp_path, rope):
     del hf["rope_parameters"]
     old = hf | {"rope_theta": 1e4, "rope_scaling": {"type": rope["rope_type"], **rope}}
     (tmp_path / "config.json").write_text(json.dumps(old))
-    assert config_from_hf(tmp_path) == config
+    assert config_from_hf(tmp_path) == config.shape
     (tmp_path / "config.json").write_text(json.dumps(config_to_hf(config, dtype="float32")))
-    assert config_from_hf(tmp_path) == config
+    assert config_from_hf(tmp_path) == config.shape
 
 
 def test_named_shapes_have_the_published_sizes():

@@ -15,16 +15,18 @@ from sspo_jax.commands.experiments import load_experiment
 from sspo_jax.config import TrainConfig
 from sspo_jax.models import configs
 from sspo_jax.models.lora import LoraConfig
-from sspo_jax.planning import plan
+from sspo_jax.planning import bounds, chips
+from sspo_jax.planning import plan as planning
+from sspo_jax.planning.programs import PlannedProgram, resolve_shape
 from sspo_jax.sharding import MeshConfig, make_mesh
 from tests.trainer.conftest import small
 
-CHIP = plan.CHIPS["v5e"]
+CHIP = chips.CHIPS["v5e"]
 
 
-def program(name: str, gib: float, refusal: str = "") -> plan.Program:
-    size = int(gib * plan.GIB)
-    return plan.Program(name=name, arguments=size, temporaries=0, resident=0, seconds=0.0, refusal=refusal)
+def program(name: str, gib: float, refusal: str = "") -> PlannedProgram:
+    size = int(gib * chips.GIB)
+    return PlannedProgram(name=name, arguments=size, temporaries=0, resident=0, seconds=0.0, refusal=refusal)
 
 
 def test_model_flops_by_hand():
@@ -36,10 +38,10 @@ def test_model_flops_by_hand():
     model = configs.QwenConfig(
         vocab_size=10, hidden_size=4, intermediate_size=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=2
     )
-    assert plan.model_flops(model, 6) == 368 + 48
+    assert bounds.model_flops(model, 6) == 368 + 48
     # Two of four experts of width 3, and the router: 2 * (48 + 2 * 36 + 16 + 40) + 48.
     experts = dataclasses.replace(model, num_experts=4, experts_per_token=2, expert_size=3)
-    assert plan.model_flops(experts, 6) == 2 * (48 + 72 + 16 + 40) + 48
+    assert bounds.model_flops(experts, 6) == 2 * (48 + 72 + 16 + 40) + 48
 
 
 def test_the_bound_of_decoding_by_hand():
@@ -59,13 +61,14 @@ def test_the_bound_of_decoding_by_hand():
         head_dim=2,
         tie_embeddings=False,
     )
-    assert plan.weight_bytes(model) == 4 * 204
-    assert plan.weight_bytes(dataclasses.replace(model, tie_embeddings=True, dtype="bfloat16")) == 2 * 204
-    chip = plan.Chip(memory_gib=1.0, peak_tflops=1.0, bandwidth_gb=1.0)
+    tied = dataclasses.replace(model, tie_embeddings=True)
+    assert bounds.weight_bytes(model) == 4 * 204
+    assert bounds.weight_bytes(tied.computed(dtype="bfloat16")) == 2 * 204
+    chip = chips.Chip(memory_gib=1.0, peak_tflops=1.0, bandwidth_gb=1.0)
 
-    def bound(devices: int, chip: plan.Chip) -> str:
+    def bound(devices: int, chip: chips.Chip) -> str:
         mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-        return plan.decode_bound(model, chip, mesh, slots=8, columns=6)
+        return bounds.decode_bound(model, chip, mesh, slots=8, columns=6)
 
     assert "intensity 2 FLOP/byte where the chip balances at 1000: bound by memory, at most 5,050,505 " in bound(
         1, chip
@@ -89,37 +92,43 @@ def test_step_flops_by_hand():
     pass has no gradients of the weights: 4; and 2 FLOPs for each of an adapter's, scored once and 3 in the update.
     """
     config = tiny()
-    model = plan.model_shape(config)
-    forward = plan.model_flops(model, 56)
-    assert plan.step_flops(config, model) == 896 * 5 * forward
+    model = resolve_shape(config)
+    forward = bounds.model_flops(model, 56)
+    assert bounds.step_flops(config, model) == 896 * 5 * forward
     penalised = dataclasses.replace(config, loss=dataclasses.replace(config.loss, kl_coefficient=0.1))
-    assert plan.step_flops(penalised, model) == 896 * 6 * forward
+    assert bounds.step_flops(penalised, model) == 896 * 6 * forward
     adapted = tiny(lora=LoraConfig(rank=2))
-    assert plan.step_flops(adapted, model) == 896 * (4 * forward + 4 * 2 * ADAPTERS)
+    assert bounds.step_flops(adapted, model) == 896 * (4 * forward + 4 * 2 * ADAPTERS)
 
 
 MEASURE = """
-import dataclasses, json, sys
+import dataclasses, json
 import jax
-from sspo_jax.planning import plan
 from sspo_jax.models.lora import LoraConfig
+from sspo_jax.planning import programs as planning
 from sspo_jax.sharding import MeshConfig, make_mesh
 from tests.trainer.conftest import small
 
 found = {}
 mesh = make_mesh(MeshConfig(fsdp=1))
-sizes = {"rows": 8, "time_": 64, "slots": 16, "columns": [64, 128]}
 plain = small(warm_start=None)
 for name, config, compiled in (
     ("lora", small(warm_start=None, model__lora=LoraConfig(rank=2), model__dtype="bfloat16"), ("optimizer", "weights")),
     ("plain", plain, ()),
     ("penalised", dataclasses.replace(plain, loss=dataclasses.replace(plain.loss, kl_coefficient=0.1)), ("update",)),
 ):
-    lowerings = plan._lowerings(config, plan.model_shape(config), mesh, **sizes)
+    model = planning.resolve_shape(config)
+    rollout = planning.rollout_programs(config, planning.run_sampler(config, model, mesh), mesh)
+    rollout = planning.widest(rollout.values())
+    resident = planning.residents(config, model, mesh, rollout)
+    training = planning.train_programs(config, model, mesh).programs_for(micro_rows=8, row_tokens=64)
     with jax.set_mesh(mesh):
         found[name] = {
-            program: [resident, plan._compile(program, lower, resident).arguments if program in compiled else None]
-            for program, lower, resident in lowerings
+            kind: [
+                resident[kind],
+                planning.compile_program(kind, program, 0).arguments if kind in compiled else None,
+            ]
+            for kind, program in {**rollout, **training}.items()
         }
 print(json.dumps(found))
 """
@@ -142,7 +151,7 @@ def test_with_lora_the_optimizer_is_of_the_adapters_and_the_weights_are_kept_in_
     """4 bytes of an adapter's weight, 8 of its moments, 2 of a frozen weight."""
     lora = measured["lora"]
     adapters = 4 * ADAPTERS
-    base = 2 * plan.model_shape(tiny()).num_parameters
+    base = 2 * resolve_shape(tiny()).num_parameters
     state = 2 * adapters + 8  # and the counts of Adam and of the schedule
     usable = 2 * (512 * 32 + 32)  # the embedding and the last norm: the sampler takes them as they are
     assert {name: beside for name, (beside, _) in lora.items()} == {
@@ -153,7 +162,7 @@ def test_with_lora_the_optimizer_is_of_the_adapters_and_the_weights_are_kept_in_
         + adapters
         + state
         - usable
-        + 2 * 2 * 2 * 16 * 128 * 16,  # and the cache: 2 layers, keys, values
+        + 2 * 2 * 2 * 16 * 64 * 16,  # and the cache: 2 layers, keys, values, 16 slots, 64 columns, a head of 16
         "insert": base + adapters + state - usable + base,
         "resize": base + adapters + state - usable + base,
         "update": state,
@@ -165,43 +174,67 @@ def test_with_lora_the_optimizer_is_of_the_adapters_and_the_weights_are_kept_in_
 
 def test_a_reference_policy_takes_its_place(measured):
     """Float32 weights once more beside every program; the loss finds its log-probs in the batch."""
-    weights = 4 * plan.model_shape(tiny()).num_parameters
+    weights = 4 * resolve_shape(tiny()).num_parameters
     for name, (beside, _) in measured["penalised"].items():
         assert beside - measured["plain"][name][0] == weights, name
     assert measured["penalised"]["update"][1] > 2 * weights
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+    "case", ["kl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("16x8-slots384", "25x4", "40x5", "lora"))]
+)
+def test_what_is_planned_is_what_a_step_compiles(case, devices):
+    """The same programs with the same arguments: trees, shapes, dtypes, and the part on a device where it is known."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.planning.real_run", case, str(devices)],
+        capture_output=True, text=True, env=environment, cwd=pathlib.Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    planned, run = found["planned"], found["run"]
+    assert set(planned) <= set(run)
+    assert {name.split()[0] for name in run} == {name.split()[0] for name in planned}
+    for name, arguments in planned.items():
+        assert [leaf[:3] for leaf in arguments] == [leaf[:3] for leaf in run[name]], name
+        for ours, theirs in zip(arguments, run[name], strict=True):
+            assert ours[3] in (None, theirs[3]), (name, ours, theirs)
+
+
 def test_verdict_names_what_is_free_or_missing():
     config = load_experiment("qwen25_math_1p5b_sspo")
-    assert plan.verdict([program("update", 12.0), program("decode", 3.0)], config, CHIP, shards=4) == [
+    assert planning.verdict([program("update", 12.0), program("decode", 3.0)], config, CHIP, shards=4, slots=384) == [
         "FITS: update leaves 3.75 GiB a chip free"
     ]
-    (line,) = plan.verdict([program("update", 17.0), program("decode", 3.0)], config, CHIP, shards=4)
+    (line,) = planning.verdict([program("update", 17.0), program("decode", 3.0)], config, CHIP, shards=4, slots=384)
     assert line.startswith("DOES NOT FIT: update is over by 1.25 GiB a chip; try --update.micro-rows 4,")
-    (line,) = plan.verdict([program("update", 12.0), program("decode", 17.0)], config, CHIP, shards=4)
+    (line,) = planning.verdict([program("update", 12.0), program("decode", 17.0)], config, CHIP, shards=4, slots=384)
     assert "decode is over by 1.25 GiB a chip; try --rollout.slots 192" in line
-    (line,) = plan.verdict([program("update", 0.0, "exceeds"), program("decode", 15.0)], config, CHIP, shards=8)
+    (line,) = planning.verdict(
+        [program("update", 0.0, "exceeds"), program("decode", 15.0)], config, CHIP, shards=8, slots=384
+    )
     assert line.startswith("DOES NOT FIT: update is over; try more shards")
 
 
 def test_known_names_need_no_files():
     config = load_experiment("qwen25_math_1p5b_sspo")
-    shape = plan.model_shape(config)
-    assert (shape.num_layers, shape.remat, shape.dtype) == (28, "full", "bfloat16")
+    shape = resolve_shape(config)
+    assert (shape.num_layers, shape.compute.remat, shape.compute.dtype) == (28, "full", "bfloat16")
     unknown = dataclasses.replace(config, model=dataclasses.replace(config.model, path="Qwen/Unknown"))
     with pytest.raises(ValueError, match=r"'Qwen/Unknown' is no directory.*Qwen/Qwen2.5-Math-1.5B"):
-        plan.model_shape(unknown)
+        resolve_shape(unknown)
 
 
 def test_unknown_topology():
-    with pytest.raises(ValueError, match=r"topology 'v9:2x4': want one of v3, v4"):
-        plan.chip_of("v9:2x4")
+    with pytest.raises(ValueError, match=r"topology 'v9:2x4': expected one of v3, v4"):
+        chips.chip_of("v9:2x4")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     return subprocess.run(
-        [sys.executable, "-m", "sspo_jax.planning.plan", *arguments], capture_output=True, text=True, env=environment
+        [sys.executable, "-m", "sspo_jax", "plan", *arguments], capture_output=True, text=True, env=environment
     )
 
 
@@ -220,7 +253,7 @@ needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, re
 def test_tiny_run_on_eight_chips():
     result = run("arithmetic_tiny", "--topology", "v5e:2x4", "--update.micro-rows", "8", "--mesh.tensor", "2")
     assert result.returncode == 0, result.stderr
-    for name in ("optimizer", "prefill", "insert", "resize", "decode", "update"):
+    for name in ("optimizer", "prefill", "insert", "decode", "update"):  # one size of cache: it is not resized
         assert f"\n  {name}" in result.stdout
     assert "fsdp 4, tensor 2" in result.stdout
     assert "FITS" in result.stdout
@@ -247,26 +280,32 @@ def test_a_step_that_does_not_fit_is_refused():
 
 ROLLOUT_PROGRAMS = """
 import dataclasses, json, sys
-from sspo_jax.planning import plan
-plan.prepare_host()
+from sspo_jax.planning import chips, programs as planning
+chips.prepare_host()
 import jax
+from sspo_jax.commands.experiments import load_experiment
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.sampler.kv_cache import cache_bytes
 from sspo_jax.sharding import MeshConfig, make_mesh
-from sspo_jax.commands.experiments import load_experiment
 shape = QwenConfig(
     vocab_size=512, hidden_size=256, intermediate_size=512, num_layers=int(sys.argv[1]), num_heads=8, num_kv_heads=2,
-    head_dim=128, dtype="bfloat16", attention="dense",
+    head_dim=128,
 )
 config = load_experiment("qwen25_math_1p5b_sspo")
-config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=None, shape=shape))
-mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), plan.topology_devices("v5e:2x2", 1))
+rollout = dataclasses.replace(
+    config.rollout, slots=64, max_prompt_tokens=512, max_new_tokens=1536, stop_token_ids=()
+)
+model = dataclasses.replace(config.model, path=None, shape=shape, tokenizer="tiny")
+config = dataclasses.replace(config, model=model, rollout=rollout)
+mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), chips.topology_devices("v5e:2x2", 1))
 sizes = {"cache": cache_bytes(shape, 64, 2048, "bfloat16") / 4}
-for name, lower, _ in plan._lowerings(config, shape, mesh, rows=8, time_=128, slots=64, columns=(1536, 2048)):
+computed = planning.resolve_shape(config)
+traced = planning.rollout_programs(config, planning.run_sampler(config, computed, mesh), mesh)
+for name, program in planning.widest(traced.values()).items():
     if name in ("insert", "resize", "decode"):
         with jax.set_mesh(mesh):
-            program = plan._compile(name, lower, 0)
-        sizes[name] = [program.arguments, program.temporaries]
+            found = planning.compile_program(name, program, 0)
+        sizes[name] = [found.arguments, found.temporaries]
 print(json.dumps(sizes))
 """
 

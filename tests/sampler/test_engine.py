@@ -1,7 +1,5 @@
 """The same tokens whatever the layout; log-probabilities of a full forward pass; stops, budgets and statistics."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -331,7 +329,7 @@ def test_a_sampler_refuses_what_it_cannot_do(tiny):
 
 def test_a_bfloat16_model_samples_with_float32_logprobs(tiny, prompts):
     config, params = tiny
-    config = dataclasses.replace(config, dtype="bfloat16")
+    config = config.computed(dtype="bfloat16")
     for slots in (8, 40):  # few rows and many
         rollout = generate(params, config, prompts * 3, SAMPLING, group_size=3, seed=11, slots=slots)
         assert rollout.sampler_logprobs.dtype == np.float32
@@ -343,7 +341,7 @@ def test_a_bfloat16_model_samples_with_float32_logprobs(tiny, prompts):
 @pytest.mark.parametrize("unrolled", [True, False])
 def test_weights_made_ready_ahead_sample_the_same_and_can_replace_the_parameters(tiny, unrolled):
     config, params = tiny
-    config = dataclasses.replace(config, dtype="bfloat16")
+    config = config.computed(dtype="bfloat16")
     params = jax.tree.map(jnp.copy, params)
     sampler = Sampler(config, SAMPLING, slots=8, unrolled=unrolled)
     prompts = [[5, 6, 7], [8, 9]]

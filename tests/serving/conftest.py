@@ -8,7 +8,7 @@ import pytest
 
 from sspo_jax.data.tokenizer import load_tokenizer
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.models.hf.weights import save_qwen
+from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.qwen import init_qwen
 from tests.sampler.conftest import prompts, tiny
 from tests.serving.server_process import ServerProcess

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from sspo_jax.models.hf.weights import save_qwen
+from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.qwen import init_qwen
 from sspo_jax.sampler import NO_WEIGHTS, LocalEngine, SamplingParams
 from sspo_jax.serving import VLLM_RELOAD, RemoteEngine, ServerError

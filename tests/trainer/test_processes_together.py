@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from sspo_jax.models.hf.weights import load_qwen
+from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.lora import LoraConfig, merge_lora
 from sspo_jax.runs.checkpoint import steps_in
 from sspo_jax.runs.policy import read_policy, read_trained

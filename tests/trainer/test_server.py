@@ -18,7 +18,7 @@ import pytest
 
 from sspo_jax.commands.main import main
 from sspo_jax.config import ServerConfig, TrainConfig
-from sspo_jax.models.hf.weights import save_qwen
+from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import init_qwen
 from sspo_jax.runs.checkpoint import steps_in

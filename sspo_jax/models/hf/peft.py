@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from sspo_jax.models.hf.weights import HF_NAMES
+from sspo_jax.models.hf.layout import HF_NAMES
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params
 

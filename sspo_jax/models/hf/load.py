@@ -1,0 +1,222 @@
+"""Hugging Face checkpoints in: sharded safetensors, without torch, one tensor at a time.
+
+Each tensor is read (only the part that this process keeps), put on the devices in the checkpoint's dtype and layout,
+and transposed, converted and written into its layer of the stacked array there.
+"""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh
+from safetensors import SafetensorError, safe_open
+
+from sspo_jax.models.attention import Implementation
+from sspo_jax.models.configs import QwenConfig, QwenModel, config_from_hf
+from sspo_jax.models.hf.layout import DType, HfTensor, flatten, from_hf, hf_axes, hf_tensors, nest
+from sspo_jax.models.qwen import Params, abstract_qwen, qwen_shardings
+from sspo_jax.sharding import named_sharding
+
+_DTYPES = {"F32": np.dtype("float32"), "F16": np.dtype("float16"), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_MAX_MAPPED_BYTES = 2**28  # read through one mapping of a file before it is dropped: mapped pages count as our memory
+
+
+class _Reader:
+    """Parts of named tensors in the safetensors files of a directory."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+        self.files = self._weight_map()
+        self._open_file: pathlib.Path | None = None
+        self._handle: Any = None
+        self._mapped_bytes = 0
+
+    def _weight_map(self) -> dict[str, pathlib.Path]:
+        """The file of each tensor, from the index where there is one, else from the files' own headers."""
+        index = self.directory / "model.safetensors.index.json"
+        if index.is_file():
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            for file in sorted(set(weight_map.values())):
+                if not (self.directory / file).is_file():
+                    names = [name for name, at in weight_map.items() if at == file]
+                    raise FileNotFoundError(
+                        f"{self.directory / file} is missing; {index.name} places {len(names)} tensors in it, "
+                        f"{names[0]!r} first: download it again"
+                    )
+            return {name: self.directory / file for name, file in weight_map.items()}
+        files = sorted(self.directory.glob("*.safetensors"))
+        if not files:
+            others = sorted(file.name for file in self.directory.glob("*.bin"))
+            raise FileNotFoundError(
+                f"no *.safetensors in {self.directory}"
+                + (f" (there is {', '.join(others)}: convert it with transformers first)" if others else "")
+            )
+        found: dict[str, pathlib.Path] = {}
+        for file in files:
+            for name in _open(file).keys():  # noqa: SIM118 (a handle is no mapping)
+                if name in found:
+                    raise ValueError(f"tensor {name!r} is in both {found[name]} and {file}: remove one of them")
+                found[name] = file
+        return found
+
+    def header(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of a tensor, without reading it."""
+        part = self._slice(name)
+        return tuple(part.get_shape()), part.get_dtype()
+
+    def read(self, name: str, index: tuple[slice, ...] | None) -> np.ndarray:
+        """This part of the tensor (None: all of it), in the file's dtype."""
+        index = index or (slice(None),) * len(self.header(name)[0])
+        part = np.ascontiguousarray(self._slice(name)[index])
+        self._mapped_bytes += part.nbytes
+        if self._mapped_bytes > _MAX_MAPPED_BYTES:
+            self._handle, self._open_file, self._mapped_bytes = None, None, 0
+        return part
+
+    def _slice(self, name: str) -> Any:
+        file = self.files[name]
+        if file != self._open_file:
+            self._handle, self._open_file, self._mapped_bytes = _open(file), file, 0
+        try:
+            return self._handle.get_slice(name)
+        except SafetensorError as error:
+            raise ValueError(f"{file}: no tensor {name!r}, where the index says it is: download both again") from error
+
+
+def _open(file: pathlib.Path) -> Any:
+    try:
+        return safe_open(str(file), framework="np")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file} ({file.stat().st_size} bytes) is truncated or no safetensors file: {error}; "
+            "download or export it again"
+        ) from error
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _check(reader: _Reader, wanted: dict[str, HfTensor], config: QwenConfig) -> None:
+    """Raises ValueError, before anything is read, where the tensors are not those of the config."""
+    where = reader.directory
+    extra = [name for name in reader.files if name not in wanted and not name.endswith("rotary_emb.inv_freq")]
+    if config.tie_embeddings and "lm_head.weight" in extra:
+        extra.remove("lm_head.weight")
+        _check_tied(reader)
+    missing = [name for name in wanted if name not in reader.files]
+    if missing:
+        hint = ": set tie_word_embeddings in its config.json" if missing == ["lm_head.weight"] else ""
+        raise ValueError(
+            f"{where}: {len(missing)} tensors that config.json asks for are missing, {_some(missing)}{hint}"
+        )
+    if extra:
+        raise ValueError(f"{where}: {len(extra)} tensors that its config.json does not know, {_some(sorted(extra))}")
+    for name, tensor in wanted.items():
+        shape, dtype = reader.header(name)
+        if shape != tensor.shape:
+            raise ValueError(
+                f"{reader.files[name]}: tensor {name!r} has shape {shape}, config.json wants {tensor.shape}"
+            )
+        if dtype not in _DTYPES:
+            raise ValueError(
+                f"{reader.files[name]}: tensor {name!r} has dtype {dtype}, want one of {', '.join(_DTYPES)}: "
+                "quantized checkpoints are not read"
+            )
+
+
+def _check_tied(reader: _Reader) -> None:
+    """A checkpoint that says its embeddings are tied may hold both; they must be equal."""
+    head, table = "lm_head.weight", "model.embed_tokens.weight"
+    shape, _ = reader.header(head)
+    same_shape = shape == reader.header(table)[0]
+    for start in range(0, shape[0], 4096):
+        index = (slice(start, min(start + 4096, shape[0])), slice(None))
+        if not same_shape or not np.array_equal(reader.read(head, index), reader.read(table, index)):
+            raise ValueError(
+                f"{reader.files[head]}: tensor {head!r} differs from {table!r}, but config.json says they are tied: "
+                "set tie_word_embeddings to false there"
+            )
+
+
+def load_qwen(
+    path: str | os.PathLike[str],
+    *,
+    mesh: Mesh | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    param_dtype: DType = "float32",
+    remat: Literal["none", "full", "dots"] = "none",
+    attention: Implementation = "auto",
+) -> tuple[Params, QwenModel]:
+    """Reads a Hugging Face checkpoint directory (config.json and safetensors) onto the devices that keep it.
+
+    Host memory stays below the largest tensor of the checkpoint; with several processes each reads its own parts.
+
+    Args:
+      mesh: where the parameters go; without one, the default device.
+      dtype, remat, attention: of the computation; see `ComputeConfig`. The config that is returned carries them.
+      param_dtype: of the parameters, whatever the checkpoint's is.
+
+    Raises:
+      FileNotFoundError: a file is missing, by name.
+      ValueError: the architecture is not one of ours, a file is truncated, or a tensor is missing, unknown or has
+        another shape than config.json says; tensor and file are named.
+    """
+    directory = pathlib.Path(path)
+    config = config_from_hf(directory).computed(dtype=dtype, remat=remat, attention=attention)
+    tensors = hf_tensors(config)
+    reader = _Reader(directory)
+    _check(reader, {tensor.name: tensor for group in tensors.values() for tensor in group}, config)
+    shapes = flatten(abstract_qwen(config, param_dtype=jnp.dtype(param_dtype))[0])
+    shardings = None if mesh is None else flatten(qwen_shardings(config, mesh))
+    flat = {
+        path: _load_parameter(reader, group, shapes[path], mesh, None if shardings is None else shardings[path])
+        for path, group in tensors.items()
+    }
+    return nest(flat), config
+
+
+def _load_parameter(
+    reader: _Reader, group: list[HfTensor], target: jax.ShapeDtypeStruct, mesh: Mesh | None, sharding: Any
+) -> jax.Array:
+    """Reads the tensors of one stacked parameter, one after the other."""
+
+    def on_device(tensor: HfTensor) -> jax.Array:
+        read = functools.partial(reader.read, tensor.name)
+        if mesh is None:
+            return jnp.asarray(read(None))
+        dtype = _DTYPES[reader.header(tensor.name)[1]]  # a process that keeps no part of it must know it too
+        return jax.make_array_from_callback(tensor.shape, named_sharding(mesh, hf_axes(tensor)), read, dtype=dtype)
+
+    first = group[0]
+    if not first.index:
+        return _converter(first.part_shape, first.inputs, target.dtype, sharding)(on_device(first))
+    insert = _inserter(first.part_shape, first.inputs, sharding)
+    stack = jnp.zeros(target.shape, target.dtype, device=sharding)
+    for tensor in group:
+        stack = insert(stack, on_device(tensor), tuple(np.int32(i) for i in tensor.index))
+        stack.block_until_ready()  # else the host reads ahead of the devices, and tensors pile up
+    return stack
+
+
+# Cached, so that a second checkpoint of the same shape compiles nothing.
+@functools.cache
+def _converter(part_shape: tuple[int, ...], inputs: int | None, dtype: Any, sharding: Any) -> Any:
+    return jax.jit(lambda x: from_hf(x, part_shape, inputs).astype(dtype), out_shardings=sharding)
+
+
+@functools.cache
+def _inserter(part_shape: tuple[int, ...], inputs: int | None, sharding: Any) -> Any:
+    def insert(stack: jax.Array, x: jax.Array, index: tuple[jax.Array, ...]) -> jax.Array:
+        part = from_hf(x, part_shape, inputs).astype(stack.dtype)
+        part = part.reshape((1,) * len(index) + part.shape)
+        return jax.lax.dynamic_update_slice(stack, part, (*index, *([0] * len(part_shape))))
+
+    return jax.jit(insert, donate_argnums=0, out_shardings=sharding)

@@ -1,0 +1,79 @@
+"""What arithmetic and memory allow at most: model FLOPs of a step, and the rate of decoding."""
+
+from jax.sharding import Mesh
+
+from sspo_jax.config import TrainConfig
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.trainable import Trainable, count
+from sspo_jax.planning.chips import GIB, Chip
+from sspo_jax.sampler.kv_cache import cache_bytes
+from sspo_jax.sharding import batch_shards, shards
+
+
+def model_flops(model: QwenConfig, context: int) -> float:
+    """FLOPs of one token's forward pass: 2 a weight that multiplies it, and attention over half the context on average.
+
+    2 (layers x matrices of a layer + hidden x vocab) + 4 layers x heads x head_dim x context / 2
+    """
+    embed, dim = model.hidden_size, model.head_dim
+    attention = 2 * embed * dim * (model.num_heads + model.num_kv_heads)
+    used = model.experts_per_token if model.num_experts else 1
+    layer = attention + 3 * embed * model.mlp_size * used + embed * model.num_experts
+    weights = model.num_layers * layer + embed * model.vocab_size
+    return 2.0 * weights + 2.0 * model.num_layers * model.num_heads * dim * context
+
+
+def step_flops(config: TrainConfig, model: QwenConfig) -> float:
+    """Model FLOPs of a step whose responses are all at full length.
+
+    Every token passes forward when it is sampled and when it is scored (twice with a reference policy), and each epoch
+    forward and backward. A backward pass is two forward passes' worth, one for the gradients of activations and one
+    for those of the weights; with LoRA the second is of the adapters alone, which the sampler has folded in.
+    """
+    length = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+    tokens = length * config.rollout.prompts * config.rollout.group_size
+    epochs, scorings = config.update.epochs, 2 if config.loss.kl_coefficient else 1
+    forward, lora = model_flops(model, length), config.model.lora
+    if lora is None:
+        return tokens * forward * (1 + scorings + 3 * epochs)
+    adapters = 2.0 * count(Trainable(model, lora).abstract())
+    return tokens * (forward * (1 + scorings + 2 * epochs) + adapters * (scorings + 3 * epochs))
+
+
+def figures(config: TrainConfig, model: QwenConfig, chip: Chip, mesh: Mesh, *, slots: int, columns: int) -> list[str]:
+    """Model FLOPs of a step, and what bounds decoding."""
+    samples = config.rollout.prompts * config.rollout.group_size
+    total = step_flops(config, model)
+    seconds = total / (mesh.size * chip.peak_tflops * 1e12)
+    lines = [
+        f"model FLOPs of a step, {samples} responses at full length: {total / 1e15:.3g} PFLOP, at the chips' peak "
+        f"{seconds:.3g} s",
+        decode_bound(model, chip, mesh, slots=slots, columns=columns),
+    ]
+    if shards("embed", mesh) > 1:
+        lines.append(
+            "with fsdp each decoding step gathers the weights over the interconnect: the rate will be lower; "
+            "--mesh.tensor keeps them in place"
+        )
+    return lines
+
+
+def decode_bound(model: QwenConfig, chip: Chip, mesh: Mesh, *, slots: int, columns: int) -> str:
+    """What memory and arithmetic allow at most: every step reads all weights and the whole cache once."""
+    cache = cache_bytes(model, slots, columns, model.compute.dtype)
+    copies = batch_shards(mesh) // shards("experts", mesh)  # devices that cut the weights between them read one
+    read = weight_bytes(model) * copies + cache
+    flops = model_flops(model, 2 * columns) * slots  # a step attends to all columns, not to half of them on average
+    memory, compute = read / (chip.bandwidth_gb * 1e9), flops / (chip.peak_tflops * 1e12)
+    return (
+        f"decoding {slots} slots x {columns} columns: KV cache {cache / mesh.size / GIB:.2f} GiB a chip, intensity "
+        f"{flops / read:.0f} FLOP/byte where the chip balances at {chip.peak_tflops * 1e3 / chip.bandwidth_gb:.0f}: "
+        f"bound by {'memory' if memory >= compute else 'arithmetic'}, at most "
+        f"{slots * mesh.size / max(memory, compute):,.0f} tokens/s with a full cache"
+    )
+
+
+def weight_bytes(model: QwenConfig) -> int:
+    """Of the weights that a decoding step multiplies with: all but an embedding that is not also the unembedding."""
+    rows_only = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
+    return (model.num_parameters - rows_only) * (2 if model.compute.dtype == "bfloat16" else 4)
