@@ -59,6 +59,39 @@ def test_waiting_for_a_free_worker_counts_for_a_single_check():
         verifier.pool.kill()
 
 
+def test_the_seconds_of_a_verdict_leave_out_the_queue():
+    with Verifier(workers=1, timeout_seconds=10, cache_size=0) as verifier:
+        call(verifier, "math:sqrt", 2).result()
+        call(verifier, "time:sleep", 3)
+        started = time.monotonic()
+        verdict = verifier.submit(NEEDS_A_WORKER, "1").result()
+        waited = time.monotonic() - started
+        assert verdict.status == "correct"
+        assert verdict.seconds < waited - 1
+
+
+@pytest.mark.parametrize("response", ["\n" * 3000 + "word", HANGS, "x " * 100_000, NEEDS_A_WORKER], ids=range(4))
+def test_a_short_limit_holds_even_while_the_processes_start(response: str):
+    late = []
+    for _ in range(3):  # late once may be the other jobs of the machine
+        with Verifier(workers=1, timeout_seconds=0.2, cache_size=0) as verifier:
+            started = time.monotonic()
+            status = verifier.verify(response, "1").status
+            late.append(time.monotonic() - started)
+            verifier.pool.kill()
+        assert status in ("unparsed", "timeout", "correct")
+        if late[-1] < 0.7:
+            return
+    pytest.fail(f"{late} s at a limit of 0.2 s")
+
+
+def test_a_batch_that_ends_in_newlines_is_fast(verifier: Verifier):
+    started = time.process_time()
+    verdicts = verifier.verify_batch(["We add." + "\n" * 3000 + "So"] * 64, ["1"] * 64)
+    assert time.process_time() - started < 1
+    assert {verdict.status for verdict in verdicts} == {"unparsed"}
+
+
 def test_the_memory_of_a_worker_is_bounded():
     with Verifier(workers=1, memory_limit_bytes=1 << 30) as verifier:
         with pytest.raises((WorkerError, WorkerDied), match=r"MemoryError|ended"):

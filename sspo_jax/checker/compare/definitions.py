@@ -36,6 +36,8 @@ def _is_compound_name(node: Node) -> bool:
     inverse = first.kind is Kind.POW and first.args[0].kind is Kind.SYMBOL and first.args[1] == _MINUS_ONE
     if inverse and len(node.args) == 2 and last.kind is Kind.SYMBOL:
         return True
+    if len(node.args) == 2 and first.kind is Kind.SYMBOL and last.kind is Kind.NUMBER:  # \\phi(12)
+        return first.value in _FUNCTION_NAMES or len(str(first.value)) > 1
     if not all(arg.kind is Kind.SYMBOL for arg in node.args):
         return False
     if str(last.value).startswith("figure"):  # m\\angle ABC
@@ -65,10 +67,14 @@ def _is_asked_for(node: Node) -> bool:
         base, exponent = node.args
         if base.kind is Kind.CALL:
             return _is_asked_for(base) and exponent.kind is Kind.NUMBER
+        if base.kind is Kind.SYMBOL and len(str(base.value)) > 1 and exponent.kind is Kind.NUMBER:  # \\sigma^2
+            return True
         return bool(free_symbols(exponent)) and not free_symbols(base)
+    if node.kind is Kind.FACTORIAL:
+        return True
     if len(symbols) < 2 or symbols <= _COORDINATES:  # x + y = 3 is a line, a + b = 3 a sum that was asked for
         return False
-    return node.kind in _SUMMED and _is_of_names(node)
+    return node.kind is Kind.ROOT or (node.kind in _SUMMED and _is_of_names(node))
 
 
 def _is_of_names(node: Node) -> bool:

@@ -42,7 +42,7 @@ def from_boxes(response: str, options: Options) -> tuple[Extraction, int] | None
                 return Extraction(None, "the only box is cut off"), len(response)
             position, found = complete[-1]
         before = response[max(0, position - 40) : position]
-        is_suspect = "not" in before or "n't" in before or "onfidence" in before
+        is_suspect = "not" in before or "Not" in before or "n't" in before or "onfidence" in before
         if found[0].strip() and not (is_suspect and _TAKEN_BACK.search(before)):
             last = found
             break

@@ -11,7 +11,7 @@ _STATED = re.compile(
     r"(?:\bfinal\s+(?:answer|result)(?:\s+(?:to|for)\s[^.\n:]{0,80}?)?\s*(?:is|are|:|：|=)"
     r"|\b(?:correct\s+)?(?:answer|result|choice|option)\s*(?:\([^()\n]{0,40}\)\s*)?(?:is|are)\b(?!\s+n[o']t)"
     r"|\banswer\s+(?:to|for)\s[^.\n:]{0,80}?\s(?:is|are)\b(?!\s+n[o']t)"
-    r"|\banswers?(?:\s+(?:to|for)\s[^.\n:]{0,80}?)?\s*(?:\*\*)?\s*[:：]"
+    r"|\banswers?(?:\s+(?:to|for)\s[^.\n:]{0,80}?)?\s*(?:\*\*)?\s*[:：=]"
     r"|(?:^|\n)[ #*]*(?:the\s+)?(?:final\s+)?(?:answer|result)[ *]*(?:\n|(?=\$|\\\[|\\\())"
     rf"|(?:^|\n)[ #*]*{_LABELS}[ *]*[:：]"
     r"|\b(?:la\s+(?:réponse|respuesta|risposta)|die\s+antwort|a\s+resposta)(?:\s+fin\w{0,5})?\s+(?:est|es|è|ist|lautet|é)\b"
@@ -40,7 +40,7 @@ def from_statement(tail: str) -> Extraction | None:
     statements = list(_STATED.finditer(tail))
     final = [s for s in statements if "final" in s.group().lower()]
     for statement in [*reversed((final or statements)[-_MOST_TRIED:])]:
-        answer = clip(tail[statement.end() :])
+        answer = _LEAD.sub("", clip(tail[statement.end() :]))
         if answer and (is_bare_answer(answer) or (len(answer) < 200 and _SAYS_ANSWER.search(statement.group()))):
             start = statement.start()
             if is_hedged(tail[max(0, start - 200) : start]):
@@ -55,6 +55,7 @@ def from_statement(tail: str) -> Extraction | None:
 
 
 _MOST_TRIED = 16
+_LEAD = re.compile(r"^the\s(?:final\s)?(?:value|answer|result|solution)\sis\s+", re.IGNORECASE)
 
 
 def from_last_label(text: str) -> Extraction | None:

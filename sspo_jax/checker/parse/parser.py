@@ -1180,6 +1180,10 @@ def _is_condition_on(node: Node, answers: list[Node]) -> bool:
     names_in_it = {part.value for part in subject.walk() if part.kind is Kind.SYMBOL}
     used: set[str] = set()
     for answer in answers:
+        is_of_numbers = node.value == ("in",) and node.args[1].kind in (Kind.SYMBOL, Kind.REALS)
+        if answer.kind is Kind.RELATION and answer.value != ("=",) and is_of_numbers:
+            used |= {part.value for part in answer.walk() if part.kind is Kind.SYMBOL}  # 2 <= n <= 5, n in Z
+            continue
         if answer.kind is Kind.RELATION and answer.value != ("=",):
             return _is_condition_on(answer, answers[: answers.index(answer)]) and names_in_it != set()
         values = answer.args[1:] if answer.kind is Kind.RELATION else (answer,)

@@ -171,7 +171,10 @@ _REWRITES = (
     (re.compile(r"^(?:\{\s*\})?[_^]\{?(\d+)\}?\s*(?:C|\\(?:mathrm|text)\s*\{C\})_\{?(\d+)\}?$"), r"\\binom{\1}{\2}"),
     (re.compile(r"^(?:\{\s*\})?[_^]\{?(\d+)\}?\s*P_\{?(\d+)\}?$"), r"A_{\1}^{\2}"),
     (re.compile(r"^\^\{?(\d+)\}?\s*/\s*_\{?(\d+)\}?$"), r"\\frac{\1}{\2}"),
-    (re.compile(rf"^\\text\s*\{{\s*({_LABEL})\s*\}}\s*(\d+)$|^({_LABEL})\s+(\d+)$", re.IGNORECASE), _counted_label),
+    (
+        re.compile(rf"^\\text\s*\{{\s*({_LABEL})\s*\}}?\s*(\d+)\s*\}}?$|^({_LABEL})\s+(\d+)$", re.IGNORECASE),
+        _counted_label,
+    ),
     (re.compile(r"^(?:\\(?:text|mathrm)\s*\{)?([A-F]{1,8})\}?_\{?(1[1-6])\}?$"), r"{\\digits{\1}{\2}}"),
     (
         re.compile(

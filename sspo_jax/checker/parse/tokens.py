@@ -160,7 +160,9 @@ def _command(name: str, text: str, position: int, tokens: list[Token], in_text: 
             position = _group(text, position)[1]
         return position
     name = ALIASES.get(name, name)
-    if name in ("land", "lor"):
+    if name == "forall":
+        tokens.append(("word", "for"))
+    elif name in ("land", "lor"):
         tokens.append(("join", name))
     elif len(name) == 1 and not name.isalpha():
         tokens.append(("command" if name in "{}$" else "mark", name))
