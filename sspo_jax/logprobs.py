@@ -20,7 +20,7 @@ from sspo_jax.types import Number
 _EXCLUDED = -1e30
 
 _KEPT_BYTES = 16 << 20
-"""Logits of at most so many bytes a device are kept for the backward pass instead of computed again."""
+"""Logits of at most this many bytes per device are kept for the backward pass instead of computed again."""
 
 
 def logprobs_and_entropies(
@@ -72,21 +72,25 @@ def logprobs_and_entropies(
     (0.75, 0.5623)
     """
     if vocab_axis not in (0, 1):
-        raise ValueError(f"vocab_axis is {vocab_axis}, want 0 or 1")
+        raise ValueError(f"vocab_axis is {vocab_axis}, expected 0 or 1")
     (n, d), rows = hidden.shape, unembedding.shape[vocab_axis]
     if unembedding.shape[1 - vocab_axis] != d:
-        raise ValueError(f"unembedding has shape {unembedding.shape}, want {d} on axis {1 - vocab_axis}, as hidden has")
+        raise ValueError(
+            f"unembedding has shape {unembedding.shape}, expected {d} on axis {1 - vocab_axis}, as hidden has"
+        )
     if targets.shape != (n,) or (mask is not None and mask.shape != (n,)):
-        raise ValueError(f"targets has shape {targets.shape} and mask {getattr(mask, 'shape', None)}, want both ({n},)")
+        raise ValueError(
+            f"targets has shape {targets.shape} and mask {getattr(mask, 'shape', None)}, expected both ({n},)"
+        )
     if rows % vocab_shards or n % token_shards:
         raise ValueError(
             f"vocabulary {rows} and {n} positions must divide by vocab_shards {vocab_shards} and "
             f"token_shards {token_shards}: pad them"
         )
     if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, want above 0; score greedy samples at 1")
+        raise ValueError(f"temperature is {temperature}, expected above 0; score greedy samples at 1")
     if vocab_size is not None and not 0 < vocab_size <= rows:
-        raise ValueError(f"vocab_size is {vocab_size}, want 1 to {rows}, the rows of the unembedding")
+        raise ValueError(f"vocab_size is {vocab_size}, expected 1 to {rows}, the rows of the unembedding")
     dtype = jnp.result_type(jnp.float32, hidden.dtype, unembedding.dtype)
     if n == 0:
         return jnp.zeros((0,), dtype), jnp.zeros((0,), dtype)
@@ -94,7 +98,7 @@ def logprobs_and_entropies(
     columns = columns if chunk_size is None else chunk_size
     token_rows = token_rows if token_chunk_size is None else token_chunk_size
     if columns < 1 or token_rows < 1:
-        raise ValueError(f"chunk_size is {columns} and token_chunk_size is {token_rows}, want both 1 or more")
+        raise ValueError(f"chunk_size is {columns} and token_chunk_size is {token_rows}, expected both 1 or more")
     plan = _Plan(
         temperature=float(temperature),
         vocab_chunk=_chunk(rows // vocab_shards, max(columns // vocab_shards, 1)),

@@ -62,7 +62,7 @@ def updates_done(state: Any) -> Array:
 def optimizer_shardings(
     optimizer: optax.GradientTransformation, config: QwenConfig, mesh: Mesh, lora: LoraConfig | None = None
 ) -> Any:
-    """Of the optimizer's state: moments lie like their parameters, everything else is replicated.
+    """Shardings of the optimizer's state: moments lie like their parameters, everything else is replicated.
 
     Explicit even for the step counter: without it, that scalar stays on one device, the second update compiles anew
     and a checkpoint cannot be restored on several processes.

@@ -257,7 +257,7 @@ class Scored:
     rewards: list[float]
     """The weighted sum of the terms; 0 where excluded."""
     verdicts: list[Verdict]
-    """Of the checker, also where no term asks for them."""
+    """Verdicts of the checker, also where no term asks for them."""
     is_excluded: list[bool]
     """True where a sample says nothing and has to stay out of its group."""
     terms: dict[str, list[float]]

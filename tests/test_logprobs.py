@@ -208,11 +208,11 @@ def test_tiles_of_each_platform(case, monkeypatch):
 
 def test_messages(case):
     hidden, unembedding, targets = case
-    with pytest.raises(ValueError, match="temperature is 0, want above 0"):
+    with pytest.raises(ValueError, match="temperature is 0, expected above 0"):
         logprobs_and_entropies(hidden, unembedding, targets, temperature=0)
     with pytest.raises(ValueError, match="chunk_size is 0 and token_chunk_size is"):
         logprobs_and_entropies(hidden, unembedding, targets, chunk_size=0)
-    with pytest.raises(ValueError, match="vocab_size is 1001, want 1 to 1000"):
+    with pytest.raises(ValueError, match="vocab_size is 1001, expected 1 to 1000"):
         logprobs_and_entropies(hidden, unembedding, targets, vocab_size=1001)
     with pytest.raises(ValueError, match="must divide by vocab_shards 3"):
         logprobs_and_entropies(hidden, unembedding, targets, vocab_shards=3)

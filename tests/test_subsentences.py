@@ -222,7 +222,7 @@ def test_rules_and_options(segmenters):
     assert segmenters(rule="response").split(text) == [text]
     assert segmenters(math_aware=False, min_tokens=1).split("$a, b$") == ["$a, ", "b$"]
     assert segmenters(min_tokens=5).split("a, b, c, d, e, f") == ["a, b, c, ", "d, e, f"]
-    with pytest.raises(ValueError, match="rule is 'clause', want punctuation, sentence"):
+    with pytest.raises(ValueError, match="rule is 'clause', expected punctuation, sentence"):
         parse_rule("clause")
 
 
@@ -339,9 +339,9 @@ def test_long_subsentences_are_cut_into_equal_parts(segmenters):
 
 
 def test_bounds_that_cannot_hold_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="max_tokens is 4, want at least min_tokens, 5, or None for no bound"):
+    with pytest.raises(ValueError, match="max_tokens is 4, expected at least min_tokens, 5, or None for no bound"):
         Segmenter.from_tokenizer(tokenizer, max_tokens=4)
-    with pytest.raises(ValueError, match="min_tokens is 0, want 1 or more"):
+    with pytest.raises(ValueError, match="min_tokens is 0, expected 1 or more"):
         Segmenter.from_tokenizer(tokenizer, min_tokens=0)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: give up the step under way, save the last finished one, exit. A second one ends it at once.
+"""Ctrl-C and SIGTERM: abandon the current step, save the last finished one, exit. A second one ends it at once.
 
 Where a step has only sampled or scored so far, nothing of it is in the state of the run, so it can be dropped and done
 again after the restart with the same result. Once its updates have begun it is finished.

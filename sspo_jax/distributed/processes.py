@@ -84,9 +84,9 @@ def _explicit(given: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
     address, count, number = given["coordinator"], int(given["num_processes"]), int(given["process_id"])
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f"{prefix}coordinator is {address!r}, want HOST:PORT of process 0")
+        raise ValueError(f"{prefix}coordinator is {address!r}, expected HOST:PORT of process 0")
     if not 0 <= number < count:
-        raise ValueError(f"{prefix}process_id is {number} of {count} processes, want 0 to {count - 1}")
+        raise ValueError(f"{prefix}process_id is {number} of {count} processes, expected 0 to {count - 1}")
     return {"coordinator_address": address, "num_processes": count, "process_id": number} if count > 1 else None
 
 

@@ -47,7 +47,7 @@ def compare(first: Evaluation, second: Evaluation, *, seed: int = 0) -> Comparis
     two = {scores.name: scores for scores in second.sets}
     common = [name for name in one if name in two]
     if not common:
-        raise ValueError(f"no set in common: {', '.join(one)} and {', '.join(two)}, want at least one")
+        raise ValueError(f"no set in common: {', '.join(one)} and {', '.join(two)}, expected at least one")
     for name in common:
         _check_same(name, one[name], two[name])
     average_of = PAPER_SETS if all(name in common for name in PAPER_SETS) else tuple(common)

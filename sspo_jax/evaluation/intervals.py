@@ -1,9 +1,9 @@
 """95 % intervals of scores and of differences, by the bootstrap over problems, then samples.
 
 A score varies for two reasons: other problems of the same kind would have been easier or harder, and other samples of
-the same problem would have come out otherwise. The bootstrap draws problems with return, then for each drawn problem
-its samples with return, and takes the 2.5 % and 97.5 % quantiles of the means. With one (greedy) sample a problem only
-the first part is left.
+the same problem would have come out otherwise. The bootstrap draws problems with replacement, then for each drawn
+problem its samples with replacement, and takes the 2.5 % and 97.5 % quantiles of the means. With one (greedy) sample
+per problem only the first part is left.
 
 Where every problem of a set has the same score (none solved, say), redrawing would claim certainty. The draws are then
 those of a share of which that many problems have been seen, under a flat prior: Beta(c + 1, n - c + 1).
@@ -64,7 +64,7 @@ def estimate_average(
 ) -> Estimate:
     """Unweighted mean over sets of their mean scores (the paper's five-set average), each set resampled on its own."""
     if not sets:
-        raise ValueError("no sets to average over, want at least one")
+        raise ValueError("no sets to average over, expected at least one")
     rng = np.random.default_rng(seed)
     values = [_checked(scores) for scores in sets.values()]
     means = np.mean([_resampled_means(scores, rng, True) for scores in values], axis=0)
@@ -99,7 +99,7 @@ def paired_average_difference(
     for name, pair in sets.items():
         first, second = (_checked(scores) for scores in pair)
         if len(first) != len(second):
-            raise ValueError(f"{name or 'scores'}: {len(first)} and {len(second)} problems, want the same ones")
+            raise ValueError(f"{name or 'scores'}: {len(first)} and {len(second)} problems, expected the same ones")
         values.append(first.mean() - second.mean())
         resampled.append(_resampled_differences(first, second, rng))
     differences = np.mean(resampled, axis=0)
@@ -115,7 +115,7 @@ def _checked(scores: np.ndarray) -> Float[np.ndarray, "problems samples"]:
     if values.ndim == 1:
         values = values[:, None]
     if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"scores have shape {values.shape}, want [problems, samples] with at least one of each")
+        raise ValueError(f"scores have shape {values.shape}, expected [problems, samples] with at least one of each")
     return values
 
 

@@ -16,7 +16,7 @@ def average_at_k(correct: Bool[np.ndarray, "problems samples"]) -> Float[np.ndar
 
 
 def pass_at_k(correct: Bool[np.ndarray, "problems samples"], k: int) -> Float[np.ndarray, " problems"]:
-    """Unbiased pass@k of each problem: the chance that k of its n samples, drawn without return, hold a correct one.
+    """Unbiased pass@k of each problem: the chance that k of its n samples, without replacement, hold a correct one.
 
     1 - C(n - c, k) / C(n, k) for c correct of n (arXiv:2107.03374, section 2.1), as a product that cannot overflow.
 
@@ -28,7 +28,7 @@ def pass_at_k(correct: Bool[np.ndarray, "problems samples"], k: int) -> Float[np
     """
     n = correct.shape[1]
     if not 1 <= k <= n:
-        raise ValueError(f"k is {k}, want 1 to the {n} samples of a problem")
+        raise ValueError(f"k is {k}, expected 1 to the {n} samples of a problem")
     wrong = n - correct.sum(axis=1)
     drawn = np.arange(k)  # the i-th draw misses with chance (wrong - i) / (n - i)
     misses = np.clip(wrong[:, None] - drawn, 0, None) / (n - drawn)
@@ -44,7 +44,7 @@ def majority_at_k(
 
     Answers vote in groups: those judged correct are one group, as they agree with the gold answer; the others are
     grouped by equivalence (`1/3` and `2/6` vote together). Samples without an answer (None) do not vote. Where m groups
-    lead together and the correct one is among them, the score is 1/m: a draw decided by lot. Without a vote it is 0.
+    lead together and the correct one is among them, the score is 1/m: a tie broken at random. Without a vote it is 0.
 
     Args:
       correct: verdicts.

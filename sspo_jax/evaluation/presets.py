@@ -15,7 +15,7 @@ class Preset:
     name: str
     """What reports call it."""
     temperature: float
-    """Of the softmax; 0 is greedy."""
+    """Temperature of the softmax; 0 is greedy."""
     top_p: float
     """Nucleus mass; 1 is off."""
     max_new_tokens: int = 3_000

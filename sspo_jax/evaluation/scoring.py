@@ -22,7 +22,7 @@ class SampleRow:
     set: str
     """Name of the set."""
     id: str
-    """Of the problem."""
+    """Id of the problem."""
     sample: int
     """Index among the problem's responses."""
     response: str
@@ -46,7 +46,7 @@ class SetScores:
     """The scores of one set."""
 
     name: str
-    """Of the set."""
+    """Name of the set."""
     digest: str
     """sha256 of its problems."""
     problems: int
@@ -63,7 +63,7 @@ class SetScores:
     correct: Bool[np.ndarray, "problems samples"]
     """Which responses were judged correct."""
     problem_ids: tuple[str, ...]
-    """Of the rows of `correct`."""
+    """Problem ids of the rows of `correct`."""
 
     @property
     def accuracy(self) -> Estimate:
@@ -136,7 +136,7 @@ def _arrange(name: str, problems: Sequence[Problem], rows: Sequence[SampleRow]) 
     counts = Counter(len(responses) for responses in by_id.values())
     if len(counts) != 1 or 0 in counts:
         found = ", ".join(f"{count} for {problems_} problems" for count, problems_ in sorted(counts.items()))
-        raise ValueError(f"{name}: responses are missing, want the same number for each problem: found {found}")
+        raise ValueError(f"{name}: responses are missing, expected the same number for each problem: found {found}")
     return [[responses[sample] for sample in sorted(responses)] for responses in by_id.values()]
 
 

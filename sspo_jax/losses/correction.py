@@ -87,7 +87,7 @@ class RolloutCorrection:
     level: CorrectionLevel = "token"
     """A weight per token or one per response."""
     reduction: ResponseReduction = "sum"
-    """Of the log-ratios of a response: their sum, or their mean (geometric)."""
+    """How the log-ratios of a response are combined: their sum, or their mean (geometric)."""
     truncate_at: Number = 2.0
     """The largest weight."""
     reject_below: Number = 0.5

@@ -36,7 +36,8 @@ def gspo_loss(
         loss  = - mean over responses ( mean over their valid tokens ( J_t ) )
 
     Both forms have one value, and one gradient when the advantage is constant in a response. The clamp of log s at 10,
-    from above alone, is verl's; verl also fixes the aggregation. Frameworks that leave 0.2 in clip nothing.
+    from above alone, is verl's; verl also fixes the aggregation. With the common
+    default of 0.2 nothing is ever clipped.
 
     Args:
       logprobs, old_logprobs: [batch, time], nats, new policy (differentiable) and policy at the start of the update.

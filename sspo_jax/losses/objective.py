@@ -55,7 +55,7 @@ class Objective(abc.ABC):
         return {name: getattr(self, name) for name in own}
 
     def with_budget(self, max_new_tokens: int) -> "Objective":
-        """This objective in a run whose responses have at most so many tokens: what `norm_length` is where not set."""
+        """This objective for responses of at most this many tokens: `norm_length` where it is not set."""
         if self.norm_length is None and self.aggregation == "seq-mean-token-sum-norm":
             return dataclasses.replace(self, norm_length=float(max_new_tokens))
         return self

@@ -1,7 +1,7 @@
 """SSPO: Subsentence-level Policy Optimization (arXiv:2511.04256v2). Not arXiv:2602.19327, which shares the name.
 
-The paper's abstract is what was available; the delimiters, the clip rule and the ranges are our reading of it, each an
-option here and explained in docs/algorithm.md.
+The paper's abstract is what was available; the delimiters, the clip rule and the ranges are our interpretation of it, each
+an option here and explained in docs/algorithm.md.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def sspo_loss(
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,
     weights: Float[Array, "batch time"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean | Max]]:
-    """SSPO objective, negated (arXiv:2511.04256v2, our reading).
+    """SSPO objective, negated (arXiv:2511.04256v2, our interpretation).
 
         log s_k = (1 / L_k) * sum over subsentence S_k of (logprob_t - old_logprob_t)
         r_t     = stop_gradient(s_k) * exp(logprob_t - stop_gradient(logprob_t)), or with gradient "plain" s_k itself

@@ -37,12 +37,12 @@ def choose(implementation: Implementation, *, platform: str, dtype: str, head_di
     splash_fits = time % _SPLASH_BLOCK == 0 and head_dim % 64 == 0
     if implementation == "splash" and not splash_fits:
         raise ValueError(
-            f"attention 'splash' wants rows of a multiple of {_SPLASH_BLOCK} tokens and head_dim a multiple of 64, "
+            f"attention 'splash' needs rows of a multiple of {_SPLASH_BLOCK} tokens and head_dim a multiple of 64, "
             f"got {time} and {head_dim}: choose such rows (update.row_tokens) or attention 'auto'"
         )
     if implementation == "cudnn" and not cudnn_fits:
         raise ValueError(
-            f"attention 'cudnn' wants bfloat16 and head_dim a multiple of 8 up to 128, got {dtype} and {head_dim}: "
+            f"attention 'cudnn' needs bfloat16 and head_dim a multiple of 8 up to 128, got {dtype} and {head_dim}: "
             "choose dtype bfloat16 or attention 'auto'"
         )
     if implementation != "auto":

@@ -24,7 +24,7 @@ class ComputeConfig:
     """How a model is computed: the same weights give the same function, up to rounding."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations and matrix products; norms, softmax and logits are float32 in any case."""
+    """Type of activations and matrix products; norms, softmax and logits are float32 in any case."""
     remat: Literal["none", "full", "dots"] = "none"
     """What the backward pass recomputes: nothing, whole layers, or all but matrix products."""
     attention: Implementation = "auto"
@@ -80,11 +80,13 @@ class QwenConfig:
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads is {self.num_heads}, want a multiple of num_kv_heads = {self.num_kv_heads}")
+            raise ValueError(
+                f"num_heads is {self.num_heads}, expected a multiple of num_kv_heads = {self.num_kv_heads}"
+            )
 
         if self.num_experts and not 0 < self.experts_per_token <= self.num_experts:
             raise ValueError(
-                f"experts_per_token is {self.experts_per_token}, want 1 to num_experts = {self.num_experts}"
+                f"experts_per_token is {self.experts_per_token}, expected 1 to num_experts = {self.num_experts}"
             )
 
     @property
@@ -148,7 +150,7 @@ class QwenModel(QwenConfig):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "QwenModel":
-        """Of what `record` gave, read from JSON.
+        """The model that `record` described, read from JSON.
 
         Raises:
           ValueError: it has fields that are not of this version, by name.
@@ -261,21 +263,23 @@ def config_from_hf(path: pathlib.Path) -> QwenConfig:
     """
     file = pathlib.Path(path) / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"no config.json in {path}: want the directory of a Hugging Face checkpoint")
+        raise FileNotFoundError(f"no config.json in {path}: expected the directory of a Hugging Face checkpoint")
     hf = json.loads(file.read_text(encoding="utf-8"))
     architecture = (hf.get("architectures") or ["?"])[0]
     if architecture not in SUPPORTED:
-        raise ValueError(f"{file}: architecture {architecture!r}, want one of {', '.join(SUPPORTED)}")
+        raise ValueError(f"{file}: architecture {architecture!r}, expected one of {', '.join(SUPPORTED)}")
     if quantization := hf.get("quantization_config"):
         method = quantization.get("quant_method", "?")
-        raise ValueError(f"{file}: quantized weights ({method}) are not supported, want float32, bfloat16 or float16")
+        raise ValueError(
+            f"{file}: quantized weights ({method}) are not supported, expected float32, bfloat16 or float16"
+        )
     layer_types = set(hf.get("layer_types") or [])
     if hf.get("use_sliding_window") or layer_types - {"full_attention"}:
         raise ValueError(f"{file}: sliding-window attention is not supported; this model attends to the full context")
     rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
     max_positions = int(hf.get("max_position_embeddings", 32768))
     if hf.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"{file}: hidden_act {hf['hidden_act']!r}, want 'silu'")
+        raise ValueError(f"{file}: hidden_act {hf['hidden_act']!r}, expected 'silu'")
     is_qwen3 = architecture != "Qwen2ForCausalLM"
     is_moe = architecture == "Qwen3MoeForCausalLM"
     if is_moe and (hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1):

@@ -35,7 +35,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.targets:
-            raise ValueError(f"rank is {self.rank} with {len(self.targets)} targets: want at least 1 of each")
+            raise ValueError(f"rank is {self.rank} with {len(self.targets)} targets: expected at least 1 of each")
 
 
 def lora_shapes(config: QwenConfig, lora: LoraConfig) -> tuple[Params, Params]:

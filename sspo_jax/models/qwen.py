@@ -26,7 +26,7 @@ from sspo_jax.sharding import check_divides, constrain, named_sharding
 Params = dict[str, Any]
 
 UNROLLED_LAYERS = 8
-"""Models of up to so many layers are compiled without a loop over them."""
+"""Models of up to this many layers are compiled without a loop over them."""
 
 
 class Qwen(nnx.Module):
@@ -197,7 +197,7 @@ def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Arra
         return mixture_of_experts(block, config, x)
     if "gate_up" not in block:
         gate, up = _project(block, "gate", x), _project(block, "up", x)
-    elif x.ndim == 2 and x.shape[0] <= FEW_ROWS:  # nothing is turned round between the products
+    elif x.ndim == 2 and x.shape[0] <= FEW_ROWS:  # no transposes in between
         gate, up = jnp.split(block["gate_up"].columns(x.T), 2)
         return block["down"].columns(jax.nn.silu(gate) * up).T
     else:

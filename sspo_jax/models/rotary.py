@@ -46,14 +46,14 @@ def scaling_from_hf(where: str, rope: dict[str, Any], max_positions: int) -> Rop
     if kind == "default":
         return None
     if kind not in ("yarn", "linear"):
-        raise ValueError(f"{where}: rotary scaling {kind!r} is not supported, want 'default', 'yarn' or 'linear'")
+        raise ValueError(f"{where}: rotary scaling {kind!r} is not supported, expected 'default', 'yarn' or 'linear'")
     if kind == "linear":
         return RopeScaling(kind="linear", factor=float(rope["factor"]))
     for name in ("mscale", "mscale_all_dim", "partial_rotary_factor"):
         if rope.get(name):
-            raise ValueError(f"{where}: {name} = {rope[name]} of rotary scaling 'yarn' is not supported, want none")
+            raise ValueError(f"{where}: {name} = {rope[name]} of rotary scaling 'yarn' is not supported, expected none")
     if rope.get("truncate") is False:
-        raise ValueError(f"{where}: truncate = false of rotary scaling 'yarn' is not supported, want true")
+        raise ValueError(f"{where}: truncate = false of rotary scaling 'yarn' is not supported, expected true")
     return RopeScaling(
         kind="yarn",
         factor=float(rope["factor"]),

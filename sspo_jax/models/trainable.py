@@ -82,5 +82,5 @@ def placed(shapes: Any, shardings: Any) -> Any:
 
 
 def count(tree: Any) -> int:
-    """Numbers in all arrays of a tree."""
+    """Total number of elements in the arrays of a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -74,6 +74,6 @@ def decode_bound(model: QwenConfig, chip: Chip, mesh: Mesh, *, slots: int, colum
 
 
 def weight_bytes(model: QwenConfig) -> int:
-    """Of the weights that a decoding step multiplies with: all but an embedding that is not also the unembedding."""
+    """Bytes of the weights that a decoding step multiplies with: all but an embedding that is not the unembedding."""
     rows_only = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
     return (model.num_parameters - rows_only) * (2 if model.compute.dtype == "bfloat16" else 4)

@@ -16,11 +16,11 @@ class Chip:
     """What the vendor publishes about one chip; v3 and tpu7x show each of their two cores as a device."""
 
     memory_gib: float
-    """Of which the compiler lets a program use a little less."""
+    """Memory of a chip, of which the compiler lets a program use a little less."""
     peak_tflops: float
     """bfloat16 matrix products."""
     bandwidth_gb: float
-    """Of the chip's memory, GB (10^9) per second."""
+    """Bandwidth of the chip's memory, GB (10^9) per second."""
 
 
 CHIPS = {

@@ -108,7 +108,7 @@ def rollout_programs(config: TrainConfig, sampler: Sampler, mesh: Mesh) -> dict[
 
 
 def widest(programs: Iterable[TracedProgram]) -> dict[str, TracedProgram]:
-    """Of each kind in `ROLLOUT`, the program with the most bytes of arguments and results."""
+    """For each kind in `ROLLOUT`, the program with the most bytes of arguments and results."""
     found: dict[str, TracedProgram] = {}
     for program in programs:
         other = found.get(program.kind)

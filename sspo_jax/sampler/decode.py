@@ -21,7 +21,7 @@ from sspo_jax.sharding import constrain, is_one_cpu, platform
 
 Weights = dict[str, Any]
 
-_FEW_SLOTS = 32  # up to which the faster product is worth turning the logits round
+_FEW_SLOTS = 32  # up to which the faster product is worth transposing the logits
 
 
 def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) -> Weights:

@@ -21,7 +21,7 @@ class RolloutEngine(Protocol):
 
     @property
     def version(self) -> int:
-        """Of the weights that the next `generate` samples from; `NO_WEIGHTS` where none are handed over."""
+        """Version of the weights that the next `generate` samples from; `NO_WEIGHTS` where none are handed over."""
         ...
 
     def sync(self, params: Any, version: int, *, poll: Callable[[], None] | None = None) -> None:

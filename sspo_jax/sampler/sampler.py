@@ -74,7 +74,7 @@ class Sampler:
         """
         for name, value in (("slots", slots), ("block_steps", block_steps), ("cache_buckets", cache_buckets)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, want at least 1")
+                raise ValueError(f"{name} is {value}, expected at least 1")
         if sampling.stop_strings and decode is None:
             raise ValueError("sampling has stop_strings, which need decode=, a function from token ids to text")
         beyond = [token for token in sampling.stop_token_ids if token >= config.vocab_size]
@@ -89,7 +89,7 @@ class Sampler:
         self.programs = CompiledPrograms()
         """Compiled so far: `len(sampler.programs)`, `.seconds`, `.names`."""
         self.stats = RolloutStats()
-        """Of the latest call."""
+        """Statistics of the latest call."""
         self.extras: dict[str, np.ndarray] = {}
         """Per-token arrays of the latest call that `sampling` asks for: `entropies`, `truncated_logprobs`."""
         self.decode = decode
@@ -132,7 +132,7 @@ class Sampler:
         """
         samples = self._samples(prompts, group_size, prompt_ids, budgets)
         if not 0 <= seed < 2**64 or not 0 <= step < 2**32:
-            raise ValueError(f"seed is {seed}, step {step}: want 0 <= seed < 2^64 and 0 <= step < 2^32")
+            raise ValueError(f"seed is {seed}, step {step}: expected 0 <= seed < 2^64 and 0 <= step < 2^32")
         start, compiled_before = time.perf_counter(), self.programs.seconds
         self.stats = RolloutStats()
         with self._on_mesh():
@@ -224,7 +224,7 @@ class Sampler:
         return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
 
     def num_slots(self, num_samples: int) -> int:
-        """Slots that a call with so many samples uses."""
+        """Slots that a call with this many samples uses."""
         with self._on_mesh():
             limit = self.slots or (64 if platform() == "cpu" else 256)
         quarter = 1 << max(0, num_samples.bit_length() - 3)  # few sizes to compile for: four in each octave
@@ -242,28 +242,32 @@ class Sampler:
         limit, vocab = self.config.max_positions, self.config.vocab_size
         longest = self.sampling.max_new_tokens
         if not prompts or group_size < 1:
-            raise ValueError(f"there are {len(prompts)} prompts, group_size is {group_size}: want at least 1 of each")
+            raise ValueError(
+                f"there are {len(prompts)} prompts, group_size is {group_size}: expected at least 1 of each"
+            )
         if prompt_ids is not None and len(prompt_ids) != len(prompts):
-            raise ValueError(f"prompt_ids has {len(prompt_ids)} entries, want {len(prompts)}, one a prompt")
+            raise ValueError(f"prompt_ids has {len(prompt_ids)} entries, expected {len(prompts)}, one a prompt")
         if budgets is not None and len(budgets) != len(prompts) * group_size:
-            raise ValueError(f"budgets has {len(budgets)} entries, want {len(prompts) * group_size}, one a row")
+            raise ValueError(f"budgets has {len(budgets)} entries, expected {len(prompts) * group_size}, one a row")
         samples: list[Sample] = []
         places: dict[tuple[int, ...], int] = {}  # equal prompts are prefilled once
         for index, prompt in enumerate(prompts):
             prompt = [int(token) for token in prompt]
             if not prompt:
-                raise ValueError(f"prompt {index} is empty, want at least one token (a begin or padding token)")
+                raise ValueError(f"prompt {index} is empty, expected at least one token (a begin or padding token)")
             if min(prompt) < 0 or max(prompt) >= vocab:
-                raise ValueError(f"prompt {index} holds tokens {min(prompt)} to {max(prompt)}, want 0 to {vocab - 1}")
+                raise ValueError(
+                    f"prompt {index} holds tokens {min(prompt)} to {max(prompt)}, expected 0 to {vocab - 1}"
+                )
             prompt_id = index if prompt_ids is None else int(prompt_ids[index])
             if not 0 <= prompt_id < 2**32:
-                raise ValueError(f"prompt id {prompt_id} of prompt {index}, want 0 <= id < 2^32")
+                raise ValueError(f"prompt id {prompt_id} of prompt {index}, expected 0 <= id < 2^32")
             place = places.setdefault(tuple(prompt), len(places))
             for sample in range(group_size):
                 row = len(samples)
                 budget = longest if budgets is None else int(budgets[row])
                 if not 1 <= budget <= longest:
-                    raise ValueError(f"budget of row {row} is {budget}, want 1 to max_new_tokens = {longest}")
+                    raise ValueError(f"budget of row {row} is {budget}, expected 1 to max_new_tokens = {longest}")
                 if len(prompt) + budget > limit:
                     raise ValueError(
                         f"prompt {index} has {len(prompt)} tokens, with a budget of {budget} more than the model's "

@@ -68,7 +68,7 @@ class SamplingParams:
             ("min_new_tokens", f"in [0, {self.max_new_tokens}]", 0 <= self.min_new_tokens <= self.max_new_tokens),
         ):
             if not is_valid:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, want {wanted}")
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected {wanted}")
 
     @property
     def is_greedy(self) -> bool:

@@ -59,7 +59,7 @@ class RolloutStats:
     seconds: float = 0.0
     """Whole call, compilation included."""
     compile_seconds: float = 0.0
-    """Of that, tracing and compiling."""
+    """Part of it spent tracing and compiling."""
     programs: int = 0
     """Compiled so far by this sampler."""
 
@@ -90,7 +90,7 @@ class Sample:
 
     @property
     def logprobs(self) -> np.ndarray:
-        """Of its tokens, temperature-only softmax."""
+        """Log-probs of its tokens, temperature-only softmax."""
         return np.concatenate(self.values["logprobs"])[: len(self.tokens)]
 
 
@@ -230,11 +230,11 @@ class Run:
         ]
 
     def _hold(self, slots: int) -> bool:
-        """Whether so many slots would hold the running samples with each staying on its device."""
+        """Whether this many slots would hold the running samples with each staying on its device."""
         return all(len(samples) <= slots // self.shards for samples in self._by_shard())
 
     def _give_up_slots(self, slots: int) -> np.ndarray:
-        """Moves the samples into so many slots; where each comes from, as `resize_cache` wants it."""
+        """Moves the samples into this many slots; where each comes from, as `resize_cache` wants it."""
         rows, occupants, size = [], [], slots // self.shards
         for samples in self._by_shard():
             padding = size - len(samples)
@@ -411,7 +411,7 @@ def prefill_shape(prompt_tokens: int, prompts: int, slots: int, group_size: int,
 def cache_columns(
     prompt_tokens: int, new_tokens: int, *, count: int | None, on_cpu: bool | None = None
 ) -> tuple[int, ...]:
-    """The numbers of columns the cache may have, rising, where the longest sample has so many tokens.
+    """The numbers of columns the cache may have, rising, where the longest sample has this many tokens.
 
     >>> cache_columns(prompt_tokens=1024, new_tokens=3000, count=None, on_cpu=False)
     (1536, 2048, 2944, 4096)

@@ -17,7 +17,7 @@ def first_stop(
       tokens: the response so far.
       start: how many of them were searched before; only what could end in a later one is decoded again.
       decode: token ids to text.
-      minimum: the response keeps at least so many tokens, whatever its text.
+      minimum: the response keeps at least this many tokens, whatever its text.
 
     >>> first_stop([1, 2, 3, 4], 0, ["bc"], lambda ids: "".join("abcd"[i - 1] for i in ids))
     3

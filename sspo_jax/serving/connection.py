@@ -133,7 +133,7 @@ def arrivals(
     """Runs jobs in threads of process 0, and yields on all processes what has come back: (place of the job, result).
 
     It yields every `LOOK_SECONDS` at the latest, equally often everywhere, so that whoever iterates can look around
-    meanwhile; closing the iterator abandons what has not come back. The threads keep no process from ending.
+    meanwhile; closing the iterator abandons what has not come back. The threads are daemons.
 
     Args:
       jobs: each takes an event that is set when nobody waits for its result any more; results are something that JSON

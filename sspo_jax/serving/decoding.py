@@ -43,7 +43,7 @@ class Request:
     budget: int
     """Most tokens, at least 1."""
     key: int
-    """Of its randomness, 64 bits."""
+    """Key of its randomness, 64 bits."""
     sampling: SamplingParams
     top: int
     """How many of the most probable tokens are reported at each step, at least."""
@@ -59,7 +59,7 @@ class Stream(Run):
     Args:
       sampler: of the model; its own settings are not used.
       weights: as `Sampler.ready` makes them.
-      take: up to so many requests that are to be decoded next.
+      take: up to this many requests that are to be decoded next.
       stops: stop tokens that a request may have.
       top: how many of the most probable tokens are reported where any request asks for some.
     """

@@ -122,7 +122,7 @@ class RemoteEngine:
 
     @property
     def version(self) -> int:
-        """Of the weights handed over last."""
+        """Version of the weights handed over last."""
         return self._version
 
     @property
@@ -173,7 +173,7 @@ class RemoteEngine:
         """See `Sampler.generate`; without a `sync` before, from the weights that the server has.
 
         Args:
-          sampling: stop strings are the server's task; entropies and truncated_logprobs are not to be had.
+          sampling: stop strings are the server's task; entropies and truncated_logprobs are not available.
           progress: the tokens counted are those of finished responses.
 
         Raises:

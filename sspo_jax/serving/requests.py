@@ -163,7 +163,7 @@ class RequestReader:
         self._max_tokens, self._limits = max_tokens, limits
 
     def completion(self, body: dict[str, Any]) -> Generation:
-        """Of POST /v1/completions. Raises RequestError."""
+        """The request of POST /v1/completions. Raises RequestError."""
         fields = Fields(body)
         self.check_model(fields)
         echo = fields.flag("echo")
@@ -176,7 +176,7 @@ class RequestReader:
         return self._generation(fields, prompts, [tokens] * len(prompts), top=top, echo=echo)
 
     def chat(self, body: dict[str, Any]) -> Generation:
-        """Of POST /v1/chat/completions. Raises RequestError."""
+        """The request of POST /v1/chat/completions. Raises RequestError."""
         fields = Fields(body)
         self.check_model(fields)
         top = fields.integer("top_logprobs", low=0, high=TOP)

@@ -122,7 +122,7 @@ class CompletionService:
         self._is_decoding = self._is_closing = False
         self._reloading = threading.Lock()
         self.version = 0
-        """Of the weights; 0 for those of the start."""
+        """Version of the weights; 0 for those of the start."""
         self.path = path
         """Directory that the weights were read from."""
         self.tokens = 0

@@ -133,9 +133,9 @@ class Ahead(NamedTuple):
     """The class of the first character; "white" also at the end; with "dot", "mark", "less2" (<<), "option" ([ and a
     digit), "word" and "letter" (Latin, Greek or Cyrillic, two or more letters, or one)."""
     is_upper: bool = False
-    """Of a word: whether its first letter is upper case."""
+    """Whether the first letter of a word is upper case."""
     is_good: bool = False
-    """Of a word: whether white space, a mark other than a full stop, or the end is after it."""
+    """Whether after a word white space, a mark other than a full stop, or the end follows."""
     dollars: int = 0
     """How many `$` it starts with: 0, 1, or 2 for two and more."""
     after_dollar: str = "fine"

@@ -1,6 +1,6 @@
 """Where a subsentence ends, on text: the reference, in plain Python.
 
-A subsentence is a run of tokens that ends at a boundary (arXiv:2511.04256v2, our reading; docs/algorithm.md):
+A subsentence is a run of tokens that ends at a boundary (arXiv:2511.04256v2, our interpretation; docs/algorithm.md):
 
 1. A newline and the full- and half-width marks of Chinese and Japanese always end one. Arabic, Urdu, Hindi and other
    marks that no number holds end one outside brackets and formulas.
@@ -97,7 +97,7 @@ def parse_rule(rule: str, *, math_aware: bool = True) -> BoundaryRule | int | st
     match = re.fullmatch(r"fixed\(([1-9][0-9]*)\)", rule)
     if match:
         return int(match[1])
-    raise ValueError(f"rule is {rule!r}, want punctuation, sentence, newline, fixed(n), entropy, token or response")
+    raise ValueError(f"rule is {rule!r}, expected punctuation, sentence, newline, fixed(n), entropy, token or response")
 
 
 def check_lengths(min_tokens: int, max_tokens: int | None) -> None:
@@ -107,9 +107,11 @@ def check_lengths(min_tokens: int, max_tokens: int | None) -> None:
       ValueError: `min_tokens` is below 1, or `max_tokens` below `min_tokens`.
     """
     if min_tokens < 1:
-        raise ValueError(f"min_tokens is {min_tokens}, want 1 or more")
+        raise ValueError(f"min_tokens is {min_tokens}, expected 1 or more")
     if max_tokens is not None and max_tokens < min_tokens:
-        raise ValueError(f"max_tokens is {max_tokens}, want at least min_tokens, {min_tokens}, or None for no bound")
+        raise ValueError(
+            f"max_tokens is {max_tokens}, expected at least min_tokens, {min_tokens}, or None for no bound"
+        )
 
 
 def characters(data: bytes) -> list[tuple[str, int, int]]:

@@ -81,7 +81,7 @@ class Segmenter:
         """
         check_lengths(min_tokens, max_tokens)
         if not 0 <= entropy_quantile <= 1:
-            raise ValueError(f"entropy_quantile is {entropy_quantile}, want a number from 0 to 1")
+            raise ValueError(f"entropy_quantile is {entropy_quantile}, expected a number from 0 to 1")
         parsed = parse_rule(rule, math_aware=math_aware)
         pieces = token_bytes(tokenizer)
         table = None
@@ -122,7 +122,7 @@ class Segmenter:
         """
         for name, array in (("mask", mask), ("segment_ids", segment_ids), ("entropies", entropies)):
             if array is not None and array.shape != tokens.shape:
-                raise ValueError(f"{name} has shape {array.shape}, want {tokens.shape}, the shape of tokens")
+                raise ValueError(f"{name} has shape {array.shape}, expected {tokens.shape}, the shape of tokens")
         segments = jnp.zeros(tokens.shape, jnp.int32) if segment_ids is None else segment_ids
         rule = parse_rule(self.rule, math_aware=self.math_aware)
         if rule == "response":

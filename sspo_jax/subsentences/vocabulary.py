@@ -23,7 +23,8 @@ def backend(tokenizer: Any) -> Any:
     tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not hasattr(tokenizer, "get_vocab") or not hasattr(tokenizer, "get_added_tokens_decoder"):
         raise ValueError(
-            f"tokenizer is a {type(tokenizer).__name__}, want a transformers fast tokenizer or a tokenizers.Tokenizer"
+            f"tokenizer is a {type(tokenizer).__name__}, expected a transformers fast tokenizer or a "
+            "tokenizers.Tokenizer"
         )
     return tokenizer
 

@@ -150,12 +150,12 @@ def _check_model(
     card = cards[name]
     if card.get("max_model_len", longest) < longest:
         raise ServerError(
-            f"{connection.url} serves {name!r} with {card['max_model_len']} positions, want {longest} for the longest "
-            "prompt and response: start it with more (vLLM: --max-model-len), or lower --rollout.max-new-tokens"
+            f"{connection.url} serves {name!r} with {card['max_model_len']} positions, expected {longest} for the "
+            "longest prompt and response: start it with more (vLLM: --max-model-len), or lower --rollout.max-new-tokens"
         )
     if card.get("max_tokens", longest_response) < longest_response:
         raise ServerError(
-            f"{connection.url} gives at most {card['max_tokens']} tokens, want {longest_response}: start it with "
+            f"{connection.url} gives at most {card['max_tokens']} tokens, expected {longest_response}: start it with "
             f"--max-tokens {longest_response}"
         )
     differing = architecture_differences(card.get("architecture", {}), model, whose="expected")

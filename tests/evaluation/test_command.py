@@ -77,5 +77,5 @@ def test_two_checkpoints_from_the_command_line(config, checkpoints, tmp_path, ca
 def test_what_does_not_fit_is_refused_first(config, checkpoints):
     with pytest.raises(ValueError, match="leave no room for a prompt in the model's context of 256"):
         evaluate_command(dataclasses.replace(config, max_new_tokens=256))
-    with pytest.raises(ValueError, match=r"'arithmetic-held_out-0-0' has .* tokens, want at most 16"):
+    with pytest.raises(ValueError, match=r"'arithmetic-held_out-0-0' has .* tokens, expected at most 16"):
         evaluate_command(dataclasses.replace(config, max_new_tokens=240))

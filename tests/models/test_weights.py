@@ -196,7 +196,7 @@ def test_missing_shard_is_named(make_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["LlamaForCausalLM"]}, "architecture 'LlamaForCausalLM', want one of Qwen2ForCausalLM"),
+        ({"architectures": ["LlamaForCausalLM"]}, "architecture 'LlamaForCausalLM', expected one of Qwen2ForCausalLM"),
         ({"use_sliding_window": True}, "sliding-window"),
         ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "sliding-window"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "scaling 'dynamic'.*'yarn'"),
@@ -229,7 +229,7 @@ def test_parameters_that_do_not_fit_the_config(tmp_path):
     config = QwenConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=2, num_kv_heads=1,
                         head_dim=4)  # fmt: skip
     params = init_qwen(config, jax.random.key(0))
-    with pytest.raises(ValueError, match=r"'final_norm' has shape \(7,\), the config wants \(8,\)"):
+    with pytest.raises(ValueError, match=r"'final_norm' has shape \(7,\), the config expects \(8,\)"):
         save_qwen(tmp_path / "out", params | {"final_norm": params["final_norm"][:7]}, config)
     assert not any(tmp_path.iterdir())
     assert apply_qwen(params, config, jnp.zeros((1, 3), jnp.int32)).shape == (1, 3, 16)

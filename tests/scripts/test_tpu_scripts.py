@@ -154,7 +154,7 @@ def test_unknown_options_are_errors(gcloud, script):
     for unknown, *before in (("--dryrun",), ("--dry_run", "--dry-run")):
         result = gcloud(script, *before, unknown)
         assert result.returncode == 1
-        assert f"unknown option {unknown}, want {script}.sh [--dry-run]" in result.stderr
+        assert f"unknown option {unknown}, expected {script}.sh [--dry-run]" in result.stderr
     assert gcloud.calls == []
 
 
@@ -280,7 +280,7 @@ def test_launch_keeps_the_words_of_the_command_line(gcloud):
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        ("echo 'sspo: --steps is x, want a number'; exit 2\n", "--steps is x, want a number"),
+        ("echo 'sspo: --steps is x, expected a number'; exit 2\n", "--steps is x, expected a number"),
         ("sleep 0.2; echo 'sspo: the run ended with code 1; restart 1 of 20 in 5 s'\n" + FOREVER, "restart 1 of 20"),
     ],
 )

@@ -49,8 +49,8 @@ def test_unknown_or_ill_typed_override(capsys, arguments, wanted):
     ("arguments", "wanted"),
     [
         (("--rollout.group-size", "1"), "--rollout.group-size is 1: an advantage relative to the group"),
-        (("--steps", "0"), "--steps is 0, want at least 1"),
-        (("--rollout.temperature", "0"), "--rollout.temperature is 0.0, want above 0"),
+        (("--steps", "0"), "--steps is 0, expected at least 1"),
+        (("--rollout.temperature", "0"), "--rollout.temperature is 0.0, expected above 0"),
         (("--update.per-rollout", "5"), "want at most --rollout.prompts = 4"),
         (("--rollout.max-new-tokens", "120", "--update.row-tokens", "300"), "the model's context is 128: lower"),
         (("--update.row-tokens", "50"), "want room for the longest prompt and response"),
@@ -60,7 +60,7 @@ def test_unknown_or_ill_typed_override(capsys, arguments, wanted):
         (("--model.tokenizer", "/no/such/tokenizer"), "neither a directory nor to be had from the Hub"),
         (("--model.shape.vocab-size", "400"), "the tokenizer has 512 entries, the model's vocabulary 400"),
         (("--rollout.max-prompt-tokens", "12"), "want at most 12"),
-        (("--prompt", "poem"), "prompt template 'poem', want chat"),
+        (("--prompt", "poem"), "prompt template 'poem', expected chat"),
         (("--segmenter.rule", "words"), "words"),
     ],
 )
@@ -112,4 +112,4 @@ def test_full_disk(capsys, cache, tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 5 * 10**6))
     message = error_of(capsys, str(SMALL), "--run-dir", str(pathlib.Path(tmp_path) / "run"), "--update.micro-rows", "8")
-    assert "5 MB free, want at least" in message
+    assert "5 MB free, expected at least" in message

@@ -204,8 +204,10 @@ def test_a_server_that_cannot_be_used_is_refused_before_the_run_starts(server, c
     assert "sspo serve --model" in nobody
     assert nobody.count("\n") == 1
     long = ("--model.shape.max-positions", "300", "--rollout.max-new-tokens", "100", "--update.row-tokens", "150")
-    assert "with 128 positions, want 140" in refusal(capsys, tmp_path, *at, *long)
-    assert "intermediate_size 64, want 48" in refusal(capsys, tmp_path, *at, "--model.shape.intermediate-size", "48")
+    assert "with 128 positions, expected 140" in refusal(capsys, tmp_path, *at, *long)
+    assert "intermediate_size 64, expected 48" in refusal(
+        capsys, tmp_path, *at, "--model.shape.intermediate-size", "48"
+    )
     assert "not 'other'" in refusal(capsys, tmp_path, *at, "--rollout.server.model", "other")
     assert "VLLM_SERVER_DEV_MODE" in refusal(capsys, tmp_path, *at, "--rollout.server.protocol", "vllm")
     files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
@@ -219,7 +221,7 @@ def test_a_server_that_cannot_be_used_is_refused_before_the_run_starts(server, c
 def test_a_server_with_a_lower_limit_of_tokens_is_refused(checkpoint, cache, capsys, tmp_path):
     limited = ServerProcess(checkpoint, options=("--max-tokens", "8"))
     try:
-        assert "gives at most 8 tokens, want 16" in refusal(capsys, tmp_path, "--rollout.server.url", limited.url)
+        assert "gives at most 8 tokens, expected 16" in refusal(capsys, tmp_path, "--rollout.server.url", limited.url)
     finally:
         limited.kill()
 

@@ -20,8 +20,8 @@ def fetch_model(name: str) -> pathlib.Path:
         # The Hub's client has a dozen ways to say no; all mean that there is nothing to train.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileNotFoundError(
-            f"model {name!r} is neither a directory nor to be had from the Hub ({reason}): give the directory of a "
-            "Hugging Face checkpoint with --model.path"
+            f"model {name!r} is not a directory and could not be downloaded from the Hub ({reason}): give the "
+            "directory of a Hugging Face checkpoint with --model.path"
         ) from None
 
 

@@ -16,7 +16,7 @@ from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import abstract_qwen
 
 DType = Literal["float32", "bfloat16", "float16"]
-"""Of weights in files."""
+"""The types that weights have in files."""
 
 HF_NAMES: dict[str, tuple[str, int | None]] = {
     # ours: (theirs, how many of our axes a matrix sums over; 0: a vector, flattened; None: the same shape)

@@ -123,11 +123,11 @@ def _check(reader: _Reader, wanted: dict[str, HfTensor], config: QwenConfig) -> 
         shape, dtype = reader.header(name)
         if shape != tensor.shape:
             raise ValueError(
-                f"{reader.files[name]}: tensor {name!r} has shape {shape}, config.json wants {tensor.shape}"
+                f"{reader.files[name]}: tensor {name!r} has shape {shape}, config.json expects {tensor.shape}"
             )
         if dtype not in _DTYPES:
             raise ValueError(
-                f"{reader.files[name]}: tensor {name!r} has dtype {dtype}, want one of {', '.join(_DTYPES)}: "
+                f"{reader.files[name]}: tensor {name!r} has dtype {dtype}, expected one of {', '.join(_DTYPES)}: "
                 "quantized checkpoints are not read"
             )
 

@@ -71,10 +71,10 @@ def save_qwen(
         raise FileExistsError(f"{directory} exists and is not empty: choose another path or set overwrite")
     shapes, flat = flatten(abstract_qwen(config)[0]), flatten(params)
     if set(shapes) != set(flat):
-        raise ValueError(f"parameters are {sorted(flat)}, the config wants {sorted(shapes)}")
+        raise ValueError(f"parameters are {sorted(flat)}, the config expects {sorted(shapes)}")
     for name, leaf in flat.items():
         if leaf.shape != shapes[name].shape:
-            raise ValueError(f"parameter {name!r} has shape {leaf.shape}, the config wants {shapes[name].shape}")
+            raise ValueError(f"parameter {name!r} has shape {leaf.shape}, the config expects {shapes[name].shape}")
 
     is_writer = jax.process_index() == 0
     temporary = directory.parent / f".{directory.name}.writing-{os.getpid()}"
@@ -175,7 +175,7 @@ def _save_tokenizer(directory: pathlib.Path, tokenizer: Any) -> None:
         present = [pathlib.Path(tokenizer) / name for name in _TOKENIZER_FILES]
         present = [file for file in present if file.is_file()]
         if not present:
-            raise FileNotFoundError(f"no tokenizer in {tokenizer}: want its directory, with tokenizer.json")
+            raise FileNotFoundError(f"no tokenizer in {tokenizer}: expected its directory, with tokenizer.json")
         for file in present:
             shutil.copy(file, directory)
     elif tokenizer is not None:
