@@ -1,7 +1,7 @@
 """SSPO: Subsentence-level Policy Optimization (arXiv:2511.04256v2). Not arXiv:2602.19327, which shares the name.
 
-The paper's abstract is what was available; the delimiters, the clip rule and the ranges are our interpretation of it, each
-an option here and explained in docs/algorithm.md.
+The paper's abstract is what was available; the delimiters, the clip rule and the ranges are our interpretation of it,
+each an option here and explained in docs/algorithm.md.
 """
 
 import dataclasses
