@@ -283,6 +283,11 @@ class TrainConfig:
     """Where everything is written; None: runs/<experiment>-<time>. One with a checkpoint in it is resumed."""
 
     @property
+    def objective(self) -> Objective:
+        """The objective of this run: `loss`, with the length of the longest response where it needs one."""
+        return self.loss.with_budget(self.rollout.max_new_tokens)
+
+    @property
     def row_tokens(self) -> int:
         """Length of a training row in tokens: as set, else just the longest prompt and response."""
         return self.update.row_tokens or self.rollout.max_prompt_tokens + self.rollout.max_new_tokens

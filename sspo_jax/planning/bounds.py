@@ -2,8 +2,9 @@
 
 from jax.sharding import Mesh
 
-from sspo_jax.config import TrainConfig
+from sspo_jax.config import RolloutConfig
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable, count
 from sspo_jax.planning.chips import GIB, Chip
 from sspo_jax.sampler.kv_cache import cache_bytes
@@ -23,30 +24,37 @@ def model_flops(model: QwenConfig, context: int) -> float:
     return 2.0 * weights + 2.0 * model.num_layers * model.num_heads * dim * context
 
 
-def step_flops(config: TrainConfig, model: QwenConfig) -> float:
+def step_flops(
+    model: QwenConfig, rollout: RolloutConfig, *, epochs: int, has_reference: bool, lora: LoraConfig | None
+) -> float:
     """Model FLOPs of a step whose responses are all at full length.
 
     Every token passes forward when it is sampled and when it is scored (twice with a reference policy), and each epoch
     forward and backward. A backward pass is two forward passes' worth, one for the gradients of activations and one
     for those of the weights; with LoRA the second is of the adapters alone, which the sampler has folded in.
     """
-    length = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
-    tokens = length * config.rollout.prompts * config.rollout.group_size
-    epochs, scorings = config.update.epochs, 2 if config.loss.kl_coefficient else 1
-    forward, lora = model_flops(model, length), config.model.lora
+    length = rollout.max_prompt_tokens + rollout.max_new_tokens
+    tokens = length * rollout.prompts * rollout.group_size
+    forward, scorings = model_flops(model, length), 2 if has_reference else 1
     if lora is None:
         return tokens * forward * (1 + scorings + 3 * epochs)
     adapters = 2.0 * count(Trainable(model, lora).abstract())
     return tokens * (forward * (1 + scorings + 2 * epochs) + adapters * (scorings + 3 * epochs))
 
 
-def figures(config: TrainConfig, model: QwenConfig, chip: Chip, mesh: Mesh, *, slots: int, columns: int) -> list[str]:
-    """Model FLOPs of a step, and what bounds decoding."""
-    samples = config.rollout.prompts * config.rollout.group_size
-    total = step_flops(config, model)
-    seconds = total / (mesh.size * chip.peak_tflops * 1e12)
+def figures(
+    flops: float, samples: int, model: QwenConfig, chip: Chip, mesh: Mesh, *, slots: int, columns: int
+) -> list[str]:
+    """Model FLOPs of a step, and what bounds decoding.
+
+    Args:
+      flops: of a step, by `step_flops`.
+      samples: responses of a step.
+      slots, columns: of the cache.
+    """
+    seconds = flops / (mesh.size * chip.peak_tflops * 1e12)
     lines = [
-        f"model FLOPs of a step, {samples} responses at full length: {total / 1e15:.3g} PFLOP, at the chips' peak "
+        f"model FLOPs of a step, {samples} responses at full length: {flops / 1e15:.3g} PFLOP, at the chips' peak "
         f"{seconds:.3g} s",
         decode_bound(model, chip, mesh, slots=slots, columns=columns),
     ]
@@ -68,7 +76,7 @@ def decode_bound(model: QwenConfig, chip: Chip, mesh: Mesh, *, slots: int, colum
     return (
         f"decoding {slots} slots x {columns} columns: KV cache {cache / mesh.size / GIB:.2f} GiB a chip, intensity "
         f"{flops / read:.0f} FLOP/byte where the chip balances at {chip.peak_tflops * 1e3 / chip.bandwidth_gb:.0f}: "
-        f"bound by {'memory' if memory >= compute else 'arithmetic'}, at most "
+        f"{'memory' if memory >= compute else 'compute'}-bound, at most "
         f"{slots * mesh.size / max(memory, compute):,.0f} tokens/s with a full cache"
     )
 

@@ -8,11 +8,15 @@ them. Needs `pip install "jax[tpu]"`, which brings the compiler (libtpu); no TPU
 
 from collections.abc import Callable, Sequence
 
-from sspo_jax.config import TrainConfig
+from jax.sharding import Mesh
+
+from sspo_jax.config import ModelConfig, TrainConfig
+from sspo_jax.data.tokenizer import TINY, load_tokenizer
 from sspo_jax.models.configs import QwenModel
+from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import qwen_shardings
 from sspo_jax.models.trainable import Trainable, count
-from sspo_jax.planning.bounds import figures
+from sspo_jax.planning.bounds import figures, step_flops
 from sspo_jax.planning.chips import GIB, Chip, chip_of, topology_devices
 from sspo_jax.planning.programs import (
     ROLLOUT,
@@ -22,10 +26,13 @@ from sspo_jax.planning.programs import (
     resolve_shape,
     rollout_programs,
     run_sampler,
-    train_programs,
     widest,
 )
+from sspo_jax.sampler import Sampler
+from sspo_jax.sampler.programs import TracedProgram
 from sspo_jax.sharding import batch_shards, make_mesh
+from sspo_jax.subsentences import Segmenter
+from sspo_jax.trainer.step import TrainPrograms
 
 
 def plan(
@@ -40,7 +47,7 @@ def plan(
     config.check_numbers()
     devices = topology_devices(topology, slices)
     mesh = make_mesh(config.mesh, devices)
-    model = resolve_shape(config)
+    model = resolve_shape(config.model)
     qwen_shardings(model, mesh)
     shards = batch_shards(mesh)
     if config.update.micro_rows % shards:
@@ -50,38 +57,59 @@ def plan(
         )
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
     report(f"{model.num_parameters / 1e9:.2f} B parameters on {topology} x {slices}: {len(devices)} devices, {sizes}")
-    for line in _settings(config, model):
+    for line in _settings(model, config.update.micro_rows, config.row_tokens, config.model.lora):
         report(line)
-    sampler = run_sampler(config, model, mesh)
-    rollout = widest(rollout_programs(config, sampler, mesh).values())
-    trainer = train_programs(config, model, mesh)
-    training = trainer.programs_for(micro_rows=config.update.micro_rows, row_tokens=config.row_tokens)
-    resident = residents(config, model, mesh, rollout)
+    lora, has_reference = config.model.lora, bool(config.loss.kl_coefficient)
+    sampler, sampling, training = traced(config, model, mesh)
+    rollout = widest(sampling.values())
+    resident = residents(model, mesh, rollout, lora=lora, has_reference=has_reference)
     programs = []
     ordered = {"optimizer": training["optimizer"], **rollout, "update": training["update"]}  # it compiles longest
     for program in compile_programs(ordered, resident, mesh):
         programs.append(program)
         report(_line(program, chip))
     report("scoring old log-probs runs the update program without its backward pass")
-    slots = sampler.num_slots(config.rollout.prompts * config.rollout.group_size)
+    samples = config.rollout.prompts * config.rollout.group_size
+    slots = sampler.num_slots(samples)
     if rollout:
         columns = rollout["decode"].arguments[1][0][0].shape[-1]
-        for line in figures(config, model, chip, mesh, slots=slots, columns=columns):
+        epochs = config.update.epochs
+        flops = step_flops(model, config.rollout, epochs=epochs, has_reference=has_reference, lora=lora)
+        for line in figures(flops, samples, model, chip, mesh, slots=slots, columns=columns):
             report(line)
-    for line in verdict(programs, config, chip, shards=shards, slots=slots):
+    for line in verdict(programs, chip, config.model, micro_rows=config.update.micro_rows, shards=shards, slots=slots):
         report(line)
     return programs
 
 
-def _settings(config: TrainConfig, model: QwenModel) -> list[str]:
+def traced(
+    config: TrainConfig, model: QwenModel, mesh: Mesh
+) -> tuple[Sampler, dict[str, TracedProgram], dict[str, TracedProgram]]:
+    """The run's sampler, the programs of a rollout, and those of training, traced as the run calls them."""
+    lora = config.model.lora
+    sampler = run_sampler(config.model.tokenizer or config.model.path or "", config.rollout, model, mesh)
+    training = TrainPrograms(
+        config=model,
+        objective=config.objective,
+        optimizer_config=config.optimizer,
+        segmenter=Segmenter.from_tokenizer(load_tokenizer(TINY)),  # segmenting is not planned: any tokenizer will do
+        mesh=mesh,
+        temperature=config.rollout.temperature,
+        lora=lora,
+    )
+    return (
+        sampler,
+        rollout_programs(config.rollout, lora, sampler, mesh),
+        training.programs_for(micro_rows=config.update.micro_rows, row_tokens=config.row_tokens),
+    )
+
+
+def _settings(model: QwenModel, micro_rows: int, row_tokens: int, lora: LoraConfig | None) -> list[str]:
     """What decides the size of the update, in words."""
-    compute = model.compute
-    lines = [
-        f"micro-batch {config.update.micro_rows} x {config.row_tokens} tokens, remat {compute.remat}, {compute.dtype}"
-    ]
-    if config.model.lora is not None:
-        trained = count(Trainable(model, config.model.lora).abstract())
-        lines.append(f"LoRA of rank {config.model.lora.rank}: {trained / 1e6:.1f} M parameters are trained")
+    lines = [f"micro-batch {micro_rows} x {row_tokens} tokens, remat {model.compute.remat}, {model.compute.dtype}"]
+    if lora is not None:
+        trained = count(Trainable(model, lora).abstract())
+        lines.append(f"LoRA of rank {lora.rank}: {trained / 1e6:.1f} M parameters are trained")
     return lines
 
 
@@ -101,11 +129,12 @@ def fits(programs: Sequence[PlannedProgram], chip: Chip) -> bool:
 
 
 def verdict(
-    programs: Sequence[PlannedProgram], config: TrainConfig, chip: Chip, *, shards: int, slots: int
+    programs: Sequence[PlannedProgram], chip: Chip, model: ModelConfig, *, micro_rows: int, shards: int, slots: int
 ) -> list[str]:
     """Fits or not, by how much, and what to change.
 
     Args:
+      micro_rows: rows of a micro-batch.
       shards: of the batch.
       slots: responses decoded at once.
     """
@@ -115,13 +144,13 @@ def verdict(
         return [f"FITS: {worst.name} leaves {(limit - worst.total) / GIB:.2f} GiB a chip free"]
     by = "" if worst.refusal else f" by {(worst.total - limit) / GIB:.2f} GiB a chip"
     advice = []
-    if worst.name == "update" and config.update.micro_rows > shards:
-        advice.append(f"--update.micro-rows {max(shards, config.update.micro_rows // 2)}")
-    if worst.name == "update" and config.model.remat != "full":
+    if worst.name == "update" and micro_rows > shards:
+        advice.append(f"--update.micro-rows {max(shards, micro_rows // 2)}")
+    if worst.name == "update" and model.remat != "full":
         advice.append("--model.remat full")
     if worst.name in ROLLOUT and worst.name != "weights":
         advice.append(f"--rollout.slots {max(shards, slots // 2)}")
     advice.append("more shards of the parameters (--mesh.fsdp, --mesh.tensor) or more chips")
-    if config.model.lora is None:
+    if model.lora is None:
         advice.append("adapters instead of all weights (--model.lora.rank 16)")
     return [f"DOES NOT FIT: {worst.name} is over{by}; try {', or '.join(advice)}"]

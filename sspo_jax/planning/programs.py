@@ -11,17 +11,16 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from sspo_jax.config import TrainConfig
+from sspo_jax.config import ModelConfig, RolloutConfig
 from sspo_jax.data.tokenizer import TINY, load_tokenizer
 from sspo_jax.models.configs import HUB_NAMES, QWEN_END_TOKENS, QwenModel, config_from_hf
 from sspo_jax.models.end_tokens import end_tokens
+from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable
 from sspo_jax.optimizer import abstract_state
 from sspo_jax.sampler import LocalEngine, Sampler
 from sspo_jax.sampler.programs import TracedProgram
-from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.rollout_engine import rollout_sampling
-from sspo_jax.trainer.step import TrainPrograms
 
 ROLLOUT = ("weights", "prefill", "insert", "resize", "decode")
 """Kinds of programs of the rollout that are planned, each with the widest that a step meets."""
@@ -49,13 +48,12 @@ class PlannedProgram:
         return self.arguments + self.temporaries + self.resident
 
 
-def resolve_shape(config: TrainConfig) -> QwenModel:
+def resolve_shape(chosen: ModelConfig) -> QwenModel:
     """The experiment's model without its weights: given, of a local checkpoint, or a known name on the Hub.
 
     Raises:
       ValueError: none of these.
     """
-    chosen = config.model
     if chosen.path is None:
         if chosen.shape is None:
             raise ValueError("no model: set --model.path to a checkpoint, or model.shape in the experiment file")
@@ -70,40 +68,32 @@ def resolve_shape(config: TrainConfig) -> QwenModel:
     )
 
 
-def run_sampler(config: TrainConfig, model: QwenModel, mesh: Mesh) -> Sampler:
-    """The sampler of the run's rollouts. A tokenizer on the Hub is not fetched for it: it is Qwen's."""
-    spec = config.model.tokenizer or config.model.path or ""
+def run_sampler(spec: str, rollout: RolloutConfig, model: QwenModel, mesh: Mesh) -> Sampler:
+    """The sampler of the run's rollouts.
+
+    Args:
+      spec: directory or name of the tokenizer; one on the Hub is not fetched: it is taken for Qwen's.
+    """
     is_here = spec == TINY or (pathlib.Path(spec) / "tokenizer.json").is_file()
     declared = model.eos_token_ids if is_here else QWEN_END_TOKENS
-    ends = end_tokens(load_tokenizer(spec) if is_here else None, declared, own=config.rollout.stop_token_ids)
-    engine = LocalEngine(model, slots=config.rollout.slots, mesh=mesh)
-    return engine.sampler(rollout_sampling(config.rollout, ends))
+    ends = end_tokens(load_tokenizer(spec) if is_here else None, declared, own=rollout.stop_token_ids)
+    engine = LocalEngine(model, slots=rollout.slots, mesh=mesh)
+    return engine.sampler(rollout_sampling(rollout, ends))
 
 
-def train_programs(config: TrainConfig, model: QwenModel, mesh: Mesh) -> TrainPrograms:
-    """The training programs of the run. Cutting into subsentences is not planned: any tokenizer makes them complete."""
-    return TrainPrograms(
-        config=model,
-        objective=config.loss.with_budget(config.rollout.max_new_tokens),
-        optimizer_config=config.optimizer,
-        segmenter=Segmenter.from_tokenizer(load_tokenizer(TINY)),
-        mesh=mesh,
-        temperature=config.rollout.temperature,
-        lora=config.model.lora,
-    )
-
-
-def rollout_programs(config: TrainConfig, sampler: Sampler, mesh: Mesh) -> dict[str, TracedProgram]:
+def rollout_programs(
+    rollout: RolloutConfig, lora: LoraConfig | None, sampler: Sampler, mesh: Mesh
+) -> dict[str, TracedProgram]:
     """All that a step's rollout compiles with prompts and responses at full length; none where a server samples."""
-    if config.rollout.server is not None:
+    if rollout.server is not None:
         return {}
     model = sampler.config
     assert isinstance(model, QwenModel)
     return sampler.programs_for(
-        Trainable(model, config.model.lora).abstract_policy(mesh),
-        num_prompts=config.rollout.prompts,
-        prompt_tokens=config.rollout.max_prompt_tokens,
-        group_size=config.rollout.group_size,
+        Trainable(model, lora).abstract_policy(mesh),
+        num_prompts=rollout.prompts,
+        prompt_tokens=rollout.max_prompt_tokens,
+        group_size=rollout.group_size,
     )
 
 
@@ -121,17 +111,24 @@ def _bytes(program: TracedProgram) -> int:
     return bytes_per_device((program.arguments, program.results))
 
 
-def residents(config: TrainConfig, model: QwenModel, mesh: Mesh, rollout: dict[str, TracedProgram]) -> dict[str, int]:
+def residents(
+    model: QwenModel,
+    mesh: Mesh,
+    rollout: dict[str, TracedProgram],
+    *,
+    lora: LoraConfig | None,
+    has_reference: bool,
+) -> dict[str, int]:
     """Bytes per device that the run keeps beside the arguments of each program.
 
     Args:
       rollout: the widest programs of the rollout.
     """
-    state, base = abstract_state(model, mesh, lora=config.model.lora), Trainable(model, config.model.lora).abstract_base
+    state, base = abstract_state(model, mesh, lora=lora), Trainable(model, lora).abstract_base
     params, optimizer, frozen = state["params"], bytes_per_device(state["optimizer"]), base(mesh)
     size = bytes_per_device
     # The reference policy of a KL term is frozen where training began; with LoRA it is adapters of zeros.
-    reference = size(params) if config.loss.kl_coefficient else 0
+    reference = size(params) if has_reference else 0
     found = {"optimizer": size(frozen) + reference, "update": optimizer + reference}
     if "decode" not in rollout:
         return found

@@ -68,7 +68,17 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         provenance=inputs.provenance,
     )
     try:
-        show_plan(display, inputs, config, experiment=experiment, path=directory.path)
+        show_plan(
+            display,
+            inputs,
+            title=f"{experiment}: {type(config.loss).__name__}, {config.steps} steps",
+            rollout=config.rollout,
+            update=config.update,
+            row_tokens=config.row_tokens,
+            lora=config.model.lora,
+            has_warm_start=config.warm_start is not None,
+            path=directory.path,
+        )
         advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
         with Watch(advice), Grader(config.reward.within(config.rollout.max_new_tokens), inputs.tokenizer) as grader:
             trainer = Trainer(config, inputs, directory, display, grader)
@@ -119,7 +129,7 @@ class Trainer:
         )
         self.programs = TrainPrograms(
             config=inputs.model,
-            objective=config.loss.with_budget(config.rollout.max_new_tokens),
+            objective=config.objective,
             optimizer_config=config.optimizer,
             segmenter=inputs.segmenter,
             mesh=inputs.mesh,

@@ -4,38 +4,48 @@ import pathlib
 
 import jax
 
-from sspo_jax.config import ServerConfig, TrainConfig
+from sspo_jax.config import RolloutConfig, ServerConfig, UpdateConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable, count
 from sspo_jax.runs.display import Display
 from sspo_jax.trainer.setup import RunInputs
 
 
-def show_plan(display: Display, inputs: RunInputs, config: TrainConfig, *, experiment: str, path: pathlib.Path) -> None:
+def show_plan(
+    display: Display,
+    inputs: RunInputs,
+    *,
+    title: str,
+    rollout: RolloutConfig,
+    update: UpdateConfig,
+    row_tokens: int,
+    lora: LoraConfig | None,
+    has_warm_start: bool,
+    path: pathlib.Path,
+) -> None:
     """The first thing a run prints."""
-    rollout, update = config.rollout, config.update
     samples = rollout.prompts * rollout.group_size
     axes = {axis: size for axis, size in inputs.mesh.shape.items() if size > 1}
     device = jax.devices()[0]
     origin = str(inputs.model_path) if inputs.model_path else "random weights"
-    if config.warm_start:
+    if has_warm_start:
         origin += ", then a supervised warm start"
     dropped = f", {inputs.dropped} left out for their length" if inputs.dropped else ""
     display.table(
-        f"{experiment}: {type(config.loss).__name__}, {config.steps} steps",
+        title,
         [
             (
                 "model",
                 f"{inputs.model.num_parameters / 1e6:,.2f} M parameters ({origin}), {inputs.model.compute.dtype}",
             ),
-            *_adapters(inputs, config.model.lora),
+            *_adapters(inputs, lora),
             ("data", f"{inputs.data.name}, {len(inputs.data):,} problems{dropped}"),
             ("devices", f"{inputs.mesh.size} x {device.device_kind} ({device.platform}), mesh {axes or 'of one'}"),
             (
                 "step",
                 f"{rollout.prompts} problems x {rollout.group_size} samples, at most "
                 f"{samples * rollout.max_new_tokens:,} sampled tokens; {update.per_rollout * update.epochs} updates "
-                f"in micro-batches of {update.micro_rows} x {config.row_tokens} tokens",
+                f"in micro-batches of {update.micro_rows} x {row_tokens} tokens",
             ),
             *_sampling(rollout.server),
             ("written to", str(path)),
@@ -45,9 +55,9 @@ def show_plan(display: Display, inputs: RunInputs, config: TrainConfig, *, exper
 
 def _sampling(server: ServerConfig | None) -> list[tuple[str, str]]:
     if server is None:
-        return [("programs", "prefill and decode per cache size; training 1, optimizer 2, segmenter 1")]
+        return [("to compile", "about 4 programs of training, and those of a rollout for each size of the cache")]
     return [
-        ("programs", "training 1, optimizer 2, segmenter 1"),
+        ("to compile", "about 4 programs of training"),
         ("sampled by", f"{server.url} ({server.protocol}), at most {server.concurrency} requests at once"),
     ]
 

@@ -19,7 +19,8 @@ from sspo_jax.data.problems import iterate
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import init_qwen
 from sspo_jax.models.trainable import Trainable
-from sspo_jax.planning.programs import resolve_shape, rollout_programs, run_sampler, train_programs
+from sspo_jax.planning.plan import traced
+from sspo_jax.planning.programs import resolve_shape
 from sspo_jax.sampler.programs import CompiledPrograms, readable
 from sspo_jax.sharding import MeshConfig, make_mesh
 from sspo_jax.trainer.batch import pack_rows
@@ -105,11 +106,8 @@ def real(config: TrainConfig) -> dict[str, list[list[Any]]]:
 
 def planned(config: TrainConfig) -> dict[str, list[list[Any]]]:
     """What planning traces for the same."""
-    mesh, model = make_mesh(config.mesh), resolve_shape(config)
-    rollout = rollout_programs(config, run_sampler(config, model, mesh), mesh)
-    training = train_programs(config, model, mesh).programs_for(
-        micro_rows=config.update.micro_rows, row_tokens=config.row_tokens
-    )
+    mesh, model = make_mesh(config.mesh), resolve_shape(config.model)
+    _, rollout, training = traced(config, model, mesh)
     return {name: described(program.arguments) for name, program in {**rollout, **training}.items()}
 
 

@@ -92,13 +92,16 @@ def test_step_flops_by_hand():
     pass has no gradients of the weights: 4; and 2 FLOPs for each of an adapter's, scored once and 3 in the update.
     """
     config = tiny()
-    model = resolve_shape(config)
+    model = resolve_shape(config.model)
     forward = bounds.model_flops(model, 56)
-    assert bounds.step_flops(config, model) == 896 * 5 * forward
-    penalised = dataclasses.replace(config, loss=dataclasses.replace(config.loss, kl_coefficient=0.1))
-    assert bounds.step_flops(penalised, model) == 896 * 6 * forward
-    adapted = tiny(lora=LoraConfig(rank=2))
-    assert bounds.step_flops(adapted, model) == 896 * (4 * forward + 4 * 2 * ADAPTERS)
+
+    def flops(*, has_reference: bool = False, lora: LoraConfig | None = None) -> float:
+        epochs = config.update.epochs
+        return bounds.step_flops(model, config.rollout, epochs=epochs, has_reference=has_reference, lora=lora)
+
+    assert flops() == 896 * 5 * forward
+    assert flops(has_reference=True) == 896 * 6 * forward
+    assert flops(lora=LoraConfig(rank=2)) == 896 * (4 * forward + 4 * 2 * ADAPTERS)
 
 
 MEASURE = """
@@ -106,6 +109,7 @@ import dataclasses, json
 import jax
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.planning import programs as planning
+from sspo_jax.planning.plan import traced
 from sspo_jax.sharding import MeshConfig, make_mesh
 from tests.trainer.conftest import small
 
@@ -117,11 +121,12 @@ for name, config, compiled in (
     ("plain", plain, ()),
     ("penalised", dataclasses.replace(plain, loss=dataclasses.replace(plain.loss, kl_coefficient=0.1)), ("update",)),
 ):
-    model = planning.resolve_shape(config)
-    rollout = planning.rollout_programs(config, planning.run_sampler(config, model, mesh), mesh)
+    model = planning.resolve_shape(config.model)
+    update = dataclasses.replace(config.update, micro_rows=8, row_tokens=64)
+    _, rollout, training = traced(dataclasses.replace(config, update=update), model, mesh)
     rollout = planning.widest(rollout.values())
-    resident = planning.residents(config, model, mesh, rollout)
-    training = planning.train_programs(config, model, mesh).programs_for(micro_rows=8, row_tokens=64)
+    has_reference = bool(config.loss.kl_coefficient)
+    resident = planning.residents(model, mesh, rollout, lora=config.model.lora, has_reference=has_reference)
     with jax.set_mesh(mesh):
         found[name] = {
             kind: [
@@ -151,7 +156,7 @@ def test_with_lora_the_optimizer_is_of_the_adapters_and_the_weights_are_kept_in_
     """4 bytes of an adapter's weight, 8 of its moments, 2 of a frozen weight."""
     lora = measured["lora"]
     adapters = 4 * ADAPTERS
-    base = 2 * resolve_shape(tiny()).num_parameters
+    base = 2 * resolve_shape(tiny().model).num_parameters
     state = 2 * adapters + 8  # and the counts of Adam and of the schedule
     usable = 2 * (512 * 32 + 32)  # the embedding and the last norm: the sampler takes them as they are
     assert {name: beside for name, (beside, _) in lora.items()} == {
@@ -174,7 +179,7 @@ def test_with_lora_the_optimizer_is_of_the_adapters_and_the_weights_are_kept_in_
 
 def test_a_reference_policy_takes_its_place(measured):
     """Float32 weights once more beside every program; the loss finds its log-probs in the batch."""
-    weights = 4 * resolve_shape(tiny()).num_parameters
+    weights = 4 * resolve_shape(tiny().model).num_parameters
     for name, (beside, _) in measured["penalised"].items():
         assert beside - measured["plain"][name][0] == weights, name
     assert measured["penalised"]["update"][1] > 2 * weights
@@ -203,25 +208,25 @@ def test_what_is_planned_is_what_a_step_compiles(case, devices):
 
 
 def test_verdict_names_what_is_free_or_missing():
-    config = load_experiment("qwen25_math_1p5b_sspo")
-    assert planning.verdict([program("update", 12.0), program("decode", 3.0)], config, CHIP, shards=4, slots=384) == [
-        "FITS: update leaves 3.75 GiB a chip free"
-    ]
-    (line,) = planning.verdict([program("update", 17.0), program("decode", 3.0)], config, CHIP, shards=4, slots=384)
+    model = load_experiment("qwen25_math_1p5b_sspo").model
+
+    def lines(*programs: PlannedProgram, shards: int = 4) -> list[str]:
+        return planning.verdict(programs, CHIP, model, micro_rows=8, shards=shards, slots=384)
+
+    assert lines(program("update", 12.0), program("decode", 3.0)) == ["FITS: update leaves 3.75 GiB a chip free"]
+    (line,) = lines(program("update", 17.0), program("decode", 3.0))
     assert line.startswith("DOES NOT FIT: update is over by 1.25 GiB a chip; try --update.micro-rows 4,")
-    (line,) = planning.verdict([program("update", 12.0), program("decode", 17.0)], config, CHIP, shards=4, slots=384)
+    (line,) = lines(program("update", 12.0), program("decode", 17.0))
     assert "decode is over by 1.25 GiB a chip; try --rollout.slots 192" in line
-    (line,) = planning.verdict(
-        [program("update", 0.0, "exceeds"), program("decode", 15.0)], config, CHIP, shards=8, slots=384
-    )
+    (line,) = lines(program("update", 0.0, "exceeds"), program("decode", 15.0), shards=8)
     assert line.startswith("DOES NOT FIT: update is over; try more shards")
 
 
 def test_known_names_need_no_files():
     config = load_experiment("qwen25_math_1p5b_sspo")
-    shape = resolve_shape(config)
+    shape = resolve_shape(config.model)
     assert (shape.num_layers, shape.compute.remat, shape.compute.dtype) == (28, "full", "bfloat16")
-    unknown = dataclasses.replace(config, model=dataclasses.replace(config.model, path="Qwen/Unknown"))
+    unknown = dataclasses.replace(config.model, path="Qwen/Unknown")
     with pytest.raises(ValueError, match=r"'Qwen/Unknown' is no directory.*Qwen/Qwen2.5-Math-1.5B"):
         resolve_shape(unknown)
 
@@ -299,8 +304,9 @@ model = dataclasses.replace(config.model, path=None, shape=shape, tokenizer="tin
 config = dataclasses.replace(config, model=model, rollout=rollout)
 mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), chips.topology_devices("v5e:2x2", 1))
 sizes = {"cache": cache_bytes(shape, 64, 2048, "bfloat16") / 4}
-computed = planning.resolve_shape(config)
-traced = planning.rollout_programs(config, planning.run_sampler(config, computed, mesh), mesh)
+computed = planning.resolve_shape(config.model)
+sampler = planning.run_sampler("tiny", config.rollout, computed, mesh)
+traced = planning.rollout_programs(config.rollout, None, sampler, mesh)
 for name, program in planning.widest(traced.values()).items():
     if name in ("insert", "resize", "decode"):
         with jax.set_mesh(mesh):
