@@ -107,9 +107,7 @@ _CHECKED = re.compile(
 )
 _AS_DESIRED = re.compile(r",? as (?:desired|required|claimed|wanted|needed|stated)$", re.IGNORECASE)
 _BOLD_AT_END = re.compile(r"(?:\\mathbf\s*\{[^{}]*\}[}\s]*\$|\w\*\*)$")
-_JOINED = re.compile(
-    r"\s*(?:,|;|(?:,\s*)?\b(?:and|or)\b|、|和|或)?\s*(?:\\q?quad)?\s*(?:(?:and|or)\s+)?(?:also\s+)?", re.IGNORECASE
-)
+_JOINED = re.compile(r"(?:,|;|、|和|或)? ?(?:\\q?quad)? ?(?:and|or)? ?(?:\\q?quad)? ?(?:also)?", re.IGNORECASE)
 _OR, _COMMA_AND = re.compile(r"\bor\b"), re.compile(r",\s*and\b")
 _MOST_JOINED = 40
 _NO_EQUALITY = re.compile(r"[<>]|\\(?:neq?|leq?|geq?|leqslant|geqslant|equiv|mid|nmid|in|notin)\b")
@@ -297,7 +295,7 @@ def _run_of_formulas(text: str) -> list[str]:
         between = text[formula.end : start]
         if found and not between.strip():
             return found  # two formulas side by side are no list
-        if len(between) > 40 or not _JOINED.fullmatch(between) or (not found and between.strip()):
+        if len(between) > 40 or not _JOINED.fullmatch(" ".join(between.split())) or (not found and between.strip()):
             break
         found.insert(0, formula.content)
         start = formula.start

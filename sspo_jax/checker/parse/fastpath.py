@@ -7,7 +7,7 @@ that are equal never become integers at all, so 100,000 digits cost no more than
 import re
 
 _NUMBER = re.compile(
-    r"\s*(?:\$\s*)?(?:(?P<sign>[-+])\s*)?(?:\\\$\s*)?"
+    r"(?:\$\s*)?(?:(?P<sign>[-+])\s*)?(?:\\\$\s*)?(?=[\d.\\])"
     r"(?:(?P<whole>\d{1,3}(?:(?:,|\{,\}|,?\\[,!] ?)\d{3})+|\d+)?(?:\.(?P<decimals>\d*))?"
     r"|\\[dtc]?frac\s*\{\s*(?P<top>-?\d+)\s*\}\s*\{\s*(?P<bottom>-?\d+)\s*\}"
     r"|(?P<left>\d+)\s*/\s*(?P<right>\d+))\s*(?:\.\s*)?(?:\$\s*)?",
@@ -24,7 +24,7 @@ def plain_number(text: str) -> PlainNumber | None:
     >>> plain_number("-0.50"), plain_number(r"\\frac{3}{-4}"), plain_number("2 or 3")
     ((True, '5', '1', 1), (True, '3', '4', 0), None)
     """
-    match = _NUMBER.fullmatch(text)
+    match = _NUMBER.fullmatch(text.strip())
     if match is None:
         return None
     negative = match["sign"] == "-"

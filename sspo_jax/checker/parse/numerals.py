@@ -1,13 +1,11 @@
 """Digits as exact numbers: decimals, repeating decimals, digits in a base."""
 
-import re
 from fractions import Fraction
 
 from ..expression import Kind, Node, ParseError, number
 from .fastpath import digits_to_int
 
 _LONGEST_TAIL = 80  # of the digits before an ellipsis that are searched for what repeats
-_REPEATED_TAIL = re.compile(r"(\d+?)\1+$")
 _MOST_DIGITS_IN_BASE = 4000
 
 
@@ -33,14 +31,27 @@ def repeating(mantissa: str, block: str | None) -> Node:
     """`0.1\\overline{6}` as ("0.1", "6"); with None for the block, what the end of the mantissa repeats: `0.333...`."""
     whole, _, fixed = mantissa.partition(".")
     if block is None:
-        found = _REPEATED_TAIL.search(fixed, max(0, len(fixed) - _LONGEST_TAIL))
-        if found is None:
+        start, size = _repeated_tail(fixed[-_LONGEST_TAIL:])
+        if not size:
             raise ParseError(f"{mantissa}... does not show what repeats")
-        fixed, block = fixed[: found.start()], str(found[1])
+        start += max(0, len(fixed) - _LONGEST_TAIL)
+        fixed, block = fixed[:start], fixed[start : start + size]
     if not block.isdigit():
         raise ParseError(f"expected a repeating block of digits, found {block!r}")
     scale = 10 ** len(fixed)
     return number(decimal(f"{whole or 0}.{fixed}0") + Fraction(int(block), scale * (10 ** len(block) - 1)))
+
+
+def _repeated_tail(digits: str) -> tuple[int, int]:
+    """Where the longest repetition at the end of some digits begins, and the length of its block; 0 for none."""
+    best = (len(digits), 0)
+    for size in range(1, len(digits) // 2 + 1):
+        block, start = digits[-size:], len(digits)
+        while start >= size and digits[start - size : start] == block:
+            start -= size
+        if len(digits) - start >= 2 * size and start < best[0]:
+            best = (start, size)
+    return best
 
 
 def based(digits: str, base: int) -> Node:

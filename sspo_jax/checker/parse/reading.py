@@ -48,7 +48,7 @@ def has_two_readings(answer: str) -> bool:
 
 
 def _trees(answer: str, plain_commas: bool, max_depth: int) -> list[Node]:
-    text = join_thousands(tidy(fold(answer)), plain_commas=plain_commas)
+    text = join_thousands(" ".join(tidy(fold(answer)).split()), plain_commas=plain_commas)
     if not text:
         raise ParseError("the answer is empty")
     text = _REMARKS.sub("", text) if _MAY_REMARK.search(text) else text

@@ -147,7 +147,7 @@ MULTIPLIERS = {
     "百万": 10**6, "千万": 10**7, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
     "halves": _F(1, 2), "thirds": _F(1, 3), "quarters": _F(1, 4), "fourths": _F(1, 4), "fifths": _F(1, 5),
     "sixths": _F(1, 6), "sevenths": _F(1, 7), "eighths": _F(1, 8), "ninths": _F(1, 9), "tenths": _F(1, 10),
-    "hundredths": _F(1, 100), "thousandths": _F(1, 1000),
+    "tens": 10, "hundreds": 100, "thousands": 1000, "scores": 20, "hundredths": _F(1, 100), "thousandths": _F(1, 1000),
 }  # fmt: skip
 """Words after a number that multiply it."""
 ABBREVIATIONS = frozenset(
@@ -172,7 +172,7 @@ _NO_UNIT_WORDS = frozenset(
     names(
         "is are was were be been not no nor non maybe perhaps possibly probably and or if when than less fewer least "
         "most greater larger smaller bigger at about over under above below choose mod modulo to from by with without "
-        "factorial pi root roots plus minus negative positive infinity squared cubed power powers maximum minimum max "
+        "factorial pi root plus minus negative positive infinity squared cubed power powers maximum minimum max "
         "min but wrong false true correct incorrect cannot never none neither either it that this i you we he she they "
         "halves thirds half third one two three four five six seven eight nine ten eleven twelve zero hundredth "
         "degree? sqrt multiples multiple divides factors mean between up down almost nearly approximately "
