@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar
 import jax
 import numpy as np
 
+from sspo_jax.files import DiskFullError
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,8 @@ class ProcessesNotFoundError(ConnectionError):
 
 
 _ERRORS: dict[str, type[Exception]] = {
-    error.__name__: error for error in (ValueError, OSError, FileNotFoundError, FileExistsError, ConnectionError)
+    error.__name__: error
+    for error in (ValueError, OSError, FileNotFoundError, FileExistsError, ConnectionError, DiskFullError)
 }
 
 
