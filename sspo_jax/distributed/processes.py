@@ -14,8 +14,6 @@ from typing import Any, Literal, TypeVar
 import jax
 import numpy as np
 
-from sspo_jax.files import DiskFullError
-
 T = TypeVar("T")
 
 
@@ -24,8 +22,7 @@ class ProcessesNotFoundError(ConnectionError):
 
 
 _ERRORS: dict[str, type[Exception]] = {
-    error.__name__: error
-    for error in (ValueError, OSError, FileNotFoundError, FileExistsError, ConnectionError, DiskFullError)
+    error.__name__: error for error in (ValueError, OSError, FileNotFoundError, FileExistsError, ConnectionError)
 }
 
 

@@ -9,10 +9,12 @@ the files (a disk that does not answer, memory that runs out) is no damage: it e
 import contextlib
 import dataclasses
 import errno
+import gc
 import json
 import logging
 import os
 import pathlib
+import sys
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -206,6 +208,8 @@ class Checkpoints:
         except Exception as error:
             problem = _brief(error)
             other = None if is_damage(error) else error
+        if problem is not None:
+            _collect_silently()
         reports = gather([problem, other is not None])
         if other is not None:
             raise other
@@ -280,6 +284,16 @@ def _meta_digest(meta: dict[str, Any]) -> int:
     digests = {path: value for path, value in meta["digest"].items() if path != "meta"}
     content = [meta["step"], meta["data"], digests, *([meta["unrecorded"]] if "unrecorded" in meta else [])]
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _collect_silently() -> None:
+    """Frees the reads that a failed one leaves undone: each would print the traceback of an error that is known."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def _brief(error: BaseException) -> str:

@@ -16,6 +16,7 @@ Nothing here is deleted but what a resumed run does again: the rows, texts and s
 
 import dataclasses
 import datetime
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -350,7 +351,8 @@ def _check_space(path: pathlib.Path) -> None:
     free = shutil.disk_usage(path).free
     if free < _MIN_FREE_BYTES:
         raise DiskFullError(
-            f"{path} has {free / 1e6:.0f} MB free, want at least {_MIN_FREE_BYTES / 1e6:.0f}: free some"
+            f"{os.strerror(errno.ENOSPC)} in {path}: {free / 1e6:.0f} MB free, want at least "
+            f"{_MIN_FREE_BYTES / 1e6:.0f}: free some"
         )
 
 
