@@ -7,6 +7,7 @@ JSON lines are split at "\\n" and nowhere else: a JSON string may hold U+2028, U
 `str.splitlines` breaks. Whatever cannot be read raises one kind of error, a ValueError that names file and line.
 """
 
+import errno
 import json
 import math
 import os
@@ -24,11 +25,46 @@ _OTHER_FORMATS = {
     b"\xff\xfe": "UTF-16: convert it to UTF-8 first",
     b"\xfe\xff": "UTF-16: convert it to UTF-8 first",
 }
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+
+
+class DiskFullError(OSError):
+    """A file cannot be written because there is no space left; there may be, once some is freed."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, says that a disk or a quota is used up.
+
+    Libraries that write from C++ say so in the text of errors of their own.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, DiskFullError) or getattr(seen, "errno", None) in _NO_SPACE:
+            return True
+        if any(os.strerror(number) in str(seen) for number in _NO_SPACE):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def check_writable_name(option: str, path: str | os.PathLike[str] | None) -> None:
+    """Refuses a URL where a path is expected; call it before anything is made.
+
+    Raises:
+      ValueError: `gs://...` and the like; says what to do.
+    """
+    scheme, separator, _ = os.fspath(path or "").partition("://")
+    if separator and scheme.isalnum():
+        raise ValueError(
+            f"{option} is {os.fspath(path or '')}, a URL; expected a path on a file system, for its locks and atomic "
+            "renames. Mount the bucket (gcsfuse, s3fs) or a shared disk (NFS, Filestore), and name the path there"
+        )
 
 
 def cache_directory(subject: str) -> pathlib.Path:
     """`$SSPO_CACHE_DIR`, or `~/.cache/sspo_jax`, and below it the subject. Not created."""
+    check_writable_name("SSPO_CACHE_DIR", os.environ.get("SSPO_CACHE_DIR"))
     root = os.environ.get("SSPO_CACHE_DIR") or pathlib.Path.home() / ".cache" / "sspo_jax"
     return pathlib.Path(root) / subject
 

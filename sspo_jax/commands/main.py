@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from sspo_jax.files import is_disk_full
 from sspo_jax.host_memory import keep_freed_memory
 
 COMMANDS = {
@@ -14,7 +15,7 @@ COMMANDS = {
     "evaluate": ("sspo_jax.commands.evaluate:main", "score a checkpoint or a run on problem sets"),
     "verify": ("sspo_jax.commands.verify:main", "judge a response, or a file of them"),
     "segment": ("sspo_jax.commands.segment:main", "show how texts are cut into subsentences"),
-    "export": ("sspo_jax.runs.policy:main", "write a run's policy as a Hugging Face checkpoint"),
+    "export": ("sspo_jax.commands.export:main", "write a run's policy as a Hugging Face checkpoint"),
     "plan": ("sspo_jax.commands.plan:main", "does a run fit on TPUs that are not here"),
     "data": ("sspo_jax.commands.data:main", "overlap of training and evaluation sets; audit of golds"),
     "serve": ("sspo_jax.commands.serve:main", "an OpenAI-compatible server for a checkpoint"),
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("SSPO_TRACEBACK") or not is_explained(error):
             raise
         print(f"sspo {name}: {error}", file=sys.stderr)
-        return 75 if isinstance(error, ConnectionError) else 1  # 75: temporary, may be tried again
+        is_temporary = isinstance(error, ConnectionError) or is_disk_full(error)
+        return 75 if is_temporary else 1  # 75: it may be tried again
     except KeyboardInterrupt:
         print(f"sspo {name}: interrupted", file=sys.stderr)
         return 130

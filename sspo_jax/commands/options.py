@@ -6,6 +6,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from sspo_jax.files import check_writable_name
+
 
 def parse(config_type: Any, arguments: Sequence[str], *, prog: str, default: Any = None) -> Any:
     """Typed options of a command: `--section.field value` for every field of a (nested) dataclass.
@@ -22,13 +24,32 @@ def parse(config_type: Any, arguments: Sequence[str], *, prog: str, default: Any
         options["default"] = switch_on(default, [f"--{name}." for name in off])
         note = f"Switched on by any of their options, and off without: {', '.join(off)}." if off else ""
         options["description"] = f"{inspect.getdoc(config_type)}\n\n{note}".strip()
-    return tyro.cli(
+    parsed = tyro.cli(
         config_type,
         args=list(arguments),
         prog=prog,
         config=(tyro.conf.AvoidSubcommands,),
         **options,
     )
+    refuse_urls(parsed)
+    return parsed
+
+
+_WRITTEN = ("run_dir", "out", "output", "write", "export_directory")
+
+
+def refuse_urls(config: Any, prefix: str = "--") -> None:
+    """Refuses a URL for each option that names what is written.
+
+    Raises:
+      ValueError: as `check_writable_name`.
+    """
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            refuse_urls(value, f"{name}.")
+        elif field.name in _WRITTEN and isinstance(value, str):
+            check_writable_name(name, value)
 
 
 def switch_on(config: Any, arguments: Sequence[str]) -> Any:

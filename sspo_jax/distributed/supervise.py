@@ -1,8 +1,8 @@
 """`sspo train EXPERIMENT --supervise`: starts a run again when its process dies.
 
-A preempted host, a lost process, a killed kernel: the same command with the same run directory goes on at the last
-checkpoint. What will not get better by itself is not tried again: a wrong command line, or an error before the first
-step of an attempt.
+A preempted host, a lost process, a killed kernel, a disk without space (code 75, temporary): the same command with the
+same run directory goes on at the last checkpoint, after a wait. What will not get better by itself is not tried again:
+a wrong command line, or an error before the first checkpoint of an attempt.
 """
 
 import os

@@ -52,7 +52,7 @@ def base_directory(run: pathlib.Path, record: Mapping[str, Any], *, moved_to: st
       FileNotFoundError: it is not there.
       ValueError: what is there is not what the run was trained on.
     """
-    recorded = record["provenance"].get("base")
+    recorded = record["provenance"].get("model") or record["provenance"].get("base")  # as earlier versions call it
     if recorded is None:
         return run / "base"
     ((name, digest),) = recorded.items()

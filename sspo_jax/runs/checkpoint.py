@@ -2,13 +2,21 @@
 
 Orbax writes to a temporary name and renames, so a killed process leaves the previous checkpoint. It does not notice a
 byte that flipped on disk, nor an empty directory that looks like a step; the digests do. A step that fails them is
-left where it is under another name and the one before it is used, with a warning.
+left where it is under another name and the one before it is used, with a warning. An error that says nothing about
+the files (a disk that does not answer, memory that runs out) is no damage: it ends the start, and nothing is changed.
 """
 
+import contextlib
 import dataclasses
+import errno
+import gc
 import json
 import logging
+import os
 import pathlib
+import sys
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,12 +25,27 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt
 
 from sspo_jax.distributed.processes import any_process, gather, is_main
+from sspo_jax.files import DiskFullError, is_disk_full
 
 logger = logging.getLogger(__name__)
 
 
+def _is_told_once(record: logging.LogRecord) -> bool:
+    """False for a traceback of an error that orbax logs and then raises, or of a full disk that it leaves in a task."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or not ("orbax" in record.pathname or (record.name == "asyncio" and is_disk_full(error)))
+
+
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(_is_told_once)
+
+
 class CorruptCheckpointError(RuntimeError):
     """A checkpoint on disk is not what was saved."""
+
+
+class NoIntactCheckpointError(ValueError):
+    """There are checkpoints, and none of them can be used."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -96,46 +119,105 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Starts writing; the arrays may be donated as soon as this returns."""
+        """Starts writing; the arrays may be donated as soon as this returns.
+
+        Raises:
+          DiskFullError: there is no space left for it, or for the one before it.
+        """
         arrays = {"params": checkpoint.params, "optimizer": checkpoint.optimizer}
         meta = {"step": checkpoint.step, "data": checkpoint.data, "digest": digest(arrays)}
         if checkpoint.unrecorded is not None:
             meta["unrecorded"] = checkpoint.unrecorded
         meta["digest"]["meta"] = _meta_digest(meta)
-        self._manager.save(
-            checkpoint.step,
-            args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)),
-            force=True,
-        )
+        with self._explained():
+            self._manager.save(
+                checkpoint.step,
+                args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)),
+                force=True,
+            )
 
     def delete(self, step: int) -> None:
         """Removes a checkpoint that is on disk."""
         self._manager.delete(step)
 
     def wait(self) -> None:
-        """Returns when everything started is on disk; raises what went wrong there."""
-        self._manager.wait_until_finished()
+        """Returns when everything started is on disk; raises what went wrong there, as `save`."""
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Orbax and tensorstore report a full disk in many ways; they become one."""
+        try:
+            yield
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            raise DiskFullError(f"no space left for a checkpoint in {self._directory}") from error
+
+    def reopen(self) -> None:
+        """Gives up what is being written, removes what is half written, and can be used again."""
+        with contextlib.suppress(Exception):  # what went wrong was raised by `save` or `wait`
+            self._manager.close()
+        self._manager = self._open()
 
     def restore(self, like: dict[str, Any], *, only: int | None = None) -> Checkpoint | None:
-        """The newest checkpoint that is intact; None if there is none.
+        """The newest checkpoint that is intact; None if there is no checkpoint at all.
+
+        Newer ones that are damaged are renamed, once an intact one is found; a reader leaves them alone.
 
         Args:
           like: {"params": ..., "optimizer": ...} of `jax.ShapeDtypeStruct` with shardings: where arrays shall lie.
           only: read this step or none.
+
+        Raises:
+          NoIntactCheckpointError: there are checkpoints, and all are damaged; nothing was changed.
+          OSError: on another process a checkpoint could not be read, though it is not damaged. An error that this
+            process met goes through as it is.
         """
+        damaged: dict[int, str] = {}
         for step in reversed(self.steps if only is None else [only]):
-            checkpoint, problem = None, None
-            try:
-                checkpoint = self._read(step, like)
-            except Exception as error:
-                # Whatever orbax or tensorstore make of a damaged file, the run goes on from the step before.
-                problem = _brief(error)
-            problems = [other for other in gather(problem) if other is not None]
-            if not problems:
+            checkpoint, problem = self._read_together(step, like)
+            if checkpoint is not None:
+                for other, reason in damaged.items():
+                    logger.warning("checkpoint of step %d cannot be used, trying the one before: %s", other, reason)
+                    if not self._is_reader:
+                        self._set_aside(other)
                 return checkpoint
-            logger.warning("checkpoint of step %d cannot be used, trying the one before: %s", step, problems[0])
-            self._set_aside(step)
-        return None
+            damaged[step] = problem
+        if self._is_reader and only is None and set(steps_in(self._directory)) - set(damaged):
+            self.reopen()  # the run goes on: it has replaced what was to be read
+            return self.restore(like)
+        earlier = sorted(entry.name for entry in self._directory.glob("damaged-*")) if only is None else []
+        if not damaged and not earlier:
+            return None
+        found = [f"step {step}: {reason}" for step, reason in damaged.items()]
+        found += [f"{name}: set aside by an earlier start" for name in earlier]
+        raise NoIntactCheckpointError(
+            f"{self._directory} has checkpoints, but no intact one:\n  " + "\n  ".join(found) + "\n"
+            "Nothing was changed. Restore one from a copy; or, to begin anew on purpose, choose another --run-dir, or "
+            f"move {self._directory} to another place"
+        )
+
+    def _read_together(self, step: int, like: dict[str, Any]) -> tuple[Checkpoint | None, str]:
+        """(checkpoint, "") where it is intact on all processes, else (None, what is damaged)."""
+        checkpoint, problem, other = None, None, None
+        try:
+            checkpoint = self._read(step, like)
+        except Exception as error:
+            problem = _brief(error)
+            other = None if is_damage(error) else error
+        if problem is not None:
+            _collect_silently()
+        reports = gather([problem, other is not None])
+        if other is not None:
+            raise other
+        for process, (reason, is_other) in enumerate(reports):
+            if is_other:
+                raise OSError(f"process {process} cannot read the checkpoint of step {step}: {reason}")
+        problems = [reason for reason, _ in reports if reason is not None]
+        return (None, problems[0]) if problems else (checkpoint, "")
 
     def _read(self, step: int, like: dict[str, Any]) -> Checkpoint:
         restored = self._manager.restore(
@@ -171,20 +253,52 @@ class Checkpoints:
         self._manager = self._open()
 
     def close(self) -> None:
-        """Waits for what is being written and frees the threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for what is being written and frees the threads; raises as `wait`."""
+        with self._explained():
+            self._manager.close()
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error in reading a checkpoint says that its files are not what was written.
+
+    That is so where a digest differs, or a file is missing or malformed. Errors of the system (input and output,
+    permissions, memory) are none; tensorstore has kinds of its own for them, which it names in the text. Orbax wraps
+    both alike, so what counts is the error that the others came from.
+    """
+    if any(sign in str(error) for sign in _NOT_DAMAGE):
+        return False
+    if error.__cause__ is not None:
+        return is_damage(error.__cause__)
+    malformed = (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, EOFError)
+    return isinstance(error, (CorruptCheckpointError, *malformed))
+
+
+_NOT_DAMAGE = (
+    *("RESOURCE_EXHAUSTED", "UNAVAILABLE", "PERMISSION_DENIED", "DEADLINE_EXCEEDED", "CANCELLED"),
+    *(os.strerror(number) for number in (errno.EIO, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM)),
+    *(os.strerror(number) for number in (errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)),
+)
 
 
 def _meta_digest(meta: dict[str, Any]) -> int:
-    import zlib
-
     digests = {path: value for path, value in meta["digest"].items() if path != "meta"}
     content = [meta["step"], meta["data"], digests, *([meta["unrecorded"]] if "unrecorded" in meta else [])]
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
-def _brief(error: Exception) -> str:
-    """The first line: tensorstore explains a damaged file over several thousand characters."""
+def _collect_silently() -> None:
+    """Frees the reads that a failed one leaves undone: each would print the traceback of an error that is known."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of where it came from: tensorstore explains a damaged file over several thousand characters."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]

@@ -1,6 +1,6 @@
 """The run directory: what is in it, whose it is, and what happens when a run starts in one that exists.
 
-config.json      the resolved configuration, with commit, package versions and data digests
+config.json      the resolved configuration, with commit, package versions, digests, and what a restart changed
 metrics.jsonl    one object a step
 checkpoints/     to resume from; in checkpoints/best the policy of the best evaluation, named by checkpoints/best.json
 base/            the frozen weights of a LoRA run that started from none that are kept elsewhere
@@ -9,9 +9,13 @@ evaluations/     scores and responses of the evaluations inside the run
 weights/         what a server of rollouts loads (--rollout.server), the latest only
 tensorboard/     events
 summary.json     written when the run is complete
+earlier-N/       what was there when a run began anew in this directory
+
+Nothing here is deleted but what a resumed run does again: the rows, texts and scores of the steps after its checkpoint.
 """
 
 import datetime
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -27,7 +31,14 @@ import jax
 
 from sspo_jax import __version__
 from sspo_jax.distributed.processes import gather, is_main, on_main, together
-from sspo_jax.files import read_json, step_files, write_json, write_json_lines
+from sspo_jax.files import (
+    DiskFullError,
+    check_writable_name,
+    read_json,
+    step_files,
+    write_json,
+    write_json_lines,
+)
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.runs.metrics_file import read_metrics
 
@@ -35,8 +46,13 @@ PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"),
     *("transformers", "tokenizers", "sympy", "numpy"),
 )
-# Of one run: where it is, what is shown, what it runs on.
-_MAY_DIFFER = ("run_dir", "log", "mesh", "checkpoint", "distributed", "rollout.server")
+# Of one run: where it is, what is shown, what it runs on, and how it fits there.
+_MAY_DIFFER = (
+    *("run_dir", "log", "mesh", "checkpoint", "distributed", "rollout.server", "rollout.slots", "update.micro_rows"),
+    *("model.remat", "model.attention", "reward.workers", "reward.timeout_seconds", "reward.memory_limit_gib"),
+)
+_OF_THE_STEPS = ("metrics.jsonl", "rollouts", "evaluations", "tensorboard", "summary.json")
+_OF_A_START = ("base", "weights", "exported", "checkpoints")
 _MIN_FREE_BYTES = 64 * 1024 * 1024
 
 
@@ -51,9 +67,10 @@ class RunDirectory:
       provenance: what else must be the same when the run is resumed (digests of data, prompt and tokenizer).
 
     Raises:
-      ValueError: the directory belongs to a run with another configuration (the fields that differ are named), or it
-        holds files that are not of a run.
-      OSError: another process is running there, it cannot be written to, or the disk is full.
+      ValueError: the directory belongs to a run with another configuration (the fields that differ are named), it
+        holds files that are not of a run, or its name is a URL.
+      OSError: another process is running there, or it cannot be written to.
+      DiskFullError: there is hardly any space left.
     """
 
     def __init__(
@@ -65,6 +82,7 @@ class RunDirectory:
         model: QwenConfig,
         provenance: dict[str, Any],
     ):
+        check_writable_name("--run-dir", path)
         self._lock: IO[str] | None = None
         _same_everywhere(resolved, provenance)
         self.path = pathlib.Path(on_main(lambda: self._claim(path, resolved, experiment, model, provenance)))
@@ -116,7 +134,8 @@ class RunDirectory:
         }
         file = self.path / "config.json"
         if not file.exists():
-            foreign = [entry.name for entry in self.path.iterdir() if entry.name != "lock"]
+            own = ("lock", "config.json.part")  # a process that is killed may leave both
+            foreign = [entry.name for entry in self.path.iterdir() if entry.name not in own]
             if foreign:
                 raise ValueError(
                     f"{self.path} is not empty ({', '.join(sorted(foreign)[:3])}) and holds no config.json of a run: "
@@ -125,17 +144,53 @@ class RunDirectory:
             write_json(file, record)
             return
         before = read_json(file, advice="Restore it from a copy, or choose another --run-dir")
-        differing = [
-            f"{name}: {old!r} there, {new!r} here"
-            for part in ("config", "provenance")
-            for name, old, new in _differences(_comparable(before[part]), _comparable(record[part]))
-            if part == "provenance" or not f"{name}.".startswith(tuple(f"{field}." for field in _MAY_DIFFER))
-        ]
-        if differing:
+        changes = _changes(before, record, file)
+        refused = [change for change in changes if not change.may_differ]
+        refused += self._too_few_steps(changes)
+        if refused and not self.is_begun():
+            self._move_aside(
+                (*_OF_THE_STEPS, *_OF_A_START)
+            )  # of a start that was refused, or ended before its first step
+            write_json(file, record)
+        elif refused:
             raise ValueError(
-                f"{self.path} holds a run with another configuration:\n  " + "\n  ".join(differing) + "\n"
+                f"{self.path} holds a run with another configuration:\n  " + "\n  ".join(map(str, refused)) + "\n"
                 "To resume it, start it as it was; for another run choose another --run-dir"
             )
+        elif changes:
+            write_json(file, record | {"history": [*before.get("history", []), _entry(before, changes)]})
+
+    def is_begun(self) -> bool:
+        """Whether there is anything here that a run has come to: a checkpoint, metrics, or an evaluation."""
+        checkpoints = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return (
+            any(entry.name.isdigit() or entry.name.startswith(("damaged-", "best.json")) for entry in checkpoints)
+            or bool(read_metrics(self.metrics))
+            or bool(step_files(self.path / "evaluations", ".json"))
+        )
+
+    def _too_few_steps(self, changes: list["_Change"]) -> list["_Change"]:
+        """The change of `steps`, where the run has done more already."""
+        done = max((row["step"] for row in read_metrics(self.metrics)), default=0)
+        done = max([done, *(int(entry.name) for entry in self.checkpoints.glob("*") if entry.name.isdigit())])
+        return [
+            dataclasses.replace(change, note=f" (step {done} is done: expected at least {done})")
+            for change in changes
+            if change.name == "steps" and change.new < done
+        ]
+
+    def _move_aside(self, names: tuple[str, ...]) -> None:
+        """What another start has left goes to `earlier-N/`, under its own names."""
+        found = [self.path / name for name in names if (self.path / name).exists()]
+        if not found:
+            return
+        number = 1
+        while (self.path / f"earlier-{number}").exists():
+            number += 1
+        aside = self.path / f"earlier-{number}"
+        aside.mkdir()
+        for entry in found:
+            entry.rename(aside / entry.name)
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -160,7 +215,7 @@ class RunDirectory:
         return any(row["step"] == step for row in read_metrics(self.metrics))
 
     def forget_after(self, step: int) -> None:
-        """Removes what an interrupted run wrote about steps later than the checkpoint it resumes from."""
+        """Removes what an interrupted run wrote of the steps after the checkpoint it resumes from, which come again."""
         if not is_main():
             return
         if self.metrics.exists():
@@ -170,19 +225,89 @@ class RunDirectory:
                 if number > step:
                     file.unlink()
 
+    def keep_summary(self, step: int) -> None:
+        """Renames the summary of a run that was complete after `step` and goes on to more steps."""
+        if is_main() and (self.path / "summary.json").exists():
+            (self.path / "summary.json").rename(self.path / f"summary_step_{step:06d}.json")
+
+    def begin_anew(self) -> None:
+        """Moves what an earlier start wrote before its first checkpoint to `earlier-N/`.
+
+        The frozen weights of a LoRA run stay: they are what it starts from.
+        """
+        if is_main() and (read_metrics(self.metrics) or any(map(self._has_steps, ("rollouts", "evaluations")))):
+            self._move_aside(_OF_THE_STEPS)
+
+    def _has_steps(self, folder: str) -> bool:
+        return bool(step_files(self.path / folder, ".jsonl") or step_files(self.path / folder, ".json"))
+
     def close(self) -> None:
         """Lets other runs in."""
         if self._lock is not None:
             self._lock.close()
 
 
-def _comparable(part: dict[str, Any]) -> dict[str, Any]:
-    """Without what is done where a user's reward fails: after such an end the run may go on in another way."""
-    users = part.get("reward", {}).get("user")
-    if not users:
-        return part
-    kept = [{name: value for name, value in user.items() if name != "on_failure"} for user in users]
-    return {**part, "reward": {**part["reward"], "user": kept}}
+@dataclasses.dataclass(frozen=True)
+class _Change:
+    """A field that is not what it was when the run was started."""
+
+    name: str
+    old: Any
+    new: Any
+    may_differ: bool
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.old!r} there, {self.new!r} here{self.note}"
+
+
+def _changes(before: dict[str, Any], record: dict[str, Any], file: pathlib.Path) -> list[_Change]:
+    """What differs between the record of a run and that of this start.
+
+    Raises:
+      ValueError: the record is not one of a run.
+    """
+    changes = []
+    for part in ("config", "provenance"):
+        if not isinstance(before, dict) or not isinstance(before.get(part), dict):
+            raise ValueError(
+                f"{file}: no `{part}`, so it does not say which run this is. Restore it from a copy, or choose another "
+                "--run-dir"
+            )
+        for name, old, new in _differences(_as_recorded_now(before[part]), record[part]):
+            note = " (digest of config and weights: another model)" if name.startswith("model.") else ""
+            note = note if part == "provenance" else ""
+            changes.append(_Change(name, old, new, _may_differ(part, name, old, new), note))
+    return changes
+
+
+def _as_recorded_now(part: dict[str, Any]) -> dict[str, Any]:
+    """Digests of the model were recorded as `base`, and of LoRA runs alone."""
+    return {"model" if name == "base" else name: value for name, value in part.items()}
+
+
+def _may_differ(part: str, name: str, old: Any, new: Any) -> bool:
+    if part == "provenance":
+        return name == "model" and old is None  # recorded of all runs only since there are digests of whole models
+    within = tuple(f"{field}." for field in _MAY_DIFFER)
+    return name == "steps" or f"{name}.".startswith(within) or _is_the_same_reward(name, old, new)
+
+
+def _is_the_same_reward(name: str, old: Any, new: Any) -> bool:
+    """Whether only what is done where a user's reward fails is another: after such an end a run may go on so."""
+    if name != "reward.user" or not (isinstance(old, list) and isinstance(new, list)):
+        return False
+    old, new = ([{**user, "on_failure": None} for user in users] for users in (old, new))
+    return old == new
+
+
+def _entry(before: dict[str, Any], changes: list[_Change]) -> dict[str, Any]:
+    """What config.json keeps of a start that goes on with other settings."""
+    return {
+        "until": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "changed": {change.name: [change.old, change.new] for change in changes},
+        **{name: before.get(name) for name in ("commit", "sspo_jax", "devices", "processes", "command")},
+    }
 
 
 def _same_everywhere(resolved: dict[str, Any], provenance: dict[str, Any]) -> None:
@@ -224,7 +349,10 @@ def _check_space(path: pathlib.Path) -> None:
         raise OSError(f"cannot write to {path}: choose another --run-dir")
     free = shutil.disk_usage(path).free
     if free < _MIN_FREE_BYTES:
-        raise OSError(f"{path} has {free / 1e6:.0f} MB free, want at least {_MIN_FREE_BYTES / 1e6:.0f}: free some")
+        raise DiskFullError(
+            f"{os.strerror(errno.ENOSPC)} in {path}: {free / 1e6:.0f} MB free, expected at least "
+            f"{_MIN_FREE_BYTES / 1e6:.0f}: free some"
+        )
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:

@@ -1,9 +1,11 @@
 """What is kept of a run while it goes on: its state, metrics, best policy, and the times of its stages."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from sspo_jax.config import CheckpointConfig
@@ -16,6 +18,8 @@ from sspo_jax.runs.display import Display
 from sspo_jax.runs.metrics_file import MetricsWriter
 from sspo_jax.runs.stopwatch import Stopwatch
 from sspo_jax.runs.summary import Summary, peak_memory_bytes
+
+logger = logging.getLogger(__name__)
 
 
 class RunManager:
@@ -57,19 +61,49 @@ class RunManager:
         self._checkpoints = Checkpoints(self.directory.checkpoints, keep=self._keep)
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._checkpoints is not None:
-            self._checkpoints.close()
-            self._checkpoints = None
+        """Waits for what is being written, and frees files and threads; only `wait` raises what goes wrong there."""
+        writer, checkpoints = self._writer, self._checkpoints
+        self._writer = self._checkpoints = None
+        for part in (writer, checkpoints):
+            if part is not None:
+                try:
+                    part.close()
+                except OSError as error:
+                    logger.warning("%s", error)
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on the disk; raises what went wrong there."""
+        assert self._checkpoints is not None, "open() comes first"
+        self._checkpoints.wait()
+
+    def save_last(self, state: Checkpoint) -> OSError | None:
+        """Saves the state that the run ends with, waits, and says what prevents it.
+
+        Where the disk refuses it is tried once more, without what the first attempt has left half written.
+        """
+        assert self._checkpoints is not None, "open() comes first"
+        failure = None
+        for _ in range(2):
+            try:
+                self.save(state)
+                self.wait()
+                return None
+            except OSError as error:
+                failure = error
+            if jax.process_count() > 1:  # the others do not know, and would be waited for
+                break
+            self._checkpoints.reopen()
+            self.saved_step = max([0, *self._checkpoints.steps])
+        return failure
 
     def restore(self, like: Any) -> Checkpoint | None:
         """The newest intact state, None where the run has not saved any.
 
         Args:
           like: abstract arrays that say where each leaf goes.
+
+        Raises:
+          NoIntactCheckpointError: it has saved some, and all are damaged.
         """
         assert self._checkpoints is not None, "open() comes first"
         state = self._checkpoints.restore(like)
@@ -80,7 +114,12 @@ class RunManager:
     def begin(self, state: Checkpoint, *, is_resumed: bool) -> None:
         """Cuts the files back to `state`; what is written comes after it."""
         self.saved_step = state.step
-        self.directory.forget_after(state.step if is_resumed else -1)
+        if is_resumed:
+            self.directory.forget_after(state.step)
+            if state.step < self.steps:
+                self.directory.keep_summary(state.step)
+        else:
+            self.directory.begin_anew()
         if is_resumed and on_main(lambda: self.directory.is_recorded(state.step)):
             state.unrecorded = None  # its metrics were written after the checkpoint
         if is_main():

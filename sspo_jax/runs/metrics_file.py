@@ -1,15 +1,16 @@
 """Metrics of a step to metrics.jsonl and TensorBoard."""
 
-import json
 import math
+import os
 import pathlib
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from sspo_jax.files import read_json_lines
+from sspo_jax.files import append_json_lines, read_json_lines
 from sspo_jax.types import Max, Mean
 
 
@@ -41,6 +42,8 @@ def read_metrics(file: pathlib.Path) -> list[dict[str, Any]]:
 class MetricsWriter:
     """Appends to metrics.jsonl and, if asked, to TensorBoard events.
 
+    Everything is written by the thread that calls, so that a disk that refuses is an error there.
+
     Args:
       file: metrics.jsonl; rows already there are kept.
       tensorboard: directory of the events, or None.
@@ -48,29 +51,56 @@ class MetricsWriter:
     """
 
     def __init__(self, file: pathlib.Path, tensorboard: pathlib.Path | None, *, start: int):
-        self._stream = open(file, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
-        self._events = None
-        if tensorboard is not None:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(tensorboard), purge_step=start)
+        self._file = file
+        self._events = None if tensorboard is None else _Events(tensorboard, start)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One row; numbers only. Not-a-number has no JSON and is written as null."""
+        """One row; numbers only. Not-a-number has no JSON and is written as null.
+
+        Raises:
+          OSError: the disk is full, or out of order.
+        """
         row = {"step": step} | {
             name: float(value) if math.isfinite(value) else None for name, value in sorted(metrics.items())
         }
-        self._stream.write(json.dumps(row) + "\n")
-        self._stream.flush()
+        append_json_lines(self._file, [row])
         if self._events is not None:
-            for name, value in metrics.items():
-                self._events.add_scalar(name, value, step)
+            self._events.write(step, metrics)
 
     def close(self) -> None:
-        """Flushes both."""
-        self._stream.close()
+        """Closes the events; rows of metrics are on the disk already."""
         if self._events is not None:
             self._events.close()
+
+
+class _Events:
+    """TensorBoard events without the thread and the queue of tensorboardX, whose end a run would wait for in vain.
+
+    Args:
+      folder: of the events; made when missing.
+      start: events of this step and later ones that an earlier process wrote are hidden.
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        # Where a session starts at a step, TensorBoard hides what was written about that step and later ones before.
+        session = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(wall_time=time.time(), step=start, session_log=session))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in metrics.items():
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def host_value(metric: Mean | Max) -> float:

@@ -20,6 +20,7 @@ from sspo_jax.config import TrainConfig
 from sspo_jax.distributed.interrupt import Interrupted, StopRequest
 from sspo_jax.distributed.processes import any_process, is_main, together
 from sspo_jax.distributed.watch import Watch
+from sspo_jax.files import DiskFullError, is_disk_full
 from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.optimizer import abstract_state
@@ -33,6 +34,7 @@ from sspo_jax.runs.manager import RunManager
 from sspo_jax.runs.metrics_file import combine, host_value
 from sspo_jax.runs.stopwatch import Stopwatch
 from sspo_jax.runs.summary import Summary, show_summary
+from sspo_jax.runs.threads import ThreadDiedError, ThreadGuard
 from sspo_jax.sampler import RolloutEngine
 from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
@@ -55,6 +57,8 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
       ValueError, FileNotFoundError, OSError: before anything expensive starts; see `setup.check` and `RunDirectory`.
       ServerError: the server of rollouts is gone or of no use; the last finished step is saved.
       RewardError: a user's reward function failed; the last finished step is saved.
+      DiskFullError, OSError: a file of the run could not be written; the last finished step is saved, if it can be.
+      ThreadDiedError: a thread that works beside the run ended with an error; the last finished step is saved.
       NonFiniteError: a gradient was not finite; what was saved before that step is kept.
     """
     started, compiles = time.monotonic(), CompileLog()
@@ -82,25 +86,50 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
         with Watch(advice), Grader(config.reward.within(config.rollout.max_new_tokens), inputs.tokenizer) as grader:
             trainer = Trainer(config, inputs, directory, display, grader)
-            with trainer.stop:
+            with trainer.stop, ThreadGuard(trainer.stop) as threads:
                 completed = trainer.run()
-                summary = trainer.summary(experiment, time.monotonic() - started, compiles)
+            trainer.failure = trainer.failure or threads.failure
+            if trainer.failure is not None and not _is_shared(trainer.failure):
+                raise _with_state(trainer) from trainer.failure  # inside, so that other processes hear of it
+            summary = trainer.summary(experiment, time.monotonic() - started, compiles)
     finally:
         directory.close()
-    if completed:
-        if is_main():
-            summary.write(directory.path / "summary.json")
-        show_summary(display, summary, directory.path)
-        return summary
-    stopped = (
-        f"stopped after step {trainer.state.step}, saved in {directory.path}; the same --run-dir resumes it"
-        if trainer.state.step
-        else f"stopped before the first step was done; the same --run-dir, {directory.path}, begins again"
-    )
     if trainer.failure is not None:
-        raise type(trainer.failure)(f"{trainer.failure}\n{stopped}") from trainer.failure
-    display.say(stopped)
+        raise _with_state(trainer) from trainer.failure
+    if completed:
+        file = directory.path / "summary.json"
+        if is_main() and (trainer.manager.history or not file.exists()):  # a run that was complete keeps its own
+            summary.write(file)
+        show_summary(display, summary, directory.path)
+    else:
+        display.say(_stopped(trainer))
     return summary
+
+
+def _is_shared(failure: BaseException) -> bool:
+    """Whether all processes meet a failure together; of its own disk and its own threads only one process knows."""
+    return isinstance(failure, Interrupted | RewardError | ServerError) or jax.process_count() == 1
+
+
+def _with_state(trainer: "Trainer") -> Exception:
+    """What ended the run, with what is kept of it."""
+    failure, stopped = trainer.failure, _stopped(trainer)
+    if failure is None or is_disk_full(failure):
+        reason = "" if isinstance(failure, DiskFullError) else f" ({failure})"
+        return DiskFullError(f"no space is left in {trainer.manager.directory.path}{reason}\n{stopped}")
+    kind = type(failure) if isinstance(failure, ServerError | RewardError | ThreadDiedError) else OSError
+    return kind(f"{failure}\n{stopped}")
+
+
+def _stopped(trainer: "Trainer") -> str:
+    """How far the run came, what is saved, and how it goes on."""
+    path, done, saved = trainer.manager.directory.path, trainer.state.step, trainer.manager.saved_step
+    if not done:
+        return f"stopped before the first step was done; the same --run-dir, {path}, begins again"
+    if saved == done:
+        return f"stopped after step {done}, saved in {path}; the same --run-dir resumes it"
+    again = f"the last checkpoint is of step {saved}, from which" if saved else "there is no checkpoint, so"
+    return f"stopped after step {done}, which could not be saved: {again} the same --run-dir, {path}, begins again"
 
 
 class NonFiniteError(ArithmeticError):
@@ -139,7 +168,9 @@ class Trainer:
         self.trainable = self.programs.trainable
         self.sampling = rollout_sampling(config.rollout, inputs.stop_token_ids)
         self.engine = open_engine(config.rollout, inputs.model, inputs.mesh, directory.path)
-        self.failure: ServerError | RewardError | None = None
+        self.failure: Exception | None = None
+        self.is_started = False
+        self.is_updating = False  # the parameters are between those of two steps
         self.evaluator = Evaluator(
             config.evaluation,
             inputs,
@@ -158,29 +189,38 @@ class Trainer:
 
         It is interrupted between two steps, or in one as long as the state is that of the step before.
         """
-        manager, total = self.manager, self.config.steps
+        manager = self.manager
         manager.open()
         try:
-            self.start()
-            with jax.set_mesh(self.inputs.mesh), self.display.bars("steps", total, completed=self.state.step):
-                if self.state.unrecorded is not None:
-                    self.finish_step(self.state.unrecorded)
-                for step in range(self.state.step + 1, total + 1):
-                    if any_process(bool(self.stop)):  # what is not saved must not be left
-                        raise Interrupted
-                    with manager.stage_seconds("training"):
-                        metrics = self.step(step)
-                    self.finish_step(metrics)
-                    if manager.is_save_due(step):
-                        manager.save(self.state)
-        except (Interrupted, ServerError, RewardError) as reason:
+            self.go_on()
+        except (Interrupted, RewardError, OSError) as reason:
+            if isinstance(reason, OSError) and not self.is_started:
+                raise  # there is nothing to save, and what is there could not be read
             self.failure = None if isinstance(reason, Interrupted) else reason
             self.grader.abandon()
-            with jax.set_mesh(self.inputs.mesh):
-                manager.save(self.state)
+            if _is_shared(reason) and not self.is_updating:  # saving takes all processes
+                with jax.set_mesh(self.inputs.mesh):
+                    self.failure = manager.save_last(self.state) or self.failure
         finally:
             manager.close()
-        return self.state.step == total and self.state.unrecorded is None
+        return self.failure is None and self.state.step == self.config.steps and self.state.unrecorded is None
+
+    def go_on(self) -> None:
+        """From the newest checkpoint, or the start, to the last step, all on the disk."""
+        manager, total = self.manager, self.config.steps
+        self.start()
+        with jax.set_mesh(self.inputs.mesh), self.display.bars("steps", total, completed=self.state.step):
+            if self.state.unrecorded is not None:
+                self.finish_step(self.state.unrecorded)
+            for step in range(self.state.step + 1, total + 1):
+                if any_process(bool(self.stop)):  # what is not saved must not be left
+                    raise Interrupted
+                with manager.stage_seconds("training"):
+                    metrics = self.step(step)
+                self.finish_step(metrics)
+                if manager.is_save_due(step):
+                    manager.save(self.state)
+        manager.wait()
 
     def step(self, step: int) -> dict[str, float]:
         """One step of the algorithm; changes the state and returns the metrics."""
@@ -189,12 +229,13 @@ class Trainer:
         advantages = self.advantages(groups)
         with watch("score"):
             minibatches, gaps = self.score(groups, advantages)
-        with watch("update"):
-            learning = self.update(minibatches)
-        self.state.step, self.state.data = step, self.stream.state()
         sampled = self.sampled_groups  # metrics are of everything sampled, also of what dynamic sampling dropped
         if is_main() and self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
-            sampled.write(self.manager.directory.rollouts(step))
+            sampled.write(self.manager.directory.rollouts(step))  # before the parameters change: a disk may refuse
+        self.is_updating = True
+        with watch("update"):
+            learning = self.update(minibatches)
+        self.state.step, self.state.data, self.is_updating = step, self.stream.state(), False
         tokens = float(sampled.rollout.lengths.sum())
         times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
         # Verification that went on while others were still sampled; the wait for the rest is time/verify_seconds.
@@ -416,6 +457,7 @@ class Trainer:
     def start(self) -> None:
         """The state to go on from: the newest intact checkpoint, or a new one."""
         self.engine.release()
+        self.failure, self.is_started, self.is_updating = None, False, False
         lora, model, mesh = self.config.model.lora, self.inputs.model, self.inputs.mesh
         restored = self.manager.restore(abstract_state(model, mesh, self.programs.optimizer, lora))
         self.base = self.gradients = None
@@ -439,6 +481,7 @@ class Trainer:
         if self.config.loss.kl_coefficient:
             self.reference = self.trainable.reference(self.state.params) or self.first_params()
         self.manager.begin(self.state, is_resumed=restored is not None)
+        self.is_started = True
 
     def first_params(self) -> Params:
         """Of a checkpoint, of the warm start, or random."""

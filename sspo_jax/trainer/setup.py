@@ -109,7 +109,7 @@ def check(config: TrainConfig) -> RunInputs:
             "evaluation": {source.name: source.digest for source in evaluation},
             "prompt": {template.name: template.digest},
             "tokenizer": tokenizer_digest(tokenizer),
-            **({"base": {str(config.model.path): model_digest(path)}} if config.model.lora and path else {}),
+            **({"model": {str(config.model.path): model_digest(path)}} if path else {}),  # a second for each GB
         },
     )
 

@@ -1,9 +1,11 @@
 """Sections that an experiment leaves out are switched on by any of their options."""
 
 import dataclasses
+import importlib
 
 import pytest
 
+from sspo_jax.commands.main import COMMANDS
 from sspo_jax.commands.options import parse, switch_on
 from sspo_jax.config import TrainConfig
 from sspo_jax.data.curriculum import CurriculumConfig
@@ -35,3 +37,9 @@ def test_a_misspelt_option_of_it_is_refused(capsys):
     with pytest.raises(SystemExit):
         parsed("--curriculum.flor", "0.2")
     assert "flor" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_is_there(name: str):
+    module, _, function = COMMANDS[name][0].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))

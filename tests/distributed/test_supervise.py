@@ -65,7 +65,7 @@ def test_a_stop_is_passed_on_and_waited_for(tmp_path: pathlib.Path) -> None:
 
 def test_wrong_supervision(capfd) -> None:
     assert main(["train", "arithmetic_tiny", "--supervise=often"]) == 1
-    assert "want a number of restarts" in capfd.readouterr().err
+    assert "expected a number of restarts" in capfd.readouterr().err
     options = ["--distributed.coordinator", "a:1", "--distributed.num-processes", "2", "--distributed.process-id", "0"]
     assert main(["train", "arithmetic_tiny", "--supervise", *options]) == 1
     assert "needs --run-dir" in capfd.readouterr().err

@@ -70,9 +70,7 @@ def test_the_bound_of_decoding_by_hand():
         mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
         return bounds.decode_bound(model, chip, mesh, slots=8, columns=6)
 
-    assert "intensity 2 FLOP/byte where the chip balances at 1000: memory-bound, at most 5,050,505 " in bound(
-        1, chip
-    )
+    assert "intensity 2 FLOP/byte where the chip balances at 1000: memory-bound, at most 5,050,505 " in bound(1, chip)
     assert f"at most {16 / 2.4e-6:,.0f} tokens/s" in bound(2, chip)
     slow = dataclasses.replace(chip, peak_tflops=1e-3)
     assert f"balances at 1: compute-bound, at most {1e9 / 464:,.0f} tokens/s" in bound(1, slow)

@@ -1,13 +1,15 @@
 """Checkpoints: what was saved comes back, and a flipped byte is found."""
 
+import errno
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sspo_jax.runs.checkpoint import Checkpoint, Checkpoints, digest, steps_in
+from sspo_jax.runs.checkpoint import Checkpoint, Checkpoints, NoIntactCheckpointError, digest, steps_in
 
 
 def state(scale: float):
@@ -71,6 +73,86 @@ def test_a_changed_byte_is_found_and_the_step_before_is_used(tmp_path: pathlib.P
     save(checkpoints, 2, 2.0)  # the run goes on and writes the step again
     assert checkpoints.steps == [1, 2]
     checkpoints.close()
+
+
+def damage(folder: pathlib.Path, how: str) -> None:
+    """Makes a checkpoint on disk unreadable."""
+    files = sorted((folder / "arrays").rglob("d/*"), key=lambda path: path.stat().st_size)
+    if how == "empty":
+        files[-1].write_bytes(b"")
+    elif how == "cut":
+        files[-1].write_bytes(files[-1].read_bytes()[: files[-1].stat().st_size // 2])
+    elif how == "missing":
+        files[-1].unlink()
+    elif how == "metadata":
+        shutil.rmtree(folder / "meta")
+    elif how == "nothing":
+        shutil.rmtree(folder)
+        folder.mkdir()
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "missing", "metadata", "nothing"])
+def test_where_none_is_intact_nothing_is_changed(tmp_path: pathlib.Path, how: str):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2):
+        save(checkpoints, step, float(step))
+    checkpoints.close()
+    for step in (1, 2):
+        damage(tmp_path / str(step), how)
+    before = sorted(tmp_path.rglob("*"))
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    with pytest.raises(NoIntactCheckpointError, match=r"(?s)step 2: .*step 1: .*Nothing was changed.*to begin anew"):
+        checkpoints.restore(state(1.0)[1])
+    checkpoints.close()
+    assert sorted(tmp_path.rglob("*")) == before
+    for step in (1, 2):
+        (tmp_path / str(step)).rename(tmp_path / f"damaged-{step}")
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    with pytest.raises(NoIntactCheckpointError, match=r"damaged-1: set aside by an earlier start"):
+        checkpoints.restore(state(1.0)[1])
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        MemoryError(),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4096 bytes"),
+        ValueError("UNAVAILABLE: Error reading local file: Stale file handle"),
+        ValueError('Error reading local file "d/0": Input/output error'),
+    ],
+)
+def test_what_is_no_damage_goes_through(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2):
+        save(checkpoints, step, float(step))
+
+    def read(step: int, like: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints, "_read", read)
+    with pytest.raises(type(error)) as raised:
+        checkpoints.restore(state(1.0)[1])
+    assert raised.value is error
+    checkpoints.close()
+    assert steps_in(tmp_path) == [1, 2]
+    assert not list(tmp_path.glob("damaged-*"))
+
+
+def test_a_reader_renames_nothing(tmp_path: pathlib.Path):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2):
+        save(checkpoints, step, float(step))
+    checkpoints.close()
+    damage(tmp_path / "2", "cut")
+    reader = Checkpoints(tmp_path, keep=None, is_reader=True)
+    restored = reader.restore(state(1.0)[1])
+    reader.close()
+    assert restored is not None
+    assert restored.step == 1
+    assert steps_in(tmp_path) == [1, 2]
 
 
 def test_an_empty_directory_is_not_a_checkpoint(tmp_path: pathlib.Path):

@@ -91,7 +91,13 @@ def metrics(run_dir: pathlib.Path) -> list[dict[str, float]]:
             row = json.loads(line)
         except json.JSONDecodeError:  # being written
             break
-        rows.append({name: value for name, value in row.items() if not name.startswith(("time/", "throughput/"))})
+        rows.append(
+            {
+                name: value
+                for name, value in row.items()
+                if not name.startswith(("time/", "throughput/", "verify/seconds"))
+            }
+        )
     return rows
 
 

@@ -111,5 +111,7 @@ def test_full_disk(capsys, cache, tmp_path, monkeypatch):
 
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 5 * 10**6))
-    message = error_of(capsys, str(SMALL), "--run-dir", str(pathlib.Path(tmp_path) / "run"), "--update.micro-rows", "8")
+    message = error_of(
+        capsys, str(SMALL), "--run-dir", str(pathlib.Path(tmp_path) / "run"), "--update.micro-rows", "8", code=75
+    )
     assert "5 MB free, expected at least" in message

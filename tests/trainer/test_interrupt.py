@@ -195,5 +195,5 @@ def test_ctrl_c_in_the_warm_start_leaves_nothing(tmp_path: pathlib.Path):
     assert process.returncode == 0, output
     assert "begins again" in output
     assert not list((tmp_path / "cache" / "warm_start").glob("*"))
-    again = run_cli(*arguments, "100000", "--steps", "3", cwd=tmp_path)  # refused: it is that run, not a new one
-    assert "steps: 4 there, 3 here" in again.stderr
+    again = run_cli(*arguments, "30", "--seed", "1", cwd=tmp_path)  # nothing was done: another run may take its place
+    assert again.returncode == 0, again.stdout + again.stderr

@@ -1,0 +1,47 @@
+"""Metrics and events are on the disk when a step is written, and a disk that refuses is an error of the caller."""
+
+import errno
+import pathlib
+import struct
+import threading
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from sspo_jax.runs.metrics_file import MetricsWriter, read_metrics
+
+
+def events(folder: pathlib.Path) -> list[Event]:
+    """What TensorBoard reads: records of length, its checksum, content, its checksum."""
+    found = []
+    for file in sorted(folder.iterdir()):
+        content, place = file.read_bytes(), 0
+        while place < len(content):
+            (size,) = struct.unpack("<Q", content[place : place + 8])
+            found.append(Event.FromString(content[place + 12 : place + 12 + size]))
+            place += 16 + size
+    return found
+
+
+def test_a_step_is_on_the_disk_when_it_is_written(tmp_path: pathlib.Path):
+    threads = threading.active_count()
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", start=3)
+    writer.write(3, {"loss/policy": 0.25, "reward/mean": float("nan")})
+    assert threading.active_count() == threads
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 3, "loss/policy": 0.25, "reward/mean": None}]
+    version, session, *scalars = events(tmp_path / "tensorboard")
+    assert version.file_version == "brain.Event:2"
+    assert (session.step, session.session_log.status) == (3, SessionLog.START)
+    assert [(event.step, event.summary.value[0].tag) for event in scalars] == [(3, "loss/policy"), (3, "reward/mean")]
+    assert scalars[0].summary.value[0].simple_value == 0.25
+    writer.close()
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_refuses_is_an_error_of_the_caller(tmp_path: pathlib.Path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", None, start=1)
+    with pytest.raises(OSError, match="No space left") as raised:
+        writer.write(1, {"loss/policy": 0.25})
+    assert raised.value.errno == errno.ENOSPC
+    writer.close()
