@@ -2,12 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sspo_jax.planning import plan as planning
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,6 +17,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--topology", default="v5e:2x4", help="v4:2x2x1, v5e:2x4, v5e:4x4, v5p:2x2x1, v6e:2x4, ...")
     parser.add_argument("--slices", type=int, default=1, help="slices of that topology (default 1)")
     options, overrides = parser.parse_known_args(list(arguments))
+    if options.slices < 1:
+        raise ValueError(f"--slices is {options.slices}; expected at least 1")
     planning.prepare_host()
     from sspo_jax.commands.experiments import choose_objective, load_experiment
     from sspo_jax.commands.options import parse

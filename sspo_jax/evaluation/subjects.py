@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import io
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -221,9 +220,11 @@ def _checkpoint_of(model: str, step: Step) -> pathlib.Path:
 
 def _stop_tokens(tokenizer: Any, path: pathlib.Path) -> tuple[int, ...]:
     """The tokenizer's end token, those of the checkpoint's generation config, and the two of Qwen where known."""
+    from sspo_jax.models.configs import read_hf
+
     ids = {tokenizer.eos_token_id}
     if (path / "generation_config.json").is_file():
-        declared = json.loads((path / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+        declared = read_hf(path / "generation_config.json").get("eos_token_id")
         ids |= set(declared) if isinstance(declared, list) else {declared} - {None}
     # Qwen's base checkpoints declare one of the two only, but end a chat turn with the other.
     vocabulary = tokenizer.get_vocab()

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any, Literal
 
+from sspo_jax.files import read_json
 from sspo_jax.models.attention import Implementation
 from sspo_jax.models.rotary import RopeScaling, scaling_from_hf, scaling_to_hf
 
@@ -173,7 +174,7 @@ def config_from_hf(path: pathlib.Path, **changes: Any) -> QwenConfig:
     file = pathlib.Path(path) / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"no config.json in {path}: want the directory of a Hugging Face checkpoint")
-    hf = json.loads(file.read_text(encoding="utf-8"))
+    hf = read_hf(file)
     architecture = (hf.get("architectures") or ["?"])[0]
     if architecture not in SUPPORTED:
         raise ValueError(f"{file}: architecture {architecture!r}, want one of {', '.join(SUPPORTED)}")
@@ -218,10 +219,71 @@ def config_from_hf(path: pathlib.Path, **changes: Any) -> QwenConfig:
     return QwenConfig(**{**fields, **changes})
 
 
+_HF_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_HF_POSITIVE = (*_HF_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings", "rope_theta", "rms_norm_eps")
+_HF_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("architectures", "layer_types"), (list,)),
+    **dict.fromkeys(("rope_parameters", "rope_scaling", "quantization_config"), (dict,)),
+    **dict.fromkeys(("rope_theta", "rms_norm_eps", "initializer_range"), (int, float)),
+    **dict.fromkeys(("factor", "beta_fast", "beta_slow", "attention_factor"), (int, float)),
+    **dict.fromkeys((*_HF_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings"), (int,)),
+    **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size"), (int,)),
+    **dict.fromkeys(("rope_type", "type"), (str,)),
+    "original_max_position_embeddings": (int, float),
+    "eos_token_id": (int, list),
+}
+
+
+def read_hf(file: pathlib.Path) -> dict[str, Any]:
+    """A config.json or generation_config.json of a Hugging Face checkpoint, its fields of the types that are read.
+
+    Raises:
+      ValueError: no JSON object, a size that is missing or not positive, or a field of another type; names the file.
+    """
+    hf = read_json(file)
+    if not isinstance(hf, dict):
+        raise ValueError(f"{file}: a {type(hf).__name__}; expected an object")
+    rope = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        rope |= {f"{name}.{key}": value for key, value in (hf.get(name) or {}).items()} if _is_object(hf, name) else {}
+    for name, value in {**hf, **rope}.items():
+        kinds = _HF_TYPES.get(name.rpartition(".")[2])
+        if value is None or kinds is None:
+            continue
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"{file}: {name} is {value!r:.80}; expected {expected}")
+        if isinstance(value, int | float) and name in _HF_POSITIVE and not 0 < value < 2**31:
+            raise ValueError(f"{file}: {name} is {value}; expected a number above 0")
+        items = str if name in ("architectures", "layer_types") else int
+        if isinstance(value, list) and not all(isinstance(one, items) for one in value):
+            raise ValueError(f"{file}: {name} is {value!r:.80}; expected a list of {items.__name__}")
+    for name in ("rope_scaling", "rope_parameters"):
+        kind = rope.get(f"{name}.rope_type") or rope.get(f"{name}.type") or "default"
+        if kind in ("yarn", "linear") and not rope.get(f"{name}.factor"):
+            raise ValueError(f"{file}: {name} has no factor; expected one with {kind!r}")
+    if file.name == "config.json" and (missing := [name for name in _needed(hf) if hf.get(name) is None]):
+        raise ValueError(f"{file}: no {missing[0]}; expected the config.json of a Hugging Face checkpoint")
+    return hf
+
+
+def _is_object(hf: dict[str, Any], name: str) -> bool:
+    return isinstance(hf.get(name), dict)
+
+
+def _needed(hf: dict[str, Any]) -> tuple[str, ...]:
+    """The sizes without which there is no model; none where the architecture is refused anyhow."""
+    architecture = (hf.get("architectures") or ["?"])[0]
+    experts = ("num_experts_per_tok", "moe_intermediate_size") if architecture == "Qwen3MoeForCausalLM" else ()
+    if experts and hf.get("num_experts") is None:
+        experts = (*experts, "num_local_experts")
+    return (*_HF_SIZES, *experts) if architecture in SUPPORTED else ()
+
+
 def _eos_token_ids(file: pathlib.Path, hf: dict[str, Any]) -> tuple[int, ...]:
     """The ids of generation_config.json, where a checkpoint lists all of them, else the one of config.json."""
     generation = file.with_name("generation_config.json")
-    ids = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id") if generation.is_file() else None
+    ids = read_hf(generation).get("eos_token_id") if generation.is_file() else None
     ids = hf.get("eos_token_id") if ids is None else ids
     return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
 

@@ -218,7 +218,7 @@ def _lowerings(
     # The programs planned here do not segment; any tokenizer makes the object complete.
     train = TrainPrograms(
         config=model,
-        objective=config.loss.with_budget(config.rollout.max_new_tokens),
+        objective=config.loss.with_budget(config.rollout.max_new_tokens, model.vocab_size),
         optimizer_config=config.optimizer,
         segmenter=Segmenter.from_tokenizer(load_tokenizer("tiny")),
         mesh=mesh,

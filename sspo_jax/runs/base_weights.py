@@ -17,6 +17,7 @@ from sspo_jax.models.hf.hub import fetch_model, model_digest
 from sspo_jax.models.hf.weights import load_qwen, save_qwen
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params
+from sspo_jax.ranges import from_record
 
 
 def frozen_weights(
@@ -37,7 +38,7 @@ def frozen_weights(
 def lora_of(record: Mapping[str, Any]) -> LoraConfig | None:
     """The adapters of a run, from its config.json; None where all weights are trained."""
     fields = record["config"]["model"].get("lora")
-    return None if fields is None else LoraConfig(**{**fields, "targets": tuple(fields["targets"])})
+    return None if fields is None else from_record(LoraConfig, fields, "config.json: config.model.lora")
 
 
 def base_directory(run: pathlib.Path, record: Mapping[str, Any], *, moved_to: str | None = None) -> pathlib.Path:

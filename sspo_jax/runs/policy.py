@@ -4,8 +4,10 @@ import pathlib
 from typing import TYPE_CHECKING, Any, Literal
 
 from sspo_jax.files import read_json
+from sspo_jax.ranges import from_record
 
 if TYPE_CHECKING:
+    from sspo_jax.models.configs import QwenConfig
     from sspo_jax.runs.best import Best
 
 Step = int | Literal["best"] | None
@@ -94,8 +96,36 @@ def read_record(run: pathlib.Path) -> dict[str, Any]:
     """config.json of a run."""
     file = run / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"no config.json in {run}: want the directory of a run")
-    return read_json(file, advice="Restore it from a copy: it says what the checkpoints are of")
+        raise FileNotFoundError(f"no config.json in {run}; expected the directory of a run")
+    advice = "Restore it from a copy: it says what the checkpoints are of"
+    record = read_json(file, advice=advice)
+    for name, kinds in _RECORD.items():
+        found: Any = record
+        for part in name.split("."):
+            found = found.get(part, _MISSING) if isinstance(found, dict) else _MISSING
+        if not isinstance(found, kinds):
+            came = "no" if found is _MISSING else f"{found!r:.80} as"
+            raise ValueError(f"{file}: {came} {name}; expected the config.json of a run. {advice}")
+    return record
+
+
+_MISSING = object()
+_TEXT = (str, type(None))
+_RECORD: dict[str, tuple[type, ...]] = {
+    "experiment": (str,),
+    "devices": (str,),
+    "model": (dict,),
+    "provenance": (dict,),
+    "config.steps": (int,),
+    "config.prompt": (str,),
+    "config.model.path": _TEXT,
+    "config.model.tokenizer": _TEXT,
+    "config.model.dtype": (str,),
+    "config.loss.objective": (str,),
+    "config.rollout.max_new_tokens": (int,),
+    "config.evaluation.data": (list,),
+}
+"""What is read of a config.json, by its dotted name."""
 
 
 def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None) -> tuple[Any, Any, int]:
@@ -128,7 +158,6 @@ def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None
 
 def read_trained(run: pathlib.Path, *, step: Step = None) -> tuple[Any, Any, int]:
     """As `read_policy`, but what was trained: with LoRA the adapters alone."""
-    from sspo_jax.models.configs import QwenConfig
     from sspo_jax.optimizer import abstract_state
     from sspo_jax.runs.base_weights import lora_of
     from sspo_jax.runs.best import open_best
@@ -136,7 +165,7 @@ def read_trained(run: pathlib.Path, *, step: Step = None) -> tuple[Any, Any, int
     from sspo_jax.sharding import make_mesh
 
     record = read_record(run)
-    model = QwenConfig(**_tuples(record["model"]))
+    model = _shape_of(run, record)
     like = abstract_state(model, make_mesh(), lora=lora_of(record))
     if step == "best":
         step = best_of(run).step
@@ -154,6 +183,12 @@ def read_trained(run: pathlib.Path, *, step: Step = None) -> tuple[Any, Any, int
     return restored.params, model, restored.step
 
 
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no tuples; a frozen config holds no lists."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+def _shape_of(run: pathlib.Path, record: dict[str, Any]) -> "QwenConfig":
+    """The model of a run."""
+    from sspo_jax.models.configs import QwenConfig
+    from sspo_jax.models.rotary import RopeScaling
+
+    where, fields = f"{run / 'config.json'}: model", dict(record["model"])
+    if fields.get("rope_scaling") is not None:
+        fields["rope_scaling"] = from_record(RopeScaling, fields["rope_scaling"], f"{where}.rope_scaling")
+    return from_record(QwenConfig, fields, where)

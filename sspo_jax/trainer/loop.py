@@ -119,7 +119,7 @@ class Trainer:
         )
         self.programs = TrainPrograms(
             config=inputs.model,
-            objective=config.loss.with_budget(config.rollout.max_new_tokens),
+            objective=config.loss.with_budget(config.rollout.max_new_tokens, len(inputs.tokenizer)),
             optimizer_config=config.optimizer,
             segmenter=inputs.segmenter,
             mesh=inputs.mesh,
