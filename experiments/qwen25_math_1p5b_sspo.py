@@ -7,18 +7,21 @@
 The paper (arXiv:2511.04256v2) reports 46.72 on average over five sets, GRPO 43.01 and GSPO 44.42. Its data, learning
 rate and lengths were not available to us; these are the settings of the recipes it builds on: 128 prompts x 8 samples,
 learning rate 1e-6, no KL term, temperature 1, 3,000 new tokens, and four updates per rollout, without which every ratio
-would be 1. Not yet run at full size: see docs/real_runs.md for what it needs.
+would be 1. Those of the paper's five sets that are in $SSPO_DATA (or data/) are evaluated every 50 steps, one greedy
+response per problem; `--evaluation.sets aime24,math500` names others. Not yet run at full size: see docs/real_runs.md
+for what it needs.
 """
 
 from sspo_jax.config import (
     CheckpointConfig,
+    EvaluationConfig,
     ModelConfig,
     OptimizerConfig,
     RolloutConfig,
     TrainConfig,
     UpdateConfig,
 )
-from sspo_jax.data.sources import JsonlData
+from sspo_jax.data.sources import JsonlData, sets_at_hand
 from sspo_jax.losses import Sspo
 
 
@@ -42,5 +45,8 @@ def config() -> TrainConfig:
         loss=Sspo.paper_like(),
         update=UpdateConfig(per_rollout=4, row_tokens=4096, micro_rows=8),
         optimizer=OptimizerConfig(learning_rate=1e-6),
+        evaluation=EvaluationConfig(
+            data=sets_at_hand("aime24", "amc23", "math500", "minerva", "olympiadbench"), every=50, samples=0
+        ),
         checkpoint=CheckpointConfig(every=10, keep=2),
     )

@@ -6,19 +6,21 @@ Every field can be set from the command line as `--section.field value`; the doc
 import dataclasses
 import json
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from sspo_jax.advantages import Estimator, Scale
 from sspo_jax.data.curriculum import CurriculumConfig
-from sspo_jax.data.sources import Data
+from sspo_jax.data.sources import Data, parse_sets
 from sspo_jax.distributed.processes import DistributedConfig
 from sspo_jax.losses import Objective, Sspo
 from sspo_jax.models.attention import Implementation
 from sspo_jax.models.configs import QwenConfig, QwenModel
 from sspo_jax.models.hf.layout import DType
 from sspo_jax.models.lora import LoraConfig
+from sspo_jax.ranges import Count, FileOnly, NotNegative, Positive, Range, Seed, Whole, check
 from sspo_jax.rewards import RewardConfig
 from sspo_jax.sharding import MeshConfig
+from sspo_jax.subsentences.rules import MAX_TOKENS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,12 +29,12 @@ class ModelConfig:
 
     path: str | None = None
     """Hugging Face checkpoint: a directory or a name on the Hub. None: random weights of `shape`."""
-    shape: QwenConfig | None = None
+    shape: FileOnly[QwenConfig | None] = None
     """Shape of a model that starts from random weights; read from the checkpoint where `path` is given."""
     tokenizer: str | None = None
     """Directory or Hub name of the tokenizer; `tiny` is the one shipped with the project. None: that of `path`."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of activations and matrix products. Weights, optimizer, ratios and reductions are float32."""
+    """Type of activations and matrix products. Weights, optimizer, ratios and reductions are float32."""
     remat: Literal["none", "full", "dots"] = "full"
     """What the backward pass recomputes to save memory: nothing, whole layers, or all but matrix products."""
     attention: Implementation = "auto"
@@ -51,7 +53,7 @@ class ServerConfig:
     """Rollouts and evaluations from a server, in place of this process's own sampler."""
 
     url: str = "http://localhost:8000"
-    """Of an OpenAI-compatible server that samples from this model: `sspo serve`, or vLLM."""
+    """Address of an OpenAI-compatible server that samples from this model: `sspo serve`, or vLLM."""
     model: str | None = None
     """Name of the model there; None: what the server lists first."""
     protocol: Literal["sspo", "vllm"] = "sspo"
@@ -62,54 +64,50 @@ class ServerConfig:
     """Where the weights are written for it before each rollout, of this run alone; the server must see it under the
     same path. None: weights/ in the run directory."""
     export_dtype: DType = "float32"
-    """Of the written weights; bfloat16 halves the files, and rounds what is sampled from."""
-    concurrency: int = 256
+    """Type of the written weights; bfloat16 halves the files, and rounds what is sampled from."""
+    concurrency: Count = 256
     """Requests in flight; `sspo serve` decodes those together that arrive together."""
-    timeout_seconds: float = 600.0
-    """For the answer to one request, which may wait for others."""
-    patience_seconds: float = 120.0
+    timeout_seconds: Positive = 600.0
+    """Longest wait for the answer to one request, which may wait for others."""
+    patience_seconds: Positive = 120.0
     """How long a server that does not answer is waited for before the run saves and ends."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"--rollout.server.url is {self.url!r}, want one like http://localhost:8000")
+            raise ValueError(f"--rollout.server.url is {self.url!r}; expected one like http://localhost:8000")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_variable):
             raise ValueError(
                 "--rollout.server.api-key-variable is not the name of an environment variable; expected a name such as "
                 "SSPO_API_KEY, and the key in the variable of that name"
             )
-        for name in ("concurrency", "timeout_seconds", "patience_seconds"):
-            if getattr(self, name) <= 0:
-                option = name.replace("_", "-")
-                raise ValueError(f"--rollout.server.{option} is {getattr(self, name)}, want more than 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     """How responses are sampled."""
 
-    prompts: int = 128
+    prompts: Count = 128
     """Problems per step."""
-    group_size: int = 8
+    group_size: Count = 8
     """Responses per problem."""
-    max_new_tokens: int = 3000
+    max_new_tokens: Count = 3000
     """Longest response, in tokens; longer ones are truncated."""
-    max_prompt_tokens: int = 1024
+    max_prompt_tokens: Count = 1024
     """Longest prompt, in tokens."""
     long_prompts: Literal["error", "drop"] = "error"
-    """Problems whose prompt is longer: refuse to start, or leave them out and say how many."""
-    temperature: float = 1.0
-    """Of the softmax; the training program scores responses at the same temperature."""
-    top_p: float = 1.0
+    """What to do with problems whose prompt is longer: refuse to start, or leave them out and say how many."""
+    temperature: Annotated[float, Range(1e-3, 1e3)] = 1.0
+    """Temperature of the softmax; the training program scores responses at the same temperature."""
+    top_p: Annotated[float, Range(above=0, most=1)] = 1.0
     """Nucleus: sample from the smallest set of tokens with this mass; 1 is off."""
-    top_k: int = 0
+    top_k: Whole = 0
     """Sample from the k most probable tokens; 0 is off."""
-    slots: int | None = None
+    slots: Count | None = None
     """Responses decoded at the same time; None: all of a step."""
-    dynamic_sampling: int = 0
+    dynamic_sampling: Whole = 0
     """DAPO's dynamic sampling: draw up to this many more batches of problems to replace groups whose rewards are all
     equal. 0 keeps such groups (they add nothing to the gradient)."""
-    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids: tuple[Whole, ...] = ()
     """End tokens in addition to those of the tokenizer and of the checkpoint's generation config."""
     server: ServerConfig | None = None
     """Sample through a server in another process; None: here. Any of its options switches it on, for instance
@@ -122,12 +120,12 @@ class SegmenterConfig:
 
     rule: str = "punctuation"
     """punctuation, sentence, newline, fixed(n), entropy, token or response."""
-    min_tokens: int = 5
+    min_tokens: Count = 5
     """Shorter subsentences are joined with their neighbour."""
-    max_tokens: int | None = 60
+    max_tokens: Count | None = MAX_TOKENS
     """Longer subsentences are cut into parts of equal length; None: never. Not read by fixed(n), token and response."""
     math_aware: bool = True
-    """Clause marks inside brackets and formulas do not end a subsentence."""
+    """Ignore boundary marks inside brackets or $...$."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,19 +151,19 @@ class AdvantageConfig:
 class UpdateConfig:
     """How a rollout is turned into updates."""
 
-    per_rollout: int = 4
+    per_rollout: Count = 4
     """Updates (minibatches of whole groups) per rollout and epoch. With one in all, every ratio is 1 and all methods
     are the same up to aggregation."""
-    epochs: int = 1
+    epochs: Count = 1
     """Times a rollout is gone through."""
-    row_tokens: int | None = None
+    row_tokens: Count | None = None
     """Length of a packed training row, in tokens; None: just the longest prompt and response."""
-    micro_rows: int = 8
+    micro_rows: Count = 8
     """Rows whose gradient is computed at once; cut smaller to save memory, the result is the same."""
     non_finite: Literal["stop", "skip"] = "stop"
     """Where a gradient or an update is NaN or infinite: stop the run, or leave the update out and count it. Neither the
     parameters nor a checkpoint ever take it in."""
-    most_skipped: int = 10
+    most_skipped: Whole = 10
     """With `skip`: updates left out one after the other before the run stops all the same."""
 
 
@@ -173,19 +171,19 @@ class UpdateConfig:
 class OptimizerConfig:
     """AdamW with global-norm clipping."""
 
-    learning_rate: float = 1e-6
-    """Peak; constant after the warm-up."""
-    warmup_updates: int = 0
+    learning_rate: Annotated[float, Range(0, 1)] = 1e-6
+    """Peak rate; constant after the warm-up."""
+    warmup_updates: Whole = 0
     """Updates over which the rate rises linearly: update k of n has k / n of the peak."""
-    b1: float = 0.9
+    b1: Annotated[float, Range(0, below=1)] = 0.9
     """Decay of the first moment."""
-    b2: float = 0.999
+    b2: Annotated[float, Range(0, below=1)] = 0.999
     """Decay of the second moment."""
-    epsilon: float = 1e-8
+    epsilon: FileOnly[Annotated[float, Range(above=0, most=1)]] = 1e-8
     """Added to the root of the second moment."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Range(0, 1000)] = 0.0
     """Decoupled weight decay on matrices (not on norms and biases)."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients longer than this are scaled down to it."""
 
 
@@ -193,15 +191,15 @@ class OptimizerConfig:
 class WarmStartConfig:
     """Supervised training from random weights on demonstrations; its result is kept and reused."""
 
-    updates: int = 600
+    updates: Annotated[int, Range(2)] = 600
     """Optimizer updates."""
-    rows: int = 24
+    rows: FileOnly[Count] = 24
     """Rows of packed demonstrations per update."""
-    row_tokens: int = 192
+    row_tokens: Annotated[int, Range(2)] = 192
     """Length of a row, in tokens."""
-    learning_rate: float = 2e-3
-    """Peak; linear warm-up over 5 % of the updates, then cosine decay to a tenth."""
-    weight_decay: float = 0.01
+    learning_rate: Annotated[float, Range(0, 1)] = 2e-3
+    """Peak rate; linear warm-up over 5 % of the updates, then cosine decay to a tenth."""
+    weight_decay: FileOnly[NotNegative] = 0.01
     """Decoupled weight decay on matrices."""
 
 
@@ -209,28 +207,41 @@ class WarmStartConfig:
 class EvaluationConfig:
     """Evaluation inside the run."""
 
-    data: tuple[Data, ...] = ()
+    data: FileOnly[tuple[Data, ...]] = ()
     """Held-out sets; each is scored under its own name."""
-    every: int = 0
+    sets: str | None = None
+    """Other held-out sets, comma-separated: names of files in the data folder ($SSPO_DATA, then data/), .jsonl paths,
+    tfds:NAME, hf:NAME, arithmetic:held_out; `math500[:100]` takes the first 100; none: no evaluation. Not set: those
+    of the experiment file."""
+    every: Whole = 0
     """Steps between evaluations; 0: only before the first and after the last step."""
-    problems: int | None = None
-    """Of each set, the first so many; None: all."""
-    samples: int = 8
-    """Responses per problem for avg@k, at temperature 1; besides, one greedy response. 0: greedy only."""
-    max_new_tokens: int | None = None
-    """Longest response; None: as in the rollout."""
+    problems: Count | None = None
+    """Evaluate only the first N problems of each set; None: all."""
+    samples: Whole = 8
+    """Responses per problem for avg@k, at temperature 1, in addition to one greedy response. 0: greedy only."""
+    max_new_tokens: Count | None = None
+    """Longest response, in tokens; None: as in the rollout."""
     best: Literal["greedy", "avg", "none"] = "greedy"
     """Keep the policy of the evaluation with the highest mean of this score over the sets, beside the checkpoints that
     are rotated; none: keep nothing."""
+
+    @property
+    def chosen(self) -> tuple[Data, ...]:
+        """The held-out sets: those named in `sets`, else `data`.
+
+        Raises:
+          ValueError, FileNotFoundError: no set of that name.
+        """
+        return self.data if self.sets is None else parse_sets(self.sets)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """What is kept to resume from."""
 
-    every: int = 10
+    every: Count = 10
     """Steps between checkpoints; the last step is always saved."""
-    keep: int = 2
+    keep: Count = 2
     """Checkpoints kept, newest first."""
 
 
@@ -240,9 +251,9 @@ class LogConfig:
 
     quiet: bool = False
     """No progress bars and no sampled texts: one line a step."""
-    samples_every: int = 10
+    samples_every: Whole = 10
     """Steps between printed samples; 0: never."""
-    rollouts_every: int = 1
+    rollouts_every: Whole = 1
     """Steps between written rollouts; 0: never."""
     tensorboard: bool = True
     """Write TensorBoard events."""
@@ -252,7 +263,7 @@ class LogConfig:
 class TrainConfig:
     """A whole run. The state of its loop is (parameters, optimizer, step, data cursor) and nothing else."""
 
-    steps: int
+    steps: Count
     """Steps: a rollout, its verification and its updates."""
     model: ModelConfig
     data: Data
@@ -277,15 +288,23 @@ class TrainConfig:
     log: LogConfig = LogConfig()
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()
-    seed: int = 0
-    """Of weights, order of problems, and sampling."""
+    seed: Seed = 0
+    """Seed of the weights, the problem order and the sampling."""
     run_dir: str | None = None
     """Where everything is written; None: runs/<experiment>-<time>. One with a checkpoint in it is resumed."""
 
     @property
-    def objective(self) -> Objective:
-        """The objective of this run: `loss`, with the length of the longest response where it needs one."""
-        return self.loss.with_budget(self.rollout.max_new_tokens)
+    def of_no_use(self) -> tuple[str, ...]:
+        """Sections that are off and would be refused: their options are left out of the help."""
+        return () if self.model.path is None else ("warm_start",)
+
+    def objective(self, vocab_size: int) -> Objective:
+        """The objective of this run: `loss`, with what the run settles of it.
+
+        Args:
+          vocab_size: tokens of the tokenizer.
+        """
+        return self.loss.with_budget(self.rollout.max_new_tokens, vocab_size)
 
     @property
     def row_tokens(self) -> int:
@@ -294,44 +313,38 @@ class TrainConfig:
 
     def resolved(self) -> dict[str, Any]:
         """The configuration as JSON holds it; the class of the objective is a field."""
-        resolved = json.loads(json.dumps(dataclasses.asdict(self)))
+        evaluation = dataclasses.replace(self.evaluation, data=self.evaluation.chosen, sets=None)
+        resolved = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(self, evaluation=evaluation))))
         resolved["loss"] = {"objective": type(self.loss).__name__, **resolved["loss"]}
         return resolved
 
-    def check_numbers(self) -> None:
-        """Refuses numbers that no run can have.
+    def check(self) -> None:
+        """Refuses what no run can have: values outside their declared ranges, and settings that contradict each other.
 
         Raises:
           ValueError: the option, what it is and what was expected.
         """
+        check(self)
         rollout, update = self.rollout, self.update
-        positive = {
-            "--steps": self.steps,
-            "--rollout.prompts": rollout.prompts,
-            "--rollout.group-size": rollout.group_size,
-            "--rollout.max-new-tokens": rollout.max_new_tokens,
-            "--update.per-rollout": update.per_rollout,
-            "--update.epochs": update.epochs,
-            "--update.micro-rows": update.micro_rows,
-            "--checkpoint.every": self.checkpoint.every,
-            "--checkpoint.keep": self.checkpoint.keep,
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}, want at least 1")
-        if rollout.group_size == 1:
+        if rollout.group_size == 1 and self.advantage.estimator in ("group", "leave_one_out"):
             raise ValueError(
-                "--rollout.group-size is 1: an advantage relative to the group is then always 0, want 2 or more"
+                "--rollout.group-size is 1: an advantage relative to the group is then always 0; expected 2 or more"
             )
-        if rollout.temperature <= 0:
-            raise ValueError(f"--rollout.temperature is {rollout.temperature}, want above 0: training scores at it")
         if update.per_rollout > rollout.prompts:
             raise ValueError(
-                f"--update.per-rollout is {update.per_rollout}, want at most --rollout.prompts = {rollout.prompts}: "
-                "a minibatch holds whole groups"
+                f"--update.per-rollout is {update.per_rollout}; expected at most --rollout.prompts = "
+                f"{rollout.prompts}: a minibatch holds whole groups"
             )
-        if update.row_tokens is not None and update.row_tokens < rollout.max_prompt_tokens + rollout.max_new_tokens:
+        longest = rollout.max_prompt_tokens + rollout.max_new_tokens
+        if update.row_tokens is not None and update.row_tokens < longest:
             raise ValueError(
-                f"--update.row-tokens is {update.row_tokens}, want room for the longest prompt and response, "
+                f"--update.row-tokens is {update.row_tokens}; expected room for the longest prompt and response, "
                 f"{rollout.max_prompt_tokens} + {rollout.max_new_tokens} tokens"
             )
+        if self.segmenter.max_tokens is not None and self.segmenter.max_tokens < self.segmenter.min_tokens:
+            raise ValueError(
+                f"--segmenter.max-tokens is {self.segmenter.max_tokens}; expected at least --segmenter.min-tokens = "
+                f"{self.segmenter.min_tokens}, or None"
+            )
+        if self.evaluation.chosen and self.evaluation.best == "avg" and not self.evaluation.samples:
+            raise ValueError("--evaluation.best is avg, but --evaluation.samples is 0; expected at least 1, or greedy")

@@ -18,13 +18,16 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.checker.pool import WorkerDied, WorkerError
+from sspo_jax.ranges import Count, FileOnly, Positive, Range, check
+
+Real = Annotated[float | int, Range()]
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 
@@ -37,13 +40,13 @@ class RewardError(ValueError):
 class Correctness:
     """`correct` or `wrong`, each its value; a response without a readable answer counts as `unparsed`."""
 
-    weight: float | int = 1.0
+    weight: FileOnly[Real] = 1.0
     """Multiplies this term in the sum."""
-    correct: float | int = 1.0
+    correct: Real = 1.0
     """Value of a correct answer."""
-    wrong: float | int = 0.0
+    wrong: Real = 0.0
     """Value of a wrong answer."""
-    unparsed: float | int = 0.0
+    unparsed: Real = 0.0
     """Value of a response in which no answer was found, or whose answer cannot be read."""
     undecided: str = "exclude"
     """For the statuses `timeout` and `error`: "exclude" takes the sample out of its group, "zero" scores it 0."""
@@ -61,7 +64,7 @@ class Correctness:
 class Format:
     """1 where the answer (what follows the last `</think>`) has exactly one box, and it closes; else 0."""
 
-    weight: float | int = 1.0
+    weight: Real = 1.0
     """Multiplies this term in the sum."""
     require_think: bool = False
     """Also ask for exactly one `<think>...</think>` before it (the opening tag may be part of the prompt)."""
@@ -94,12 +97,12 @@ class Overlong:
     -1                                       beyond
     """
 
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     """L_max, the generation budget in tokens; None: the longest response of the run (--rollout.max-new-tokens)."""
-    buffer_tokens: int | None = None
+    buffer_tokens: Count | None = None
     """L_cache, the last part of the budget, over which the punishment grows; in tokens, at least 1. None: a fifth of
     the budget, as in DAPO."""
-    weight: float | int = 1.0
+    weight: Real = 1.0
     """Multiplies this term in the sum."""
 
     def __post_init__(self) -> None:
@@ -132,9 +135,9 @@ class Overlong:
 class Length:
     """-length / scale_tokens, at least -1: a price on each token; only for correct answers where asked."""
 
-    scale_tokens: int | None = None
+    scale_tokens: Count | None = None
     """The length, in tokens, that costs 1; None: the longest response of the run (--rollout.max-new-tokens)."""
-    weight: float | int = 1.0
+    weight: Real = 1.0
     """Multiplies this term in the sum."""
     only_correct: bool = True
     """Leave other answers alone, so that giving up early does not pay."""
@@ -166,9 +169,9 @@ class UserReward:
 
     function: str
     """`module:function`, importable from the folder the run was started in."""
-    weight: float | int = 1.0
+    weight: Real = 1.0
     """Multiplies this term in the sum."""
-    timeout_seconds: float | int = 5.0
+    timeout_seconds: Positive = 5.0
     """The most one call may take."""
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further keyword arguments of every call."""
@@ -217,18 +220,15 @@ class RewardConfig:
     """A price on each token; None leaves it out."""
     user: tuple[UserReward, ...] = ()
     """Functions of yours."""
-    timeout_seconds: float | int = 5.0
+    timeout_seconds: Positive = 5.0
     """The most a worker may spend on one check."""
-    workers: int | None = None
+    workers: Count | None = None
     """Worker processes; None: as many as processors."""
-    memory_limit_gib: float | int = 2.0
-    """Address space of each worker, GiB."""
+    memory_limit_gib: FileOnly[Annotated[float | int, Range(0.5)]] = 2.0
+    """Address space of each worker, GiB; sympy itself takes a quarter of one."""
 
     def __post_init__(self) -> None:
-        if self.timeout_seconds <= 0:
-            raise ValueError(f"timeout_seconds is {self.timeout_seconds}; expected more than 0")
-        if self.memory_limit_gib < 0.5:
-            raise ValueError(f"memory_limit_gib is {self.memory_limit_gib}; expected at least 0.5, for sympy itself")
+        check(self, "--reward.")
 
     @property
     def terms(self) -> tuple[Reward, ...]:

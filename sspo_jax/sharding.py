@@ -14,13 +14,16 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from sspo_jax.ranges import Range
+
+Shards = Annotated[int, Range(1, besides=(-1,))]
 MESH_AXES = ("data", "fsdp", "tensor", "expert")
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
@@ -42,13 +45,13 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 class MeshConfig:
     """Devices along each mesh axis; -1 (on one axis at most) takes what the others leave."""
 
-    data: int = 1
+    data: Shards = 1
     """Replicas of the parameters; each computes its own rows of the batch."""
-    fsdp: int = -1
+    fsdp: Shards = -1
     """Shards of parameters, gradients and optimizer state; each computes its own rows of the batch."""
-    tensor: int = 1
+    tensor: Shards = 1
     """Shards of heads, MLP and vocabulary inside one layer."""
-    expert: int = 1
+    expert: Shards = 1
     """Shards of the experts of a mixture-of-experts model."""
 
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
@@ -15,6 +16,7 @@ from sspo_jax.data.overlap import find_overlap, one_line, write_problems
 from sspo_jax.data.problems import iterate
 from sspo_jax.data.sources import open_problems
 from sspo_jax.files import write_json_lines
+from sspo_jax.ranges import Count, Range, Whole
 
 _USAGE = """usage: sspo data COMMAND ... (`sspo data COMMAND --help` for its options)
 
@@ -81,13 +83,13 @@ class OverlapConfig:
     """Evaluation sets: names of files in the data folder, or paths."""
     data_dir: str | None = None
     """Folder of the sets called by name; none: $SSPO_DATA, then data/."""
-    ngram: int = 8
+    ngram: Count = 8
     """Words of an n-gram."""
-    near_share: float = 0.5
+    near_share: Annotated[float, Range(above=0, most=1)] = 0.5
     """Share of common n-grams from which two problems are near duplicates."""
     write: str | None = None
     """Write the training problems without the ones found to this .jsonl file."""
-    show: int = 10
+    show: Whole = 10
     """Pairs to print."""
 
 
@@ -98,7 +100,7 @@ def overlap_command(config: OverlapConfig) -> int:
       ValueError, FileNotFoundError: as `open_problems`; `write` is not a new .jsonl file.
     """
     if config.write is not None and (not config.write.endswith(".jsonl") or os.path.exists(config.write)):
-        raise ValueError(f"--write is {config.write}, want a .jsonl file that does not exist yet")
+        raise ValueError(f"--write is {config.write}; expected a .jsonl file that does not exist yet")
     train = open_problems(config.train, data_dir=config.data_dir)
     evals = [open_problems(spec, data_dir=config.data_dir) for spec in config.evals]
     found = find_overlap(train, evals, ngram=config.ngram, near_share=config.near_share)

@@ -6,6 +6,7 @@ import inspect
 import pathlib
 import re
 import sys
+import traceback
 import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -33,15 +34,31 @@ def load_experiment(name: str) -> "TrainConfig":
     """The `config()` of an experiment file.
 
     Raises:
-      ValueError: no such experiment (the known ones are listed), or its file has no `config`.
+      ValueError: no such experiment (the known ones are listed), or its file gives no configuration; names the line.
     """
+    from sspo_jax.config import TrainConfig
+
     file = pathlib.Path(name) if name.endswith(".py") else experiments().get(name)
     if file is None or not file.is_file():
-        raise ValueError(f"no experiment {name!r}, want the path of a file or one of:\n{known()}")
-    module = _import_file(file.resolve())
-    if not hasattr(module, "config"):
-        raise ValueError(f"{file} has no function config() that returns a TrainConfig")
-    return module.config()
+        raise ValueError(f"no experiment {name!r}; expected the path of a file or one of:\n{known()}")
+    try:
+        module = _import_file(file.resolve())
+        config = module.config() if callable(getattr(module, "config", None)) else None
+    except Exception as error:  # whatever a person's file can raise
+        raise ValueError(f"{_line_of(error, file)}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, TrainConfig):
+        came = "no such function" if config is None else f"one that returns a {type(config).__name__}"
+        raise ValueError(f"{file}: expected a function config() that returns a TrainConfig; there is {came}")
+    return config
+
+
+def _line_of(error: Exception, file: pathlib.Path) -> str:
+    """File and line of an experiment that an error came from, the innermost one."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    folder = str(file.resolve().parent)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(folder)]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else str(file)
 
 
 def _import_file(file: pathlib.Path) -> types.ModuleType:

@@ -3,12 +3,11 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import tyro
 
-if TYPE_CHECKING:
-    pass
+from sspo_jax.ranges import Whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,13 +19,13 @@ class ExportConfig:
     out: tyro.conf.Positional[str]
     """Directory to write; must not exist, or be empty."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Of the written weights."""
-    step: int | Literal["best"] | None = None
+    """Type of the written weights."""
+    step: Whole | Literal["best"] | None = None
     """Checkpoint to export: a step, `best` (of the evaluations inside the run), or not set: the newest intact one."""
     adapters: bool = False
-    """Of a LoRA run, write the adapters alone, as PEFT does, float32; else they are merged into the weights."""
+    """Write the adapters of a LoRA run alone, as PEFT does, float32; else they are merged into the weights."""
     base: str | None = None
-    """Of a LoRA run: where the checkpoint is now that it started from, if it was moved."""
+    """Where the checkpoint is now that a LoRA run started from, if it was moved."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import tyro
 
 from sspo_jax.files import read_json_lines, step_files
+from sspo_jax.ranges import Whole
 
 _SHOWN = (
     "reward/mean",
@@ -33,10 +34,10 @@ class InspectConfig:
     """Run directory."""
     metrics: tuple[str, ...] = ()
     """Metrics to show, by the start of their names; none: the usual ones."""
-    step: int | None = None
+    step: Whole | None = None
     """Also print responses of this step."""
-    responses: int = 4
-    """How many of them."""
+    responses: Whole = 4
+    """Responses to print."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,10 +1,9 @@
 """The command line: `sspo COMMAND ...`. Each command imports only what it needs."""
 
+import dis
 import importlib
 import os
-import pathlib
 import sys
-import traceback
 from collections.abc import Sequence
 
 from sspo_jax.files import is_disk_full
@@ -62,15 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def is_explained(error: Exception) -> bool:
     """Whether an error was raised on purpose, with a text for the person at the terminal; anything else is a bug.
 
-    Files that cannot be read or written explain themselves. Of other errors those that a `raise` of this package made
-    do; one that came out of an expression, here or in a library, needs its traceback to be understood.
+    Files that cannot be read or written explain themselves. Of other errors those do that a `raise` statement of this
+    package, or of an experiment file, made; one that came out of an expression, here or in a library, needs its
+    traceback to be understood. The instruction tells the two apart, so no source has to be at hand.
     """
     if isinstance(error, OSError):
         return True
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    package = str(pathlib.Path(__file__).parents[1])
-    is_ours = last.filename.startswith(package) or "/experiments/" in last.filename
-    return is_ours and (last.line or "").startswith("raise")
+    last = error.__traceback__
+    if last is None:
+        return False
+    while last.tb_next is not None:
+        last = last.tb_next
+    module = last.tb_frame.f_globals.get("__name__", "")
+    is_ours = module.partition(".")[0] == __package__.partition(".")[0] or module.startswith("sspo_experiments_")
+    return is_ours and last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _quiet_libraries() -> None:

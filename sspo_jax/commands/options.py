@@ -7,32 +7,41 @@ from collections.abc import Sequence
 from typing import Any
 
 from sspo_jax.files import check_writable_name
+from sspo_jax.ranges import check, file_only
 
 
 def parse(config_type: Any, arguments: Sequence[str], *, prog: str, default: Any = None) -> Any:
     """Typed options of a command: `--section.field value` for every field of a (nested) dataclass.
 
-    A section that `default` leaves out (None) is switched on by any of its options; the help shows it all the same.
+    A section that `default` leaves out (None) is switched on by any of its options; the help shows it all the same,
+    unless it is of no use to the experiment. The result is checked: see `sspo_jax.ranges`.
+
+    Raises:
+      ValueError: a value outside its declared range, or the option of a value that only an experiment file sets.
     """
     import tyro
 
     options: dict[str, Any] = {}
     if default is not None:
+        check(default)  # an experiment file is Python: its types are looked at before its values are shown or replaced
         options["default"] = switch_on(default, arguments)
+        _refuse_file_only(options["default"], arguments)
     if default is not None and {"-h", "--help"} & set(arguments):
-        off = sections_off(default)
+        of_no_use = getattr(default, "of_no_use", ())
+        off = [name for name in sections_off(default) if name not in of_no_use]
         options["default"] = switch_on(default, [f"--{name}." for name in off])
         note = f"Switched on by any of their options, and off without: {', '.join(off)}." if off else ""
         options["description"] = f"{inspect.getdoc(config_type)}\n\n{note}".strip()
-    parsed = tyro.cli(
+    config = tyro.cli(
         config_type,
         args=list(arguments),
         prog=prog,
-        config=(tyro.conf.AvoidSubcommands,),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed),
         **options,
     )
-    refuse_urls(parsed)
-    return parsed
+    check(config)
+    refuse_urls(config)
+    return config
 
 
 _WRITTEN = ("run_dir", "out", "output", "write", "export_directory")
@@ -50,6 +59,20 @@ def refuse_urls(config: Any, prefix: str = "--") -> None:
             refuse_urls(value, f"{name}.")
         elif field.name in _WRITTEN and isinstance(value, str):
             check_writable_name(name, value)
+
+
+def _refuse_file_only(config: Any, arguments: Sequence[str]) -> None:
+    """Says where to set what is no option."""
+    fixed = file_only(config)
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        name = option.removeprefix("--").replace("-", "_")
+        for field in fixed if option.startswith("--") else ():
+            if name == field or name.startswith(f"{field}."):
+                raise ValueError(
+                    f"{option} is no option: {name} is set in the experiment file. Copy the file, change it there, and "
+                    "give the path of the copy in place of the experiment's name"
+                )
 
 
 def switch_on(config: Any, arguments: Sequence[str]) -> Any:

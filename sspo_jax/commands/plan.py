@@ -30,6 +30,8 @@ class PlanOptions:
 def main(arguments: Sequence[str]) -> int:
     """The command line of `sspo plan`; 0: fits, 3: does not."""
     options, overrides = tyro.cli(PlanOptions, args=list(arguments), prog="sspo plan", return_unknown_args=True)
+    if options.slices < 1:
+        raise ValueError(f"--slices is {options.slices}; expected at least 1")
     prepare_host()
     default, overrides = choose_objective(load_experiment(options.experiment), overrides)
     config = parse(TrainConfig, overrides, prog=f"sspo plan {options.experiment}", default=default)

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sspo_jax.files import read_json_lines
+from sspo_jax.ranges import Count, Whole
 from sspo_jax.subsentences import Segmenter, parse_rule
-from sspo_jax.subsentences.rules import segment_tokens
+from sspo_jax.subsentences.rules import MAX_TOKENS, segment_tokens
 from sspo_jax.types import Number
 
 _COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
@@ -32,12 +33,14 @@ class SegmentConfig:
     """The field of a JSON line that holds the text."""
     rule: str = "punctuation"
     """punctuation, sentence, newline, fixed(n), token or response."""
-    min_tokens: int = 5
+    min_tokens: Count = 5
     """A shorter piece is joined with its neighbour."""
+    max_tokens: Count | None = MAX_TOKENS
+    """A longer piece is cut into parts of equal length; None: never. Not read by fixed(n), token and response."""
     math_aware: bool = True
     """Ignore boundary marks inside brackets or $...$."""
-    show: int = 1
-    """How many texts to print in colours."""
+    show: Whole = 1
+    """Texts to print in colours."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,7 +69,7 @@ def read_tokenizer(path: str) -> Any:
     from sspo_jax.data.tokenizer import TINY, load_tokenizer
 
     if path != TINY and not pathlib.Path(path).is_dir():
-        raise ValueError(f"tokenizer is {path!r}, expected {TINY!r}, a tokenizer.json or a directory with one")
+        raise ValueError(f"--tokenizer is {path!r}; expected {TINY!r}, a tokenizer.json or a directory with one")
     return load_tokenizer(path)
 
 
@@ -104,7 +107,9 @@ def lengths_of(segmenter: Segmenter, texts: list[str]) -> list[np.ndarray]:
     result = []
     for encoding in segmenter.host.tokenizer.encode_batch(texts, add_special_tokens=False):
         pieces = [segmenter.host.pieces[token] for token in encoding.ids]
-        result.append(np.bincount(segment_tokens(pieces, rule, min_tokens=segmenter.min_tokens)))
+        result.append(
+            np.bincount(segment_tokens(pieces, rule, min_tokens=segmenter.min_tokens, max_tokens=segmenter.max_tokens))
+        )
     return result
 
 
@@ -135,6 +140,7 @@ def segment(config: SegmentConfig) -> int:
         read_tokenizer(config.tokenizer),
         rule=config.rule,
         min_tokens=config.min_tokens,
+        max_tokens=config.max_tokens,
         math_aware=config.math_aware,
     )
     for text in texts[: config.show]:

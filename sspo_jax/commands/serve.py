@@ -4,9 +4,10 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from sspo_jax.models.hf.load import load_qwen
+from sspo_jax.ranges import Count, Range
 from sspo_jax.serving.limits import Limits
 
 
@@ -22,7 +23,7 @@ class ServeConfig:
     """Type of the computation and of the weights in memory."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all. One that other machines reach needs a key."""
-    port: int = 8000
+    port: Annotated[int, Range(0, 65535)] = 8000
     """Port to listen on; 0 takes a free one and prints it."""
     api_key: str | None = None
     """Key that clients must send (Authorization: Bearer KEY). Other users of the machine can read a command line:
@@ -32,22 +33,16 @@ class ServeConfig:
     reload_directory: str | None = None
     """Clients may have the server load weights from below this directory; None: not at all. A run that samples here
     needs it: its run directory, or its --rollout.server.export-directory."""
-    slots: int | None = None
+    slots: Count | None = None
     """Responses decoded at once; None: 64 on a CPU, 256 elsewhere."""
-    max_tokens: int = 4096
+    max_tokens: Count = 4096
     """Most tokens of a response, where the model's positions allow them."""
-    gather_seconds: float = 0.005
+    gather_seconds: Annotated[float, Range(0, 60)] = 0.005
     """How long the first request waits for others to be decoded with it."""
     limits: Limits = Limits()
     """Bounds of one request, of one client, and of all clients together."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_tokens", 1), ("slots", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; expected at least {least}")
-        if not 0 <= self.gather_seconds <= 60:
-            raise ValueError(f"--gather-seconds is {self.gather_seconds}; expected 0 to 60")
         if self.reload_directory is not None and not pathlib.Path(self.reload_directory).is_dir():
             raise ValueError(f"--reload-directory is {self.reload_directory!r}, which is not a directory")
 

@@ -11,6 +11,7 @@ from sspo_jax.checker import STATUSES, Options, Verdict, Verifier, ledger
 from sspo_jax.data.problems import Problem
 from sspo_jax.evaluation.judging import Judge
 from sspo_jax.files import read_json_lines, write_json_lines
+from sspo_jax.ranges import Count, NotNegative, Positive
 
 _CHUNK = 256  # responses submitted at a time, so that the progress bar moves
 
@@ -32,13 +33,13 @@ class VerifyConfig:
     """The field of the gold answer; where it is missing, `answer` is taken."""
     output: str | None = None
     """Write one line of JSON with the verdict for each line of the file."""
-    timeout_seconds: float = 5.0
+    timeout_seconds: Positive = 5.0
     """The most a worker may spend on one check."""
-    workers: int | None = None
+    workers: Count | None = None
     """Worker processes for hard answers; the processor's count by default."""
-    relative_tolerance: float | None = None
+    relative_tolerance: NotNegative | None = None
     """Numbers agree where |answer - gold| <= this * |gold|; not set: as the set of the problem says, else exact."""
-    absolute_tolerance: float | None = None
+    absolute_tolerance: NotNegative | None = None
     """Numbers agree where |answer - gold| <= this; not set: as the problem says (`extra.error`), else exact."""
     lenient: bool = False
     """Where no answer is stated, take the last formula or number."""

@@ -22,6 +22,7 @@ import random
 from typing import Any, Literal
 
 from sspo_jax.data.problems import Problem
+from sspo_jax.ranges import Count, FileOnly, Fraction, Seed
 
 Step = tuple[str, int]
 Split = Literal["train", "held_out"]
@@ -41,31 +42,31 @@ _VERSION = 1  # part of the digest: raise it when the same (config, index) would
 class ArithmeticData:
     """Settings of the generated problems; `.open()` gives the source."""
 
-    split: Split = "train"
+    split: FileOnly[Split] = "train"
     """`train` or `held_out`; the two share no chain."""
-    seed: int = 0
+    seed: FileOnly[Seed] = 0
     """Problems are a function of (seed, index)."""
-    size: int = 1_000_000
+    size: Count = 1_000_000
     """Number of problems; they are made on demand, so a large number costs nothing."""
-    min_steps: int = 4
+    min_steps: Count = 4
     """Fewest steps of a chain."""
-    max_steps: int = 6
+    max_steps: Count = 6
     """Most steps of a chain."""
-    reasoned_fraction: float = 0.4
+    reasoned_fraction: Fraction = 0.4
     """Share of the demonstrations that reason step by step; the others guess a digit at once."""
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "held_out"):
-            raise ValueError(f"split is {self.split!r}, want train or held_out")
+            raise ValueError(f"split is {self.split!r}; expected train or held_out")
         if self.size < 1:
-            raise ValueError(f"size is {self.size}, want at least 1")
+            raise ValueError(f"size is {self.size}; expected at least 1")
         if not 1 <= self.min_steps <= self.max_steps <= len(_STEPS):
             raise ValueError(
-                f"min_steps is {self.min_steps} and max_steps {self.max_steps}, want 1 <= min_steps <= max_steps <= "
-                f"{len(_STEPS)}, the number of different steps"
+                f"min_steps is {self.min_steps} and max_steps {self.max_steps}; expected 1 <= min_steps <= "
+                f"max_steps <= {len(_STEPS)}, the number of different steps"
             )
         if not 0.0 <= self.reasoned_fraction <= 1.0:
-            raise ValueError(f"reasoned_fraction is {self.reasoned_fraction}, want 0 to 1")
+            raise ValueError(f"reasoned_fraction is {self.reasoned_fraction}; expected 0 to 1")
 
     def open(self, tokenizer: Any = None) -> "ArithmeticSource":
         """The source of these problems; the tokenizer is not used, other data counts tokens with it."""
@@ -87,7 +88,7 @@ class ArithmeticSource:
 
     def __getitem__(self, index: int) -> Problem:
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.name}: problem {index}, want 0 to {len(self) - 1}")
+            raise IndexError(f"{self.name}: problem {index}; expected 0 to {len(self) - 1}")
         rng = self._rng("problem", index)
         while True:
             start, steps = _draw_chain(rng, self.data.min_steps, self.data.max_steps)

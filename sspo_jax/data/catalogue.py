@@ -36,7 +36,7 @@ def table_source(table: Any, *, name: str) -> ProblemSource:
             rows = (_decoded(table[index]) for index in range(len(table)))
             return ListSource([read(row, name, number) for number, row in enumerate(rows)], name=name)
     known = "; ".join(", ".join(wanted) for wanted, _ in ROW_READERS)
-    raise ValueError(f"{name}: columns {', '.join(sorted(columns))}, want one of: {known}")
+    raise ValueError(f"{name}: columns {', '.join(sorted(columns))}; expected one of: {known}")
 
 
 def tfds_source(name: str, *, split: str, data_dir: str | None = None) -> ProblemSource:
@@ -60,13 +60,13 @@ def tfds_source(name: str, *, split: str, data_dir: str | None = None) -> Proble
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         except tfds.core.DatasetNotFoundError:
             raise ValueError(
-                f"tfds:{name}: no such data set in tensorflow-datasets {tfds.__version__}, want "
+                f"tfds:{name}: no such data set in tensorflow-datasets {tfds.__version__}; expected "
                 f"{', '.join(_MODULES)}, another name of its catalogue, or the folder of a prepared data set"
             ) from None
         if not pathlib.Path(builder.data_path).is_dir():
             _prepare(builder, name)
     if split not in builder.info.splits:
-        raise ValueError(f"tfds:{name}: split {split!r}, want {' or '.join(sorted(builder.info.splits))}")
+        raise ValueError(f"tfds:{name}: split {split!r}; expected {' or '.join(sorted(builder.info.splits))}")
     return table_source(builder.as_data_source(split=split), name=f"{_short(builder.name)}_{split}")
 
 
@@ -116,7 +116,7 @@ def _read_gsm8k(row: Mapping[str, Any], name: str, number: int) -> Problem:
     """GSM8K: the answer column holds the solution and, after `####`, the answer."""
     solution, marker, answer = row["answer"].rpartition("####")
     if not marker:
-        raise ValueError(f"{name}: row {number}: no #### in the answer, want GSM8K's format")
+        raise ValueError(f"{name}: row {number}: no #### in the answer; expected GSM8K's format")
     fields = {
         "id": f"{name}-{number}",
         "problem": row["question"],

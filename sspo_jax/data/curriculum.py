@@ -11,30 +11,26 @@ and passed over otherwise. `floor` keeps every problem in play, so that one that
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from sspo_jax.data.pipeline import ProblemStream
 from sspo_jax.data.problems import Problem, ProblemSource
+from sspo_jax.ranges import Count, FileOnly, Range, check
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CurriculumConfig:
     """How solve rates become weights."""
 
-    floor: float = 0.1
+    floor: Annotated[float | int, Range(above=0, most=1)] = 0.1
     """Least probability with which a candidate is taken."""
-    memory: float = 0.5
+    memory: Annotated[float | int, Range(0, below=1)] = 0.5
     """Weight of the old rate when a new one comes in: rate = memory * old + (1 - memory) * new."""
-    most_candidates: int = 20
+    most_candidates: FileOnly[Count] = 20
     """Candidates looked at per problem taken, on average over a batch; after that all are taken."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.floor <= 1:
-            raise ValueError(f"floor is {self.floor}, want above 0 and at most 1")
-        if not 0 <= self.memory < 1:
-            raise ValueError(f"memory is {self.memory}, want at least 0 and below 1")
-        if self.most_candidates < 1:
-            raise ValueError(f"most_candidates is {self.most_candidates}, want at least 1")
+        check(self, "--curriculum.")
 
 
 class CurriculumStream:
@@ -103,7 +99,7 @@ class CurriculumStream:
         """
         for problem, new in zip(problems, solve_rates, strict=True):
             if not 0.0 <= new <= 1.0:
-                raise ValueError(f"the solve rate of {problem.id!r} is {new}, want 0 to 1")
+                raise ValueError(f"the solve rate of {problem.id!r} is {new}; expected 0 to 1")
             old = self.rates.get(problem.id)
             memory = self._config.memory
             self.rates[problem.id] = float(new) if old is None else memory * old + (1.0 - memory) * float(new)

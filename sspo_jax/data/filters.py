@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sspo_jax.data.problems import Problem, ProblemSource, iterate
+from sspo_jax.ranges import Count, Whole
 
 _INTEGER = re.compile(r"[-+]?\d{1,3}(,?\d{3})*|[-+]?\d+")
 
@@ -18,7 +19,7 @@ _INTEGER = re.compile(r"[-+]?\d{1,3}(,?\d{3})*|[-+]?\d+")
 class ProblemFilter:
     """Which problems to keep; every condition left at its default keeps all."""
 
-    levels: tuple[int, ...] = ()
+    levels: tuple[Whole, ...] = ()
     """Keep these levels (problems without one are dropped); empty keeps all."""
     languages: tuple[str, ...] = ()
     """Keep these languages (ISO 639-1); empty keeps all."""
@@ -26,7 +27,7 @@ class ProblemFilter:
     """Keep only problems whose answer is a plain integer."""
     drop_ambiguous: bool = False
     """Drop problems whose solution has several different boxes (`extra.boxes`): the gold may be a part only."""
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     """Longest problem text kept, in tokens, without the prompt template; None keeps all."""
 
     def keeps(self, problem: Problem, tokenizer: Any = None) -> bool:
@@ -71,7 +72,7 @@ def filtered(source: ProblemSource, keep: ProblemFilter, *, tokenizer: Any = Non
     if keep == KEEP_ALL:
         return source
     if keep.max_tokens is not None and tokenizer is None:
-        raise ValueError("max_tokens is set but no tokenizer was given, want one to count tokens with")
+        raise ValueError("max_tokens is set but no tokenizer was given; expected one to count tokens with")
     indices = [index for index, problem in enumerate(iterate(source)) if keep.keeps(problem, tokenizer)]
     if not indices:
         raise ValueError(

@@ -28,13 +28,13 @@ class MixtureSource:
     def __init__(self, sources: Sequence[ProblemSource], weights: Sequence[float] | None = None):
         names = [source.name for source in sources]
         if not sources or len(set(names)) != len(names):
-            raise ValueError(f"the sources of a mixture are {names}, want at least one and no name twice")
+            raise ValueError(f"the sources of a mixture are {names}; expected at least one and no name twice")
         if weights is None:
             weights = [float(len(source)) for source in sources]
         if len(weights) != len(sources):
-            raise ValueError(f"{len(weights)} weights for {len(sources)} sources ({', '.join(names)}), want one each")
+            raise ValueError(f"{len(weights)} weights for {len(sources)} sources; expected one each")
         if not all(weight > 0 for weight in weights):
-            raise ValueError(f"weights are {list(weights)}, want positive numbers: leave a source out instead of 0")
+            raise ValueError(f"weights are {list(weights)}; expected positive numbers: leave a source out instead of 0")
         self.name = "+".join(names)
         self._sources = tuple(sources)
         scale = max(len(source) / weight for source, weight in zip(sources, weights, strict=True))
@@ -53,7 +53,7 @@ class MixtureSource:
 
     def __getitem__(self, index: int) -> Problem:
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.name}: problem {index}, want 0 to {len(self) - 1}")
+            raise IndexError(f"{self.name}: problem {index}; expected 0 to {len(self) - 1}")
         part = int(np.searchsorted(self._ends, index, side="right"))
         source = self._sources[part]
         repetition, row = divmod(index - int(self._ends[part]) + self._counts[part], len(source))

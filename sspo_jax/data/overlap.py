@@ -60,7 +60,7 @@ def find_overlap(
       ValueError: ngram below 1 or near_share outside of its range.
     """
     if ngram < 1 or not 0 < near_share <= 1:
-        raise ValueError(f"ngram is {ngram} and near_share {near_share}, want at least 1 and in (0, 1]")
+        raise ValueError(f"ngram is {ngram} and near_share {near_share}; expected at least 1 and in (0, 1]")
     problems = [(source.name, problem) for source in evals for problem in iterate(source)]
     equal = {strict_key(problem.problem): index for index, (_, problem) in enumerate(problems)}
     letters = {loose_key(problem.problem): index for index, (_, problem) in enumerate(problems)}

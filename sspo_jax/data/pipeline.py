@@ -34,9 +34,11 @@ class ProblemStream:
         self, source: ProblemSource, *, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
     ):
         if batch_size < 1 or batch_size % process_count:
-            raise ValueError(f"batch_size is {batch_size}, want a positive multiple of the {process_count} processes")
+            raise ValueError(
+                f"batch_size is {batch_size}; expected a positive multiple of the {process_count} processes"
+            )
         if not 0 <= process_index < process_count:
-            raise ValueError(f"process_index is {process_index}, want 0 to {process_count - 1}")
+            raise ValueError(f"process_index is {process_index}; expected 0 to {process_count - 1}")
         self.source = source
         self._batch_size = batch_size
         self._seed = seed
@@ -85,7 +87,7 @@ class ProblemStream:
             )
         position = state.get("position")
         if not isinstance(position, int) or position < 0:
-            raise ValueError(f"position is {position!r}, want the number of batches taken")
+            raise ValueError(f"position is {position!r}; expected the number of batches taken")
         self._position = position
 
     def _identity(self) -> dict[str, Any]:

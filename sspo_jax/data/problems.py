@@ -204,7 +204,7 @@ class JsonlSource:
             problem = parse_row(renamed(parse_json(line.rstrip(), where), self._fields), where)
             first = lines.setdefault(problem.id, number)
             if first != number:
-                raise ValueError(f"{where}: id {problem.id!r} is also at line {first}, want unique ids: rename one")
+                raise ValueError(f"{where}: id {problem.id!r} is also at line {first}; expected unique ids: rename one")
             starts.append(start)
             ends.append(position)
         if not starts:

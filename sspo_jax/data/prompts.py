@@ -36,8 +36,22 @@ class PromptTemplate:
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def fill(self, problem: str) -> str:
-        """The prompt text for a question."""
-        return _compile(self.text).render(problem=problem)
+        """The prompt text for a question.
+
+        Raises:
+          ValueError: the template cannot be read or filled in, or what comes out is no text.
+        """
+        try:
+            text = _compile(self.text).render(problem=problem)
+            text.encode("utf-8")
+        except Exception as error:  # a template is a small program and fails in as many ways
+            line = f", line {error.lineno}" if hasattr(error, "lineno") else ""
+            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            raise ValueError(
+                f"prompt template {self.name}{line}: {reason[0]} ({type(error).__name__}); expected Jinja with "
+                "{{ problem }} in it"
+            ) from None
+        return text
 
 
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
@@ -72,12 +86,17 @@ def load_template(spec: str) -> PromptTemplate:
             return template
     if not os.path.isfile(spec):
         names = ", ".join(template.name for template in TEMPLATES)
-        raise ValueError(f"prompt template {spec!r}, want {names}, or the path of a Jinja file")
-    with open(spec, encoding="utf-8") as file:
-        template = PromptTemplate(name=os.path.splitext(os.path.basename(spec))[0], text=file.read())
+        raise ValueError(f"prompt template {spec!r}; expected {names}, or the path of a Jinja file")
+    with open(spec, "rb") as file:
+        raw = file.read()
+    try:
+        text = raw.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{spec}: byte {error.start} is not UTF-8; expected a Jinja file in UTF-8") from None
+    template = PromptTemplate(name=os.path.splitext(os.path.basename(spec))[0], text=text)
     mark = "a question that no template contains"
     if mark not in template.fill(mark):
-        raise ValueError(f"{spec}: the question does not appear in the prompt, want {{{{ problem }}}} in the file")
+        raise ValueError(f"{spec}: the question does not appear in the prompt; expected {{{{ problem }}}} in the file")
     return template
 
 
@@ -113,7 +132,7 @@ class PromptTokenizer:
             self._tokens[problem.problem] = tokens
         if self.max_tokens is not None and len(tokens) > self.max_tokens:
             raise ValueError(
-                f"the prompt of problem {problem.id!r} has {len(tokens)} tokens, want at most {self.max_tokens}: "
+                f"the prompt of problem {problem.id!r} has {len(tokens)} tokens; expected at most {self.max_tokens}: "
                 "raise the context, lower the response budget or filter with max_tokens"
             )
         return tokens
@@ -131,7 +150,4 @@ def _compile(text: str) -> Any:
 
     # Sandboxed: a template file comes with data sets and models. No trailing newline may get lost: it is a token.
     environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    try:
-        return environment.from_string(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"prompt template, line {error.lineno}: {error.message}") from None
+    return environment.from_string(text)

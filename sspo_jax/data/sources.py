@@ -16,6 +16,7 @@ from sspo_jax.data.arithmetic import ArithmeticData
 from sspo_jax.data.filters import KEEP_ALL, ProblemFilter, SubsetSource, filtered
 from sspo_jax.data.mixtures import MixtureSource
 from sspo_jax.data.problems import JsonlSource, ProblemSource
+from sspo_jax.ranges import Count, Positive, from_record
 
 DATA_VARIABLE = "SSPO_DATA"
 """The environment variable that names a folder of JSON-lines files, for sets called by name."""
@@ -32,8 +33,8 @@ class JsonlData:
     no problem has are then left out. None: the file has the fields of a problem."""
     filter: ProblemFilter = KEEP_ALL
     """Which of them to take."""
-    first: int | None = None
-    """Take only so many from the start (after the filter); None takes all."""
+    first: Count | None = None
+    """Take only the first N problems (after the filter); None takes all."""
 
     def open(self, tokenizer: Any = None) -> ProblemSource:
         """The source, validated."""
@@ -53,8 +54,8 @@ class TfdsData:
     """Where data sets are kept; None is the library's own choice."""
     filter: ProblemFilter = KEEP_ALL
     """Which of them to take."""
-    first: int | None = None
-    """Take only so many from the start (after the filter); None takes all."""
+    first: Count | None = None
+    """Take only the first N problems (after the filter); None takes all."""
 
     def open(self, tokenizer: Any = None) -> ProblemSource:
         """The source, validated; a data set of the catalogue is downloaded on first use."""
@@ -76,8 +77,8 @@ class HubData:
     """Its split."""
     filter: ProblemFilter = KEEP_ALL
     """Which of them to take."""
-    first: int | None = None
-    """Take only so many from the start (after the filter); None takes all."""
+    first: Count | None = None
+    """Take only the first N problems (after the filter); None takes all."""
 
     def open(self, tokenizer: Any = None) -> ProblemSource:
         """The source, validated."""
@@ -93,7 +94,7 @@ class MixtureData:
 
     parts: tuple[JsonlData | TfdsData | HubData | ArithmeticData, ...]
     """The sources."""
-    weights: tuple[float, ...] | None = None
+    weights: tuple[Positive, ...] | None = None
     """The share of each, of any sum; None takes each source once."""
 
     def open(self, tokenizer: Any = None) -> ProblemSource:
@@ -110,6 +111,8 @@ def data_from_record(record: Mapping[str, Any]) -> Data:
     Raises:
       ValueError: no kind of data has these fields.
     """
+    if not isinstance(record, Mapping):
+        raise ValueError(f"data is {record!r:.80}; expected an object: give the sets with --data")
     kinds = (JsonlData, TfdsData, HubData, ArithmeticData, MixtureData)
     fields = {kind: {field.name: field for field in dataclasses.fields(kind)} for kind in kinds}
     fitting = [
@@ -122,11 +125,11 @@ def data_from_record(record: Mapping[str, Any]) -> Data:
         raise ValueError(f"data with the fields {', '.join(record)} is of no known kind: give the sets with --data")
     kind = min(fitting, key=lambda kind: len(fields[kind]))
     values = _tuples(record)
-    if "filter" in values:
-        values["filter"] = ProblemFilter(**_tuples(values["filter"]))
-    if "parts" in values:
+    if isinstance(values.get("filter"), Mapping):
+        values["filter"] = from_record(ProblemFilter, values["filter"], "data.filter")
+    if isinstance(values.get("parts"), tuple):
         values["parts"] = tuple(data_from_record(part) for part in values["parts"])
-    return kind(**values)
+    return from_record(kind, values, "data")
 
 
 def _field_names(pairs: Sequence[str]) -> dict[str, str]:
@@ -175,6 +178,27 @@ def parse_spec(spec: str, *, data_dir: str | None = None) -> JsonlData | TfdsDat
     return JsonlData(path=_find_file(body, data_dir), first=first)
 
 
+def parse_sets(specs: str) -> tuple[JsonlData | TfdsData | HubData | ArithmeticData, ...]:
+    """The configs of several sets, comma-separated; `none` is none.
+
+    Raises:
+      ValueError: nothing between two commas, or as `parse_spec`.
+      FileNotFoundError: no such file, with the places looked in.
+    """
+    if specs.strip() == "none":
+        return ()
+    names = [name.strip() for name in specs.split(",")]
+    if not all(names):
+        raise ValueError(f"the sets are {specs!r}; expected names such as aime24,math500, or none")
+    return tuple(map(parse_spec, names))
+
+
+def sets_at_hand(*names: str) -> tuple[JsonlData, ...]:
+    """Those of the sets called by name whose files are in the data folder (`$SSPO_DATA`, then `data/`)."""
+    paths = [next(filter(os.path.isfile, _places(name, None)), None) for name in names]
+    return tuple(JsonlData(path=path) for path in paths if path is not None)
+
+
 def _arithmetic_split(word: str) -> Literal["train", "held_out"]:
     if word == "train":
         return "train"
@@ -195,8 +219,7 @@ def _split_first(spec: str) -> tuple[str, int | None]:
 def _find_file(name: str, data_dir: str | None) -> str:
     if name.endswith(".jsonl") or os.path.isfile(name):
         return name
-    roots = [data_dir] if data_dir else [root for root in (os.environ.get(DATA_VARIABLE), "data") if root]
-    tried = [os.path.join(root, *below, f"{name}.jsonl") for root in roots for below in ((), ("eval",))]
+    tried = _places(name, data_dir)
     for path in tried:
         if os.path.isfile(path):
             return path
@@ -204,6 +227,12 @@ def _find_file(name: str, data_dir: str | None) -> str:
         f"no problems called {name!r}: looked for {', '.join(tried)}. Put the file there, name its folder with "
         f"--data-dir or ${DATA_VARIABLE}, or give the path of a .jsonl file, tfds:NAME, hf:NAME or arithmetic:held_out"
     )
+
+
+def _places(name: str, data_dir: str | None) -> list[str]:
+    """Where a set called by name may be, in the order in which it is looked for."""
+    roots = [data_dir] if data_dir else [root for root in (os.environ.get(DATA_VARIABLE), "data") if root]
+    return [os.path.join(root, *below, f"{name}.jsonl") for root in roots for below in ((), ("eval",))]
 
 
 def _first(source: ProblemSource, count: int | None) -> ProblemSource:

@@ -45,7 +45,7 @@ class ProblemBuilder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
         if not self._jsonl:
-            raise ValueError("no files to prepare, want ProblemBuilder(jsonl={split: path})")
+            raise ValueError("no files to prepare; expected ProblemBuilder(jsonl={split: path})")
         return {split: self._generate_examples(JsonlSource(path)) for split, path in self._jsonl.items()}
 
     def _generate_examples(self, source: JsonlSource) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -16,7 +16,7 @@ def load_tokenizer(spec: str) -> Any:
       spec: `tiny`, a directory with a tokenizer.json, or a name on the Hub.
 
     Raises:
-      FileNotFoundError: neither a directory nor to be had from the Hub.
+      FileNotFoundError: no directory, and it could not be downloaded from the Hub.
       ValueError: the directory has no tokenizer, or it has no end token.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -28,14 +28,18 @@ def load_tokenizer(spec: str) -> Any:
                 f"no tokenizer.json in {directory}: copy the tokenizer of the checkpoint there, or name another with "
                 "--model.tokenizer"
             )
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+        except Exception as error:  # of its two libraries, each with its own kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"the tokenizer in {directory} cannot be read ({reason}): copy it there again") from None
     else:
         try:
             tokenizer = AutoTokenizer.from_pretrained(spec)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise FileNotFoundError(
-                f"tokenizer {spec!r} is neither a directory nor to be had from the Hub ({reason})"
+                f"tokenizer {spec!r} is not a directory and could not be downloaded from the Hub ({reason})"
             ) from None
     if tokenizer.eos_token_id is None:
         raise ValueError(f"tokenizer {spec!r} has no end token: set eos_token in its tokenizer_config.json")

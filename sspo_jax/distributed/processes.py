@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar
 import jax
 import numpy as np
 
+from sspo_jax.ranges import Count, Whole
+
 T = TypeVar("T")
 
 
@@ -35,14 +37,14 @@ class DistributedConfig:
     auto: let JAX find the others (TPU pods). none: one process, whatever the environment says."""
     coordinator: str | None = None
     """HOST:PORT of process 0, as all processes reach it; with `num_processes` and `process_id`."""
-    num_processes: int | None = None
+    num_processes: Count | None = None
     """How many processes there are."""
-    process_id: int | None = None
+    process_id: Whole | None = None
     """Which of them this is, from 0."""
-    heartbeat_seconds: int = 20
+    heartbeat_seconds: Count = 20
     """A process that is silent for so long is taken for lost, and the others end."""
-    start_seconds: int = 300
-    """How long to wait for the others at the start."""
+    start_seconds: Count = 300
+    """Seconds to wait for the others at the start."""
 
 
 def settings(config: DistributedConfig, environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:

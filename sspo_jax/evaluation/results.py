@@ -71,8 +71,13 @@ def read_results(directory: str | os.PathLike[str]) -> Evaluation:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: format {found}; expected {FORMAT}: evaluate again")
-    sets = tuple(_set_from_json(name, scores) for name, scores in content["sets"].items())
-    return Evaluation(protocol=content["protocol"], about=content["about"], sets=sets)
+    try:
+        sets = tuple(_set_from_json(name, scores) for name, scores in content["sets"].items())
+        evaluation = Evaluation(protocol=dict(content["protocol"]), about=dict(content["about"]), sets=sets)
+        json.dumps(to_json(evaluation))  # everything that a comparison reads is there
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise ValueError(f"{path}: damaged ({type(error).__name__}: {error}); evaluate again") from None
+    return evaluation
 
 
 def write_results(directory: pathlib.Path, evaluation: Evaluation) -> None:

@@ -16,6 +16,7 @@ from sspo_jax.evaluation.presets import Preset, facts_of, preset_named
 from sspo_jax.evaluation.results import Evaluation, SampleFile, write_results
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
 from sspo_jax.evaluation.subjects import GivenResponses, PolicySubject, is_run
+from sspo_jax.ranges import Count, Positive, Seed, Whole
 
 FIVE_SETS = "aime24,amc23,math500,minerva,olympiadbench"
 
@@ -26,7 +27,7 @@ class EvaluateConfig:
 
     model: str | None = None
     """Hugging Face checkpoint (directory or name on the Hub), or the directory of a run."""
-    step: int | Literal["best"] | None = None
+    step: Whole | Literal["best"] | None = None
     """Checkpoint of a run to score: its step, or `best` of the evaluations in training; not set: the newest."""
     data: str | None = None
     """Sets, comma-separated: names of files in the data folder, .jsonl paths, tfds:NAME, hf:NAME, arithmetic:held_out.
@@ -36,27 +37,27 @@ class EvaluateConfig:
     """Folder of the sets called by name; none: $SSPO_DATA, then data/."""
     preset: Literal["paper-greedy", "avg@k"] = "paper-greedy"
     """Protocol: one greedy response, or k responses at temperature 0.6, top-p 0.95 (32 for AIME and AMC, else 8)."""
-    samples: int | None = None
+    samples: Count | None = None
     """Responses per problem instead of the preset's."""
-    max_new_tokens: int | None = None
+    max_new_tokens: Count | None = None
     """Longest response, in tokens; not set: as in the run, else the preset's 3,000."""
     prompt: str | None = None
     """Prompt template: chat, qwen-math, qwen-boxed, r1, none, or a Jinja file; not set: the run's, else qwen-math."""
     out: str | None = None
     """Where the results go; none: evaluations/<model>-<preset>. Finished samples in it are kept and continued."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sampling and of the bootstrap."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of the computation; not set: as in the run, else bfloat16."""
     tokenizer: str | None = None
     """Tokenizer, where it is not in the checkpoint; `tiny` is the shipped one."""
-    problems_at_once: int = 64
+    problems_at_once: Count = 64
     """Problems sampled together and then written; part of what decides the samples."""
-    slots: int = 64
+    slots: Count = 64
     """Responses decoded at the same time; more is faster until memory runs out, and changes no response."""
-    workers: int | None = None
+    workers: Count | None = None
     """Processes of the checker; none: one per core."""
-    timeout_seconds: float = 5.0
+    timeout_seconds: Positive = 5.0
     """Limit of one check."""
     responses: str | None = None
     """Judge the responses of this file instead of sampling: JSON lines of id, response, and (where needed) set, sample,
@@ -172,9 +173,6 @@ def _preset(config: EvaluateConfig) -> Preset:
     """The preset, with what the options change in it said in its name: such numbers are another protocol."""
     preset = preset_named(config.preset)
     given = {key: getattr(config, key) for key in ("samples", "max_new_tokens") if getattr(config, key) is not None}
-    for key, value in given.items():
-        if value < 1:
-            raise ValueError(f"--{key.replace('_', '-')} is {value}; expected at least 1")
     changes = {key: value for key, value in given.items() if value != getattr(preset, key)}
     if not changes:
         return preset

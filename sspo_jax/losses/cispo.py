@@ -10,6 +10,7 @@ from sspo_jax.losses.aggregation import Aggregation, Reduction
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
+from sspo_jax.ranges import FileOnly, NotNegative, Positive
 from sspo_jax.types import Max, Mean, Number, Scalar
 
 
@@ -81,9 +82,9 @@ class Cispo(Objective):
 
     aggregation: Aggregation = "token-mean"
     """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
-    clip_low: Number = 1.0
+    clip_low: NotNegative = 1.0
     """Width of the bound of the weight below 1; 1 is none."""
-    clip_high: Number = 0.28
+    clip_high: NotNegative = 0.28
     """Width of the bound of the weight above 1."""
-    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: FileOnly[Positive | None] = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""

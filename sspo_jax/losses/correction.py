@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sspo_jax.losses.aggregation import masked_max, masked_mean
 from sspo_jax.losses.ratios import check_shapes, clamp_log_ratio, level_units, token_log_ratio, unit_mean
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT
+from sspo_jax.ranges import NotNegative, Positive
 from sspo_jax.types import Max, Mean, Number, TrainBatch
 
 CorrectionLevel = Literal["token", "response"]
@@ -87,12 +88,12 @@ class RolloutCorrection:
     level: CorrectionLevel = "token"
     """A weight per token or one per response."""
     reduction: ResponseReduction = "sum"
-    """How the log-ratios of a response are combined: their sum, or their mean (geometric)."""
-    truncate_at: Number = 2.0
+    """How the log-ratios of a response become one: their sum, or their mean (geometric)."""
+    truncate_at: Positive = 2.0
     """The largest weight."""
-    reject_below: Number = 0.5
+    reject_below: NotNegative = 0.5
     """Weights below this are set to 0."""
-    reject_above: Number = 2.0
+    reject_above: Positive = 2.0
     """Weights above this are set to 0."""
 
     def __call__(self, batch: TrainBatch) -> tuple[Float[Array, "batch time"] | None, dict[str, Mean | Max]]:

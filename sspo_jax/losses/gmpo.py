@@ -9,6 +9,7 @@ from sspo_jax.losses.aggregation import Reduction
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, clamp_log_ratio, level_units, token_log_ratio, unit_mean
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
+from sspo_jax.ranges import FileOnly, NotNegative, Positive
 from sspo_jax.types import Max, Mean, Number, Scalar
 
 
@@ -81,9 +82,9 @@ class Gmpo(Objective):
 
     function = staticmethod(gmpo_loss)
 
-    clip_low: Number = 0.4
+    clip_low: NotNegative = 0.4
     """Bound of the log-ratio below 0, nats."""
-    clip_high: Number = 0.4
+    clip_high: NotNegative = 0.4
     """Bound of the log-ratio above 0, nats."""
-    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: FileOnly[Positive | None] = TOKEN_LOG_RATIO_LIMIT
     """Clamp of each log-ratio, nats; None means none."""

@@ -13,6 +13,7 @@ from sspo_jax.losses.aggregation import Reduction
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate, finish
+from sspo_jax.ranges import AboveOne, FileOnly, NotNegative, Positive
 from sspo_jax.types import Max, Mean, Number, Scalar
 
 
@@ -98,13 +99,13 @@ class Grpo(Objective):
 
     function = staticmethod(grpo_loss)
 
-    clip_low: Number = 0.2
+    clip_low: NotNegative = 0.2
     """Width of the bound below 1."""
-    clip_high: Number = 0.2
+    clip_high: NotNegative = 0.2
     """Width of the bound above 1."""
-    dual_clip: Number | None = None
+    dual_clip: AboveOne | None = None
     """Largest ratio at a negative advantage; None means none."""
-    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: FileOnly[Positive | None] = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
 
     @classmethod

@@ -8,6 +8,7 @@ from sspo_jax.losses.aggregation import Reduction
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import Gradient, check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import RESPONSE_LOG_RATIO_LIMIT, clipped_surrogate, finish
+from sspo_jax.ranges import FileOnly, NotNegative, Positive
 from sspo_jax.types import Max, Mean, Number, Scalar
 
 
@@ -85,11 +86,11 @@ class Gspo(Objective):
 
     function = staticmethod(gspo_loss)
 
-    clip_low: Number = 3e-4
+    clip_low: NotNegative = 3e-4
     """Width of the bound below 1."""
-    clip_high: Number = 4e-4
+    clip_high: NotNegative = 4e-4
     """Width of the bound above 1."""
     gradient: Gradient = "token"
     """Gradient through each token's own ratio ("token", GSPO-token) or the geometric mean ("plain", GSPO)."""
-    log_ratio_limit: Number | None = RESPONSE_LOG_RATIO_LIMIT
+    log_ratio_limit: FileOnly[Positive | None] = RESPONSE_LOG_RATIO_LIMIT
     """Clamp of log s from above, nats; None means none."""

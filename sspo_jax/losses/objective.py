@@ -7,7 +7,7 @@ All three terms use the same aggregation and the same denominator.
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from jaxtyping import Array, Float
@@ -16,7 +16,8 @@ from sspo_jax.losses.aggregation import Aggregation, aggregate, loss_denominator
 from sspo_jax.losses.correction import RolloutCorrection
 from sspo_jax.losses.kl import KlEstimator, kl_penalty
 from sspo_jax.losses.ratios import Level
-from sspo_jax.types import Max, Mean, Number, TrainBatch
+from sspo_jax.ranges import NotNegative, Positive, Range
+from sspo_jax.types import Max, Mean, TrainBatch
 
 Loss = tuple[Float[Array, ""], dict[str, Mean | Max]]  # a scalar, and metrics
 
@@ -27,13 +28,13 @@ class Objective(abc.ABC):
 
     aggregation: Aggregation = "seq-mean-token-mean"
     """From tokens to a scalar: see `sspo_jax.losses.aggregation`."""
-    norm_length: Number | None = None
+    norm_length: Positive | None = None
     """Tokens to divide by, read by the aggregation `seq-mean-token-sum-norm`; None: in a run, the longest response."""
-    kl_coefficient: Number = 0.0
+    kl_coefficient: NotNegative = 0.0
     """Weight of the KL to the reference policy; above 0 the batch must have ref_logprobs."""
     kl_estimator: KlEstimator = "k3"
     """Which estimate of that KL; k1 has zero expected gradient, see `kl_penalty`."""
-    entropy_coefficient: Number = 0.0
+    entropy_coefficient: Annotated[float | int, Range()] = 0.0
     """Weight of the entropy bonus; other than 0 the call must be given entropies."""
     correction: RolloutCorrection = dataclasses.field(default_factory=RolloutCorrection)
     """Correction of the gap between the sampler and the training program."""
@@ -54,8 +55,14 @@ class Objective(abc.ABC):
         own = [field.name for field in dataclasses.fields(self) if field.name not in _TERMS]
         return {name: getattr(self, name) for name in own}
 
-    def with_budget(self, max_new_tokens: int) -> "Objective":
-        """This objective for responses of at most this many tokens: `norm_length` where it is not set."""
+    def with_budget(self, max_new_tokens: int, vocab_size: int | None = None) -> "Objective":
+        """This objective in a run, which settles what is not set.
+
+        Args:
+          max_new_tokens: the longest response, which `norm_length` is unless it is set.
+          vocab_size: tokens of the tokenizer, for an objective that reads it.
+        """
+        del vocab_size  # read by classes that need it
         if self.norm_length is None and self.aggregation == "seq-mean-token-sum-norm":
             return dataclasses.replace(self, norm_length=float(max_new_tokens))
         return self

@@ -10,6 +10,7 @@ from sspo_jax.losses.aggregation import Reduction
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
+from sspo_jax.ranges import FileOnly, Positive
 from sspo_jax.types import Max, Mean, Number, Scalar
 
 
@@ -82,9 +83,9 @@ class Sapo(Objective):
 
     function = staticmethod(sapo_loss)
 
-    temperature_positive: Number = 1.0
+    temperature_positive: Positive = 1.0
     """tau of tokens with a positive advantage."""
-    temperature_negative: Number = 1.05
+    temperature_negative: Positive = 1.05
     """tau of the others; larger decays faster."""
-    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: FileOnly[Positive | None] = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""

@@ -5,7 +5,7 @@ each an option here and explained in docs/algorithm.md.
 """
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from sspo_jax.losses.ratios import (
     unit_mean,
 )
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate, finish
+from sspo_jax.ranges import AboveOne, FileOnly, NotNegative, Positive, Range
 from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
 EntropyRule = Literal["power", "tanh", "vocabulary"]
@@ -229,9 +230,9 @@ class Sspo(Objective):
 
     function = staticmethod(sspo_loss)
 
-    clip_low: Number = 0.2
+    clip_low: NotNegative = 0.2
     """Width of the bound below 1."""
-    clip_high: Number = 0.2
+    clip_high: NotNegative = 0.2
     """Width of the bound above 1."""
     gradient: Gradient = "token"
     """Gradient through each token's own ratio ("token") or through the geometric mean ("plain")."""
@@ -241,23 +242,23 @@ class Sspo(Objective):
     """Whether the entropy of a unit scales its bounds."""
     entropy_rule: EntropyRule = "power"
     """How: a power of H_k / Hbar, tanh of the z-score, or H_k over log(vocabulary)."""
-    entropy_exponent: Number = 0.5
-    """alpha."""
-    entropy_floor: Number = 0.5
+    entropy_exponent: Annotated[float | int, Range(-100, 100)] = 0.5
+    """Exponent alpha of the rules that have a power."""
+    entropy_floor: NotNegative = 0.5
     """The smallest factor g_min."""
-    entropy_ceiling: Number = 2.0
+    entropy_ceiling: NotNegative = 2.0
     """The largest factor g_max."""
     entropy_bounds: EntropyBounds = "both"
     """Which bounds the factor moves."""
     entropy_level: EntropyLevel = "unit"
     """Entropy of the unit, or of each token."""
-    vocab_size: int | None = None
-    """Number of real tokens; read by the rule "vocabulary"."""
-    length_reference: Number | None = None
+    vocab_size: FileOnly[Annotated[int, Range(2)] | None] = None
+    """Number of real tokens, read by the rule "vocabulary"; None: in a run, those of the tokenizer."""
+    length_reference: Positive | None = None
     """L_ref of the length scale, in tokens; None turns it off."""
-    dual_clip: Number | None = None
+    dual_clip: AboveOne | None = None
     """Largest ratio at a negative advantage; None means none."""
-    log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT
+    log_ratio_limit: FileOnly[Positive | None] = TOKEN_LOG_RATIO_LIMIT
     """Clamp of log s_k, nats; None means none."""
 
     @classmethod
@@ -269,6 +270,13 @@ class Sspo(Objective):
     def calibrated(cls, **changes: object) -> "Sspo":
         """0.02 / 0.028 at 10 tokens, between the ranges published for one token and for whole responses."""
         return dataclasses.replace(cls(clip_low=0.02, clip_high=0.028, length_reference=10.0), **changes)
+
+    def with_budget(self, max_new_tokens: int, vocab_size: int | None = None) -> Objective:
+        """As every objective; also sets `vocab_size` where the rule "vocabulary" reads it and it is not set."""
+        run = super().with_budget(max_new_tokens)
+        if self.entropy_rule == "vocabulary" and self.vocab_size is None:
+            return dataclasses.replace(run, vocab_size=vocab_size)
+        return run
 
     @property
     def entropy_unit(self) -> Level:

@@ -10,9 +10,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from sspo_jax.files import read_json
 from sspo_jax.models.attention import Implementation
 from sspo_jax.models.end_tokens import declared_end_tokens
 from sspo_jax.models.rotary import RopeScaling, scaling_from_hf, scaling_to_hf
+from sspo_jax.ranges import from_record
 
 SUPPORTED = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 
@@ -149,25 +151,23 @@ class QwenModel(QwenConfig):
         return self.how
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "QwenModel":
+    def from_record(cls, record: Any, where: str = "the model's record") -> "QwenModel":
         """The model that `record` described, read from JSON.
 
+        Args:
+          where: what is read; starts the error.
+
         Raises:
-          ValueError: it has fields that are not of this version, by name.
+          ValueError: a field that is missing, of another type, or not of this version, by name.
         """
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
-        }
-        how: dict[str, Any] = {field.name: fields.pop(field.name) for field in dataclasses.fields(ComputeConfig)}
-        unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(QwenConfig)})
-        if unknown:
-            raise ValueError(
-                f"the model was recorded with {', '.join(unknown)}, which this version does not know: read the run "
-                "with the version that wrote it"
-            )
+        if not isinstance(record, Mapping):
+            raise ValueError(f"{where} is {record!r:.80}; expected an object with the fields of a model")
+        fields, computed = dict(record), {field.name for field in dataclasses.fields(ComputeConfig)}
+        how = {name: fields.pop(name) for name in computed if name in fields}
         if fields.get("rope_scaling") is not None:
-            fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
-        return cls(**fields, how=ComputeConfig(**how))
+            fields["rope_scaling"] = from_record(RopeScaling, fields["rope_scaling"], f"{where}.rope_scaling")
+        shape = from_record(QwenConfig, fields, where)
+        return cls(**_shape_of(shape), how=from_record(ComputeConfig, how, where))
 
 
 def _shape_of(config: QwenConfig) -> dict[str, Any]:
@@ -264,7 +264,9 @@ def config_from_hf(path: pathlib.Path) -> QwenConfig:
     file = pathlib.Path(path) / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"no config.json in {path}: expected the directory of a Hugging Face checkpoint")
-    hf = json.loads(file.read_text(encoding="utf-8"))
+    hf = read_hf(file)
+    if (generation := file.with_name("generation_config.json")).is_file():
+        read_hf(generation)
     architecture = (hf.get("architectures") or ["?"])[0]
     if architecture not in SUPPORTED:
         raise ValueError(f"{file}: architecture {architecture!r}, expected one of {', '.join(SUPPORTED)}")
@@ -309,6 +311,67 @@ def config_from_hf(path: pathlib.Path) -> QwenConfig:
         fields["expert_size"] = hf["moe_intermediate_size"]
         fields["normalize_experts"] = bool(hf.get("norm_topk_prob", False))
     return QwenConfig(**fields)
+
+
+_HF_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_HF_POSITIVE = (*_HF_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings", "rope_theta", "rms_norm_eps")
+_HF_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("architectures", "layer_types"), (list,)),
+    **dict.fromkeys(("rope_parameters", "rope_scaling", "quantization_config"), (dict,)),
+    **dict.fromkeys(("rope_theta", "rms_norm_eps", "initializer_range"), (int, float)),
+    **dict.fromkeys(("factor", "beta_fast", "beta_slow", "attention_factor"), (int, float)),
+    **dict.fromkeys((*_HF_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings"), (int,)),
+    **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size"), (int,)),
+    **dict.fromkeys(("rope_type", "type"), (str,)),
+    "original_max_position_embeddings": (int, float),
+    "eos_token_id": (int, list),
+}
+
+
+def read_hf(file: pathlib.Path) -> dict[str, Any]:
+    """A config.json or generation_config.json of a Hugging Face checkpoint, its fields of the types that are read.
+
+    Raises:
+      ValueError: no JSON object, a size that is missing or not positive, or a field of another type; names the file.
+    """
+    hf = read_json(file)
+    if not isinstance(hf, dict):
+        raise ValueError(f"{file}: a {type(hf).__name__}; expected an object")
+    rope = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        rope |= {f"{name}.{key}": value for key, value in (hf.get(name) or {}).items()} if _is_object(hf, name) else {}
+    for name, value in {**hf, **rope}.items():
+        kinds = _HF_TYPES.get(name.rpartition(".")[2])
+        if value is None or kinds is None:
+            continue
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"{file}: {name} is {value!r:.80}; expected {expected}")
+        if isinstance(value, int | float) and name in _HF_POSITIVE and not 0 < value < 2**31:
+            raise ValueError(f"{file}: {name} is {value}; expected a number above 0")
+        items = str if name in ("architectures", "layer_types") else int
+        if isinstance(value, list) and not all(isinstance(one, items) for one in value):
+            raise ValueError(f"{file}: {name} is {value!r:.80}; expected a list of {items.__name__}")
+    for name in ("rope_scaling", "rope_parameters"):
+        kind = rope.get(f"{name}.rope_type") or rope.get(f"{name}.type") or "default"
+        if kind in ("yarn", "linear") and not rope.get(f"{name}.factor"):
+            raise ValueError(f"{file}: {name} has no factor; expected one with {kind!r}")
+    if file.name == "config.json" and (missing := [name for name in _needed(hf) if hf.get(name) is None]):
+        raise ValueError(f"{file}: no {missing[0]}; expected the config.json of a Hugging Face checkpoint")
+    return hf
+
+
+def _is_object(hf: dict[str, Any], name: str) -> bool:
+    return isinstance(hf.get(name), dict)
+
+
+def _needed(hf: dict[str, Any]) -> tuple[str, ...]:
+    """The sizes without which there is no model; none where the architecture is refused anyhow."""
+    architecture = (hf.get("architectures") or ["?"])[0]
+    experts = ("num_experts_per_tok", "moe_intermediate_size") if architecture == "Qwen3MoeForCausalLM" else ()
+    if experts and hf.get("num_experts") is None:
+        experts = (*experts, "num_local_experts")
+    return (*_HF_SIZES, *experts) if architecture in SUPPORTED else ()
 
 
 def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import Params, abstract_qwen
+from sspo_jax.ranges import Count, Positive
 from sspo_jax.sharding import check_divides, named_sharding
 
 Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
@@ -26,16 +27,16 @@ _SUMMED = {"output": 2}  # axes that a weight sums over, where it is not one
 class LoraConfig:
     """Which weights are adapted, and how."""
 
-    rank: int = 16
+    rank: Count = 16
     """Columns of A and rows of B."""
-    alpha: float = 32.0
+    alpha: Positive = 32.0
     """The product is scaled with alpha / rank."""
     targets: tuple[Target, ...] = get_args(Target)
     """Weights of a block that get an adapter."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.targets:
-            raise ValueError(f"rank is {self.rank} with {len(self.targets)} targets: expected at least 1 of each")
+            raise ValueError(f"rank is {self.rank} with {len(self.targets)} targets; expected at least 1 of each")
 
 
 def lora_shapes(config: QwenConfig, lora: LoraConfig) -> tuple[Params, Params]:

@@ -90,7 +90,7 @@ def traced(
     sampler = run_sampler(config.model.tokenizer or config.model.path or "", config.rollout, model, mesh)
     training = TrainPrograms(
         config=model,
-        objective=config.objective,
+        objective=config.objective(model.vocab_size),
         optimizer_config=config.optimizer,
         segmenter=Segmenter.from_tokenizer(load_tokenizer(TINY)),  # segmenting is not planned: any tokenizer will do
         mesh=mesh,

@@ -18,6 +18,7 @@ from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params
+from sspo_jax.ranges import from_record
 
 
 def frozen_weights(
@@ -38,7 +39,7 @@ def frozen_weights(
 def lora_of(record: Mapping[str, Any]) -> LoraConfig | None:
     """The adapters of a run, from its config.json; None where all weights are trained."""
     fields = record["config"]["model"].get("lora")
-    return None if fields is None else LoraConfig(**{**fields, "targets": tuple(fields["targets"])})
+    return None if fields is None else from_record(LoraConfig, fields, "config.json: config.model.lora")
 
 
 def base_directory(run: pathlib.Path, record: Mapping[str, Any], *, moved_to: str | None = None) -> pathlib.Path:

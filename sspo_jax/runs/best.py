@@ -12,6 +12,7 @@ from typing import Any
 
 from sspo_jax.distributed.processes import is_main
 from sspo_jax.files import read_json, write_json
+from sspo_jax.ranges import from_record
 from sspo_jax.runs.checkpoint import Checkpoint, Checkpoints
 
 
@@ -44,9 +45,9 @@ def read_best(checkpoints: pathlib.Path) -> Best | None:
     advice = "Remove it: the run goes on, and its next evaluation is the best one until a better one comes"
     record = read_json(file, advice=advice)
     try:
-        return Best(**record)
-    except TypeError:
-        raise ValueError(f"{file}: expected an object with step, metric and score. {advice}") from None
+        return from_record(Best, record, str(file))
+    except ValueError as error:
+        raise ValueError(f"{error}. {advice}") from None
 
 
 def open_best(checkpoints: pathlib.Path, *, is_reader: bool = False) -> Checkpoints:

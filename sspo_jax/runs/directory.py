@@ -14,6 +14,7 @@ earlier-N/       what was there when a run began anew in this directory
 Nothing here is deleted but what a resumed run does again: the rows, texts and scores of the steps after its checkpoint.
 """
 
+import dataclasses
 import datetime
 import errno
 import fcntl

@@ -99,8 +99,36 @@ def read_record(run: pathlib.Path) -> dict[str, Any]:
     """config.json of a run."""
     file = run / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"no config.json in {run}: want the directory of a run")
-    return read_json(file, advice="Restore it from a copy: it says what the checkpoints are of")
+        raise FileNotFoundError(f"no config.json in {run}; expected the directory of a run")
+    advice = "Restore it from a copy: it says what the checkpoints are of"
+    record = read_json(file, advice=advice)
+    for name, kinds in _RECORD.items():
+        found: Any = record
+        for part in name.split("."):
+            found = found.get(part, _MISSING) if isinstance(found, dict) else _MISSING
+        if not isinstance(found, kinds):
+            came = "no" if found is _MISSING else f"{found!r:.80} as"
+            raise ValueError(f"{file}: {came} {name}; expected the config.json of a run. {advice}")
+    return record
+
+
+_MISSING = object()
+_TEXT = (str, type(None))
+_RECORD: dict[str, tuple[type, ...]] = {
+    "experiment": (str,),
+    "devices": (str,),
+    "model": (dict,),
+    "provenance": (dict,),
+    "config.steps": (int,),
+    "config.prompt": (str,),
+    "config.model.path": _TEXT,
+    "config.model.tokenizer": _TEXT,
+    "config.model.dtype": (str,),
+    "config.loss.objective": (str,),
+    "config.rollout.max_new_tokens": (int,),
+    "config.evaluation.data": (list,),
+}
+"""What is read of a config.json, by its dotted name."""
 
 
 def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None) -> tuple[Any, Any, int]:
@@ -141,7 +169,7 @@ def read_trained(run: pathlib.Path, *, step: Step = None) -> tuple[Any, Any, int
     from sspo_jax.sharding import make_mesh
 
     record = read_record(run)
-    model = QwenModel.from_record(record["model"])
+    model = QwenModel.from_record(record["model"], f"{run / 'config.json'}: model")
     like = abstract_state(model, make_mesh(), lora=lora_of(record))
     if step == "best":
         step = best_of(run).step

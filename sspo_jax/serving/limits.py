@@ -7,10 +7,12 @@ so that a client with thousands of samples delays another by the rest of one res
 import dataclasses
 from collections import Counter, OrderedDict, deque
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
+from sspo_jax.ranges import Positive, Range, check
 from sspo_jax.serving.errors import BusyError
 
+Amount = Annotated[int, Range(1, 2**40)]
 Item = TypeVar("Item")
 Client = tuple[str, Hashable]
 """Address, and what tells its connections apart."""
@@ -20,41 +22,37 @@ Client = tuple[str, Hashable]
 class Limits:
     """Bounds of one request, of one client, and of all clients together."""
 
-    prompts: int = 128
+    prompts: Amount = 128
     """Prompts in one request."""
-    samples: int = 256
+    samples: Amount = 256
     """Samples in one request: prompts times `n`."""
-    answer_values: int = 1 << 21
+    answer_values: Amount = 1 << 21
     """Log-probabilities that one answer may hold: samples x tokens x (1 + `top_logprobs`)."""
-    stop_strings: int = 16
+    stop_strings: Amount = 16
     """Stop strings of one request."""
-    stop_string_characters: int = 256
+    stop_string_characters: Amount = 256
     """Characters of a stop string."""
-    waiting_samples: int = 8192
+    waiting_samples: Amount = 8192
     """Samples of all clients that wait for a slot; further requests are answered with status 429."""
-    waiting_tokens: int = 1 << 22
+    waiting_tokens: Amount = 1 << 22
     """Prompt tokens of all requests that wait or are decoded; further ones are answered with status 429."""
-    body_bytes: int = 4 << 20
+    body_bytes: Amount = 4 << 20
     """Bytes of the body of one request; more are answered with status 413."""
-    all_body_bytes: int = 64 << 20
+    all_body_bytes: Amount = 64 << 20
     """Bytes of the bodies being read at once, of all clients; more are answered with status 429."""
-    header_bytes: int = 64 << 10
+    header_bytes: Amount = 64 << 10
     """Bytes of the request line and the headers."""
-    header_seconds: float = 10.0
+    header_seconds: Positive = 10.0
     """Time for the request line and the headers to arrive."""
-    body_seconds: float = 60.0
+    body_seconds: Positive = 60.0
     """Time for the body to arrive."""
-    write_seconds: float = 60.0
+    write_seconds: Positive = 60.0
     """Time that a client may leave its answer unread before the connection is cut."""
-    connections: int = 2048
+    connections: Amount = 2048
     """Open connections; further ones are answered with status 503."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not 0 < value < 2**40:
-                option = field.name.replace("_", "-")
-                raise ValueError(f"--limits.{option} is {value}; expected a number above 0")
+        check(self, "--limits.")
 
 
 class FairQueue(Generic[Item]):

@@ -158,7 +158,7 @@ class Trainer:
         )
         self.programs = TrainPrograms(
             config=inputs.model,
-            objective=config.objective,
+            objective=config.objective(len(inputs.tokenizer)),
             optimizer_config=config.optimizer,
             segmenter=inputs.segmenter,
             mesh=inputs.mesh,

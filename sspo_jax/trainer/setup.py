@@ -43,9 +43,9 @@ def check(config: TrainConfig) -> RunInputs:
     """Opens data, tokenizer, model files and mesh, and asks the server of rollouts, if there is one.
 
     Raises:
-      ValueError, FileNotFoundError, ServerError: what came, what is wanted and what to do.
+      ValueError, FileNotFoundError, ServerError: states the value, what was expected and the fix.
     """
-    config.check_numbers()
+    config.check()
     mesh = make_mesh(config.mesh)
     model, path = resolve_model(config.model)
     if config.model.path is not None and config.warm_start is not None:
@@ -54,8 +54,8 @@ def check(config: TrainConfig) -> RunInputs:
     Trainable(model, config.model.lora).shardings(mesh)  # ... and adapters of weights that it does not have
     if config.update.micro_rows % batch_shards(mesh):
         raise ValueError(
-            f"--update.micro-rows is {config.update.micro_rows}, want a multiple of the {batch_shards(mesh)} shards "
-            "of the batch"
+            f"--update.micro-rows is {config.update.micro_rows}; expected a multiple of the {batch_shards(mesh)} "
+            "shards of the batch"
         )
     tokenizer = load_tokenizer(config.model.tokenizer or config.model.path or "")
     if len(tokenizer) > model.vocab_size:
@@ -63,20 +63,15 @@ def check(config: TrainConfig) -> RunInputs:
             f"the tokenizer has {len(tokenizer)} entries, the model's vocabulary {model.vocab_size}: they do not "
             "belong together; set --model.tokenizer"
         )
-    longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
-    if longest > model.max_positions:
-        raise ValueError(
-            f"prompts of up to {config.rollout.max_prompt_tokens} and responses of up to "
-            f"{config.rollout.max_new_tokens} tokens make {longest}, the model's context is {model.max_positions}: "
-            "lower --rollout.max-prompt-tokens or --rollout.max-new-tokens"
-        )
+    _check_lengths(config, model)
     template = load_template(config.prompt)
     prompts = PromptTokenizer(template, tokenizer, max_tokens=config.rollout.max_prompt_tokens)
     data = config.data.open(tokenizer)
     data, dropped = _fit_prompts(data, prompts, config.rollout)
-    evaluation = tuple(source.open(tokenizer) for source in config.evaluation.data)
-    if evaluation and config.evaluation.best == "avg" and not config.evaluation.samples:
-        raise ValueError("--evaluation.best is avg, but --evaluation.samples is 0: want at least 1, or greedy")
+    evaluation = tuple(source.open(tokenizer) for source in config.evaluation.chosen)
+    names = [source.name for source in evaluation]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the held-out sets are {', '.join(names)}; expected each name once")
     for source in evaluation:
         for index in range(_known_size(source, config.evaluation.problems)):
             prompts(source[index])
@@ -90,6 +85,11 @@ def check(config: TrainConfig) -> RunInputs:
         math_aware=config.segmenter.math_aware,
     )
     stop_token_ids = end_tokens(tokenizer, model.eos_token_ids, own=config.rollout.stop_token_ids)
+    if beyond := [token for token in config.rollout.stop_token_ids if token >= model.vocab_size]:
+        raise ValueError(
+            f"--rollout.stop-token-ids has {', '.join(map(str, beyond))}; expected ids below the model's vocabulary of "
+            f"{model.vocab_size}"
+        )
     if is_main():
         longest_response = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
         check_server(config.rollout, model, stop_token_ids, longest_response=longest_response)
@@ -114,6 +114,26 @@ def check(config: TrainConfig) -> RunInputs:
     )
 
 
+def _check_lengths(config: TrainConfig, model: QwenModel) -> None:
+    """Refuses responses, rows and adapters that the model has no room for."""
+    prompt, context = config.rollout.max_prompt_tokens, model.max_positions
+    lengths = {"rollout": config.rollout.max_new_tokens, "evaluation": config.evaluation.max_new_tokens}
+    for section, response in lengths.items():
+        if response is not None and prompt + response > context:
+            raise ValueError(
+                f"prompts of up to {prompt} and responses of up to {response} tokens make {prompt + response}, the "
+                f"model's context is {context}: lower --rollout.max-prompt-tokens or --{section}.max-new-tokens"
+            )
+    if config.warm_start is not None and config.warm_start.row_tokens > context:
+        raise ValueError(
+            f"--warm-start.row-tokens is {config.warm_start.row_tokens}; expected at most {context}, the context"
+        )
+    if config.model.lora is not None and config.model.lora.rank > model.hidden_size:
+        raise ValueError(
+            f"--model.lora.rank is {config.model.lora.rank}; expected at most {model.hidden_size}, the model's width"
+        )
+
+
 def resolve_model(config: ModelConfig) -> tuple[QwenModel, pathlib.Path | None]:
     """(model, directory of the checkpoint or None for random weights); fetches a name of the Hub once.
 
@@ -124,10 +144,14 @@ def resolve_model(config: ModelConfig) -> tuple[QwenModel, pathlib.Path | None]:
     if config.path is None:
         if config.shape is None:
             raise ValueError("no model: set --model.path to a checkpoint, or model.shape in the experiment file")
+        for field in dataclasses.fields(config.shape):  # those without a default are sizes
+            value = getattr(config.shape, field.name)
+            if field.default is dataclasses.MISSING and isinstance(value, int) and value < 1:
+                raise ValueError(f"model.shape.{field.name} is {value}; expected at least 1")
         return config.computed(config.shape), None
     path = fetch_model(config.path)
     if not list(path.glob("*.safetensors")):
-        raise FileNotFoundError(f"no .safetensors file in {path}: want a Hugging Face checkpoint")
+        raise FileNotFoundError(f"no .safetensors file in {path}; expected a Hugging Face checkpoint")
     return config.computed(config_from_hf(path)), path
 
 

@@ -22,8 +22,8 @@ def test_an_option_of_a_section_switches_it_on():
     assert PLAIN.curriculum is None
     assert parsed("--steps", "3").curriculum is None
     assert parsed("--curriculum.floor", "0.2").curriculum == CurriculumConfig(floor=0.2)
-    config = parsed("--curriculum.most-candidates=7", "--warm-start.updates", "9")
-    assert config.curriculum == CurriculumConfig(most_candidates=7)
+    config = parsed("--curriculum.memory=0.25", "--warm-start.updates", "9")
+    assert config.curriculum == CurriculumConfig(memory=0.25)
     assert config.warm_start is not None
     assert config.warm_start.updates == 9
 

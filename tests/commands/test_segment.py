@@ -9,6 +9,8 @@ import pytest
 import sspo_jax.data
 from sspo_jax.commands import main as cli
 from sspo_jax.commands import segment
+from sspo_jax.config import SegmenterConfig
+from sspo_jax.subsentences.rules import MAX_TOKENS
 
 TEXT = "First add 3 and 4, then double it. The sum is 7, so twice that is \\boxed{14}.\n"
 
@@ -49,6 +51,21 @@ def test_a_file_of_texts(tmp_path, capsys):
     assert figures["rule"] == "fixed(4)"
 
 
+def test_long_pieces_are_cut_where_asked(tmp_path, capsys):
+    file = tmp_path / "text.txt"
+    file.write_text("one two three four five six seven eight nine ten " * 40, encoding="utf-8")
+    longest = {}
+    for bound in ("None", "7", "30", None):
+        options = ("--max-tokens", bound) if bound else ()
+        assert run(file, "--tokenizer", "tiny", "--show", "0", *options) == 0
+        longest[bound] = json.loads(capsys.readouterr().out.splitlines()[0])["tokens_max"]
+    assert longest["None"] > 300
+    assert longest["7"] == 7
+    assert longest["30"] <= 30
+    assert longest[None] <= MAX_TOKENS
+    assert SegmenterConfig().max_tokens == segment.SegmentConfig(file=file, tokenizer="tiny").max_tokens == MAX_TOKENS
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
@@ -58,8 +75,14 @@ def test_a_file_of_texts(tmp_path, capsys):
         ('{"solution": 3, "text": "x"}', [], "no text in 'solution', the fields are solution, text"),
         ('{"solution": "x"}', ["--rule", "clause"], "rule is 'clause', expected punctuation, sentence"),
         ('{"solution": "x"}', ["--rule", "entropy"], "needs the entropies of a model"),
-        ('{"solution": "x"}', ["--min-tokens", "0"], "min_tokens is 0, expected 1 or more"),
-        ('{"solution": "x"}', ["--tokenizer", "nowhere"], "tokenizer is 'nowhere', expected 'tiny', a tokenizer.json"),
+        ('{"solution": "x"}', ["--min-tokens", "0"], "--min-tokens is 0; expected a whole number at least 1"),
+        ('{"solution": "x"}', ["--max-tokens", "0"], "--max-tokens is 0; expected a whole number at least 1"),
+        ('{"solution": "x"}', ["--max-tokens", "4"], "max_tokens is 4, expected at least min_tokens, 5"),
+        (
+            '{"solution": "x"}',
+            ["--tokenizer", "nowhere"],
+            "--tokenizer is 'nowhere'; expected 'tiny', a tokenizer.json",
+        ),
         ('{"solution": "x"}', ["--tokenizer", __file__], "is not a tokenizer.json"),
     ],
 )

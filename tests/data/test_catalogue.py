@@ -53,7 +53,7 @@ def test_the_config_opens_and_takes_the_first(prepared):
 
 
 def test_an_unknown_split_lists_the_known(prepared):
-    with pytest.raises(ValueError, match="split 'test', expected train"):
+    with pytest.raises(ValueError, match="split 'test'; expected train"):
         tfds_source(prepared[1], split="test")
 
 
@@ -117,7 +117,7 @@ def test_the_last_box(text, box):
     ("table", "message"),
     [
         ([], "no rows"),
-        ([{"text": "x"}], "columns text, expected one of: id, problem, answer"),
+        ([{"text": "x"}], "columns text; expected one of: id, problem, answer"),
         ([{"problem": "p", "solution": "no box"}], "math: row 0: no `answer`"),
     ],
 )

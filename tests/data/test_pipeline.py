@@ -95,7 +95,7 @@ def test_a_state_without_a_position_is_refused():
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 5, "process_count": 2}, "multiple of the 2 processes"),
-        ({"batch_size": 4, "process_index": 2, "process_count": 2}, "process_index is 2, expected 0 to 1"),
+        ({"batch_size": 4, "process_index": 2, "process_count": 2}, "process_index is 2; expected 0 to 1"),
     ],
 )
 def test_shares_that_do_not_divide_are_refused(wrong, message):

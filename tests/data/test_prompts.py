@@ -70,7 +70,7 @@ def test_a_bad_file_is_refused(tmp_path, text, message):
 def test_a_prompt_longer_than_the_context_names_the_problem():
     tokens = prompts.render(prompts.CHAT, PROBLEM, TOKENIZER)
     assert prompts.render(prompts.CHAT, PROBLEM, TOKENIZER, max_tokens=len(tokens)) == tokens
-    with pytest.raises(ValueError, match=f"'p-1' has {len(tokens)} tokens, expected at most {len(tokens) - 1}"):
+    with pytest.raises(ValueError, match=f"'p-1' has {len(tokens)} tokens; expected at most {len(tokens) - 1}"):
         prompts.render(prompts.CHAT, PROBLEM, TOKENIZER, max_tokens=len(tokens) - 1)
 
 

@@ -98,7 +98,7 @@ def test_a_mixture_can_be_streamed_and_its_digest_sees_weights():
     ("sources", "weights", "message"),
     [
         (["a", "b"], [1.0], "1 weights for 2 sources"),
-        (["a", "b"], [1.0, 0.0], "want positive numbers"),
+        (["a", "b"], [1.0, 0.0], "expected positive numbers"),
         (["a", "a"], None, "no name twice"),
         ([], None, "at least one"),
     ],

@@ -113,7 +113,7 @@ def test_a_source_can_be_said_to_be_a_set(real_data, tmp_path):
         ({"data": "math500,math500", "model": "m"}, ValueError, "two sets called math500"),
         ({"samples": 4, "model": "m"}, ValueError, "would repeat one response"),
         ({"max_new_tokens": 0, "model": "m"}, ValueError, "--max-new-tokens is 0"),
-        ({"model": "no/such/model"}, FileNotFoundError, "neither a directory nor"),
+        ({"model": "no/such/model"}, FileNotFoundError, "not a directory and could not be downloaded"),
         ({"compare": ("a", "b")}, FileNotFoundError, r"no results\.json in a"),
     ],
 )

@@ -14,9 +14,20 @@ ROOT = pathlib.Path(__file__).parents[2]
 BLOCK = re.compile(r"^`([\w/]+\.py)`[^\n]*\n\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ONE_STEP = (
     "--steps 1 --warm-start.updates 30 --rollout.prompts 2 --rollout.group-size 2 --update.per-rollout 2 "
-    "--update.micro-rows 2 --evaluation.problems 1 --evaluation.samples 0 --model.shape.hidden-size 48 "
-    "--model.shape.num-layers 1 --model.shape.intermediate-size 64 --mesh.fsdp 1"
+    "--update.micro-rows 2 --evaluation.problems 1 --evaluation.samples 0 --mesh.fsdp 1"
 )
+SMALL = '''"""As arithmetic_tiny_penalty, smaller."""
+
+import dataclasses
+
+from . import arithmetic_tiny_penalty
+
+
+def config():
+    base = arithmetic_tiny_penalty.config()
+    shape = dataclasses.replace(base.model.shape, hidden_size=48, num_layers=1, intermediate_size=64)
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, shape=shape))
+'''
 
 # Most of the time is compiling.
 _QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -62,7 +73,8 @@ def test_its_tests_pass(project):
 
 @pytest.mark.slow
 def test_its_experiment_trains(project):
-    done = run(project, "sspo_jax", "train", "arithmetic_tiny_penalty", *ONE_STEP.split(), "--run-dir", "run")
+    (project / "experiments" / "small_penalty.py").write_text(SMALL, encoding="utf-8")
+    done = run(project, "sspo_jax", "train", "small_penalty", *ONE_STEP.split(), "--run-dir", "run")
     assert done.returncode == 0, done.stderr
     record = json.loads((project / "run" / "config.json").read_text(encoding="utf-8"))
     assert record["config"]["loss"]["objective"] == "Penalty"

@@ -190,9 +190,16 @@ def test_without_its_server_a_run_is_saved_and_goes_on_later(here, server, check
     assert_same_run(tmp_path / "run", here)
 
 
-def refusal(capsys, tmp_path, *options: str, code: int = 1) -> str:
-    """What `sspo train` prints; nothing may have been written."""
-    assert main(["train", str(SERVED), "--run-dir", str(tmp_path / "run"), *options]) == code
+def refusal(capsys, tmp_path, *options: str, code: int = 1, **shape: int) -> str:
+    """What `sspo train` prints on a model whose shape differs in this; nothing may have been written."""
+    experiment = tmp_path / "served.py"
+    experiment.write_text(
+        "import dataclasses\nfrom sspo_jax.commands.experiments import load_experiment\ndef config():\n"
+        f"    base = load_experiment({str(SERVED)!r})\n"
+        f"    shape = dataclasses.replace(base.model.shape, **{shape!r})\n"
+        "    return dataclasses.replace(base, model=dataclasses.replace(base.model, shape=shape))\n"
+    )
+    assert main(["train", str(experiment), "--run-dir", str(tmp_path / "run"), *options]) == code
     assert not (tmp_path / "run").exists()
     return capsys.readouterr().err
 
@@ -203,11 +210,9 @@ def test_a_server_that_cannot_be_used_is_refused_before_the_run_starts(server, c
     assert "Connection refused" in nobody
     assert "sspo serve --model" in nobody
     assert nobody.count("\n") == 1
-    long = ("--model.shape.max-positions", "300", "--rollout.max-new-tokens", "100", "--update.row-tokens", "150")
-    assert "with 128 positions, expected 140" in refusal(capsys, tmp_path, *at, *long)
-    assert "intermediate_size 64, expected 48" in refusal(
-        capsys, tmp_path, *at, "--model.shape.intermediate-size", "48"
-    )
+    long = ("--rollout.max-new-tokens", "100", "--update.row-tokens", "150")
+    assert "with 128 positions, expected 140" in refusal(capsys, tmp_path, *at, *long, max_positions=300)
+    assert "intermediate_size 64, expected 48" in refusal(capsys, tmp_path, *at, intermediate_size=48)
     assert "not 'other'" in refusal(capsys, tmp_path, *at, "--rollout.server.model", "other")
     assert "VLLM_SERVER_DEV_MODE" in refusal(capsys, tmp_path, *at, "--rollout.server.protocol", "vllm")
     files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
