@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 
 from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.checker.pool import WorkerDied, WorkerError
-from sspo_jax.ranges import Count, FileOnly, Positive, Range, check
+from sspo_jax.ranges import Count, FileOnly, Positive, Range
 
 Real = Annotated[float | int, Range()]
 
@@ -226,9 +226,6 @@ class RewardConfig:
     """Worker processes; None: as many as processors."""
     memory_limit_gib: FileOnly[Annotated[float | int, Range(0.5)]] = 2.0
     """Address space of each worker, GiB; sympy itself takes a quarter of one."""
-
-    def __post_init__(self) -> None:
-        check(self, "--reward.")
 
     @property
     def terms(self) -> tuple[Reward, ...]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sspo_jax.checker import Verdict, Verifier
+from sspo_jax.ranges import check
 from sspo_jax.rewards import (
     Correctness,
     Format,
@@ -183,6 +184,6 @@ def test_the_config_lists_its_terms():
     config = RewardConfig(format=Format(weight=0.1), overlong=Overlong(max_tokens=10, buffer_tokens=5))
     assert [type(term).__name__ for term in config.terms] == ["Correctness", "Format", "Overlong"]
     with pytest.raises(ValueError, match=r"--reward.memory-limit-gib is 0.1; expected a finite number at least 0.5"):
-        RewardConfig(memory_limit_gib=0.1)
+        check(RewardConfig(memory_limit_gib=0.1), "--reward.")
     with pytest.raises(ValueError, match="expected module:function"):
         UserReward(function="nothing")

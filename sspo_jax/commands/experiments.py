@@ -45,7 +45,8 @@ def load_experiment(name: str) -> "TrainConfig":
         module = _import_file(file.resolve())
         config = module.config() if callable(getattr(module, "config", None)) else None
     except Exception as error:  # whatever a person's file can raise
-        raise ValueError(f"{_line_of(error, file)}: {type(error).__name__}: {error}") from error
+        first_line = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ValueError(f"{_line_of(error, file)}: {type(error).__name__}: {first_line}") from error
     if not isinstance(config, TrainConfig):
         came = "no such function" if config is None else f"one that returns a {type(config).__name__}"
         raise ValueError(f"{file}: expected a function config() that returns a TrainConfig; there is {came}")

@@ -29,9 +29,6 @@ class CurriculumConfig:
     most_candidates: FileOnly[Count] = 20
     """Candidates looked at per problem taken, on average over a batch; after that all are taken."""
 
-    def __post_init__(self) -> None:
-        check(self, "--curriculum.")
-
 
 class CurriculumStream:
     """A `ProblemStream` that passes over problems by their solve rates; the same `next`, `state` and `restore`.
@@ -54,6 +51,7 @@ class CurriculumStream:
         process_index: int = 0,
         process_count: int = 1,
     ):
+        check(config, "--curriculum.")
         # The shares are checked there; the candidates come one at a time.
         ProblemStream(
             source, batch_size=batch_size, seed=seed, process_index=process_index, process_count=process_count

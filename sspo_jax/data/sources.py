@@ -105,7 +105,7 @@ class MixtureData:
 Data = JsonlData | TfdsData | HubData | ArithmeticData | MixtureData
 
 
-def data_from_record(record: Mapping[str, Any]) -> Data:
+def data_from_record(record: Any) -> Data:
     """The data that `dataclasses.asdict` made the record from, in whatever version of the package.
 
     Raises:

@@ -77,6 +77,8 @@ def evaluate(config: EvaluateConfig) -> tuple[Evaluation, pathlib.Path]:
 
     from sspo_jax.evaluation.report import write_report
 
+    if config.model is None and config.responses is None:
+        raise ValueError("nothing to evaluate: give --model (a checkpoint or a run) or --responses (a file)")
     started = time.monotonic()
     record = _record_of(config.model)
     sources = _open_sets(config, record)

@@ -174,6 +174,9 @@ def _read_responses(path: str, raw: bytes, problems: dict[str, dict[str, Problem
     for where, row in json_lines(io.BytesIO(raw), path):
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("id", "response")):
             raise ValueError(f"{where}: expected an object with `id` and `response`, both strings")
+        for field, kind in (("set", str), ("sample", int), ("tokens", int), ("truncated", bool)):
+            if field in row and type(row[field]) is not kind:
+                raise ValueError(f"{where}: `{field}` is {row[field]!r:.80}; expected {kind.__name__}")
         names = [row["set"]] if "set" in row else [name for name, ids in problems.items() if row["id"] in ids]
         if len(names) != 1 or names[0] not in problems or row["id"] not in problems[names[0]]:
             raise ValueError(

@@ -44,7 +44,7 @@ def plan(
       ValueError: unknown topology, or a mesh that divides neither devices nor model.
     """
     chip = chip_of(topology)
-    config.check_numbers()
+    config.check()
     devices = topology_devices(topology, slices)
     mesh = make_mesh(config.mesh, devices)
     model = resolve_shape(config.model)

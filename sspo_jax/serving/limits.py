@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Hashable
 from typing import Annotated, Generic, TypeVar
 
-from sspo_jax.ranges import Positive, Range, check
+from sspo_jax.ranges import Positive, Range
 from sspo_jax.serving.errors import BusyError
 
 Amount = Annotated[int, Range(1, 2**40)]
@@ -50,9 +50,6 @@ class Limits:
     """Time that a client may leave its answer unread before the connection is cut."""
     connections: Amount = 2048
     """Open connections; further ones are answered with status 503."""
-
-    def __post_init__(self) -> None:
-        check(self, "--limits.")
 
 
 class FairQueue(Generic[Item]):

@@ -90,6 +90,11 @@ def check(config: TrainConfig) -> RunInputs:
             f"--rollout.stop-token-ids has {', '.join(map(str, beyond))}; expected ids below the model's vocabulary of "
             f"{model.vocab_size}"
         )
+    if config.warm_start is not None and config.warm_start.rows % batch_shards(mesh):
+        raise ValueError(
+            f"warm_start.rows is {config.warm_start.rows} in the experiment file; expected a multiple of the "
+            f"{batch_shards(mesh)} shards of the batch"
+        )
     if is_main():
         longest_response = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
         check_server(config.rollout, model, stop_token_ids, longest_response=longest_response)

@@ -102,7 +102,7 @@ def test_the_state_of_a_plain_stream_is_refused():
 @pytest.mark.parametrize("wrong", [{"floor": 0.0}, {"memory": 1.0}, {"most_candidates": 0}])
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", "-")):
-        CurriculumConfig(**wrong)
+        make(config=CurriculumConfig(**wrong))
 
 
 def test_a_rate_outside_is_refused():

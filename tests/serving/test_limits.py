@@ -2,6 +2,7 @@
 
 import pytest
 
+from sspo_jax.ranges import check
 from sspo_jax.serving.access import Gate, check_reachable, is_loopback, listen, server_key
 from sspo_jax.serving.errors import AccessError, BusyError
 from sspo_jax.serving.limits import FairQueue, Limits
@@ -46,7 +47,7 @@ def test_prompt_tokens_are_held_until_they_are_released():
 def test_limits_are_numbers_above_zero():
     for changes in ({"samples": 0}, {"header_seconds": float("nan")}, {"body_bytes": -1}):
         with pytest.raises(ValueError, match=r"; expected a (whole|finite) number"):
-            Limits(**changes)
+            check(Limits(**changes), "--limits.")
 
 
 def test_the_key():
