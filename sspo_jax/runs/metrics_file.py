@@ -83,20 +83,21 @@ class _Events:
 
     def __init__(self, folder: pathlib.Path, start: int):
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
 
+        self._proto: Any = event_pb2  # its classes are made at run time
+        self._scalar = scalar
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
         # Where a session starts at a step, TensorBoard hides what was written about that step and later ones before.
-        session = SessionLog(status=SessionLog.START)
-        self._writer.write_event(Event(wall_time=time.time(), step=start, session_log=session))
+        session = self._proto.SessionLog(status=self._proto.SessionLog.START)
+        self._writer.write_event(self._proto.Event(wall_time=time.time(), step=start, session_log=session))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
         for name, value in metrics.items():
-            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+            event = self._proto.Event(wall_time=time.time(), step=step, summary=self._scalar(name, value))
+            self._writer.write_event(event)
         self._writer.flush()
 
     def close(self) -> None:

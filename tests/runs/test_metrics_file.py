@@ -4,21 +4,24 @@ import errno
 import pathlib
 import struct
 import threading
+from typing import Any
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto import event_pb2
 
 from sspo_jax.runs.metrics_file import MetricsWriter, read_metrics
 
+PROTO: Any = event_pb2  # its classes are made at run time
 
-def events(folder: pathlib.Path) -> list[Event]:
+
+def events(folder: pathlib.Path) -> list[Any]:
     """What TensorBoard reads: records of length, its checksum, content, its checksum."""
     found = []
     for file in sorted(folder.iterdir()):
         content, place = file.read_bytes(), 0
         while place < len(content):
             (size,) = struct.unpack("<Q", content[place : place + 8])
-            found.append(Event.FromString(content[place + 12 : place + 12 + size]))
+            found.append(PROTO.Event.FromString(content[place + 12 : place + 12 + size]))
             place += 16 + size
     return found
 
@@ -31,7 +34,7 @@ def test_a_step_is_on_the_disk_when_it_is_written(tmp_path: pathlib.Path):
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 3, "loss/policy": 0.25, "reward/mean": None}]
     version, session, *scalars = events(tmp_path / "tensorboard")
     assert version.file_version == "brain.Event:2"
-    assert (session.step, session.session_log.status) == (3, SessionLog.START)
+    assert (session.step, session.session_log.status) == (3, PROTO.SessionLog.START)
     assert [(event.step, event.summary.value[0].tag) for event in scalars] == [(3, "loss/policy"), (3, "reward/mean")]
     assert scalars[0].summary.value[0].simple_value == 0.25
     writer.close()
