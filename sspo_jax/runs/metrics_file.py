@@ -52,6 +52,7 @@ class MetricsWriter:
 
     def __init__(self, file: pathlib.Path, tensorboard: pathlib.Path | None, *, start: int):
         self._file = file
+        file.touch()
         self._events = None if tensorboard is None else _Events(tensorboard, start)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -32,19 +32,20 @@ class ThreadGuard:
         self.failure: ThreadDiedError | None = None
 
     def __enter__(self) -> "ThreadGuard":
-        self._before = threading.excepthook, sys.excepthook
-        threading.excepthook, sys.excepthook = self._died, self._uncaught
+        self._before = threading.excepthook, sys.unraisablehook
+        threading.excepthook, sys.unraisablehook = self._died, self._unraisable
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        threading.excepthook, sys.excepthook = self._before
+        threading.excepthook, sys.unraisablehook = self._before
         if self._timer is not None:
             self._timer.cancel()
 
-    def _uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """C++ libraries print through this hook. Callbacks of a write that was given up find its event loop closed."""
+    def _unraisable(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Passes over what the writes of a checkpoint say that was given up: their event loop is closed by then."""
+        error = unraisable.exc_value
         if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            self._before[1](kind, error, trace)
+            self._before[1](unraisable)
 
     def _died(self, args: "threading.ExceptHookArgs") -> None:
         if args.exc_value is None or self.failure is not None:

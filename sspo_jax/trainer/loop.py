@@ -128,8 +128,8 @@ def _stopped(trainer: "Trainer") -> str:
         return f"stopped before the first step was done; the same --run-dir, {path}, begins again"
     if saved == done:
         return f"stopped after step {done}, saved in {path}; the same --run-dir resumes it"
-    again = f"the last checkpoint is of step {saved}, from which" if saved else "there is no checkpoint, so"
-    return f"stopped after step {done}, which could not be saved: {again} the same --run-dir, {path}, begins again"
+    again = f"goes on after step {saved}, the last that was" if saved else "begins again"
+    return f"stopped after step {done}, which could not be saved; the same --run-dir, {path}, {again}"
 
 
 class NonFiniteError(ArithmeticError):
