@@ -45,7 +45,8 @@ class PromptTemplate:
             text = _compile(self.text).render(problem=problem)
             text.encode("utf-8")
         except Exception as error:  # a template is a small program and fails in as many ways
-            line = f", line {error.lineno}" if hasattr(error, "lineno") else ""
+            number = getattr(error, "lineno", None)
+            line = "" if number is None else f", line {number}"
             reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise ValueError(
                 f"prompt template {self.name}{line}: {reason[0]} ({type(error).__name__}); expected Jinja with "
