@@ -73,11 +73,7 @@ def is_explained(error: Exception) -> bool:
     while last.tb_next is not None:
         last = last.tb_next
     module = last.tb_frame.f_globals.get("__name__", "")
-<<<<<<< HEAD
     is_ours = module.partition(".")[0] == "sspo_jax" or module.startswith("sspo_experiments_")
-=======
-    is_ours = module.partition(".")[0] == __name__.partition(".")[0] or module.startswith("sspo_experiments_")
->>>>>>> k-options
     return is_ours and last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
