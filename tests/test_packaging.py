@@ -80,16 +80,20 @@ def test_an_installed_package_finds_its_experiments(site, tmp_path):
 def test_a_variant_imports_the_experiment_beside_it(tmp_path):
     for folder, steps in (("one", 1), ("two", 2)):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "base.py").write_text(f"def config():\n    return {steps}\n")
+        (tmp_path / folder / "base.py").write_text(
+            f"from tests.trainer.conftest import small\n\ndef config():\n    return small(steps={steps})\n"
+        )
         (tmp_path / folder / "variant.py").write_text(
-            "from . import base\n\ndef config():\n    return 10 * base.config()\n"
+            "import dataclasses\n\nfrom . import base\n\ndef config():\n"
+            "    return dataclasses.replace(base.config(), steps=10 * base.config().steps)\n"
         )
     before = list(sys.path)
-    assert load_experiment(str(tmp_path / "one" / "variant.py")) == 10
-    assert load_experiment(str(tmp_path / "two" / "variant.py")) == 20
+    assert load_experiment(str(tmp_path / "one" / "variant.py")).steps == 10
+    assert load_experiment(str(tmp_path / "two" / "variant.py")).steps == 20
     assert sys.path == before
-    (tmp_path / "one" / "variant.py").write_text("def config():\n    return 3\n")
-    assert load_experiment(str(tmp_path / "one" / "variant.py")) == 3  # an edited file is read anew
+    edited = "from tests.trainer.conftest import small\n\ndef config():\n    return small(steps=3)\n"
+    (tmp_path / "one" / "variant.py").write_text(edited)
+    assert load_experiment(str(tmp_path / "one" / "variant.py")).steps == 3  # an edited file is read anew
     assert "arithmetic_tiny" in experiments()
 
 

@@ -16,7 +16,7 @@ from sspo_jax.evaluation.presets import Preset, facts_of, preset_named
 from sspo_jax.evaluation.results import Evaluation, SampleFile, write_results
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
 from sspo_jax.evaluation.subjects import GivenResponses, PolicySubject, is_run
-from sspo_jax.ranges import Count, Positive, Seed, Whole
+from sspo_jax.ranges import Count, Positive, Seed, Whole, check
 
 FIVE_SETS = "aime24,amc23,math500,minerva,olympiadbench"
 
@@ -77,6 +77,7 @@ def evaluate(config: EvaluateConfig) -> tuple[Evaluation, pathlib.Path]:
 
     from sspo_jax.evaluation.report import write_report
 
+    check(config)
     if config.model is None and config.responses is None:
         raise ValueError("nothing to evaluate: give --model (a checkpoint or a run) or --responses (a file)")
     started = time.monotonic()
