@@ -147,12 +147,12 @@ class _Shortener:
 
     def extend(self, side: int, number: int, index: int) -> int:
         """The number of an effect, from the left (0) or the right (1), with one more character."""
-        effect = self.effects[side][number]
+        before = self.effects[side][number]
         if side == 0:
-            state, staying = effect
+            state, staying = before
             new = self.machine.behind[index][0][state], staying & self.machine.stays[index][state]
         else:
-            new = (self.machine.ahead[index][effect[0]],)
+            new = (self.machine.ahead[index][before[0]],)
         key = b"".join(array.tobytes() for array in new)
         if key not in self.numbers[side]:
             self.numbers[side][key] = len(self.effects[side])

@@ -30,7 +30,7 @@ def test_pass_at_1_is_the_average_and_pass_at_n_is_whether_any_is_right():
 
 @pytest.mark.parametrize("k", [0, 3])
 def test_pass_at_more_than_there_are_samples_is_an_error(k):
-    with pytest.raises(ValueError, match="want 1 to the 2 samples"):
+    with pytest.raises(ValueError, match="expected 1 to the 2 samples"):
         pass_at_k(np.ones((1, 2), bool), k)
 
 

@@ -39,8 +39,9 @@ def checkpoint(request, tmp_path):
 
 
 def test_training_evaluation_export_and_serving_agree(checkpoint, tmp_path, monkeypatch):
-    from sspo_jax.commands.evaluate import EvaluateConfig, _open_sets, _Policy, _preset
     from sspo_jax.config import ModelConfig
+    from sspo_jax.evaluation.presets import PAPER_GREEDY
+    from sspo_jax.evaluation.subjects import PolicySubject
     from sspo_jax.serving.service import CompletionService
     from sspo_jax.trainer.setup import resolve_model
 
@@ -57,9 +58,8 @@ def test_training_evaluation_export_and_serving_agree(checkpoint, tmp_path, monk
     assert set(end_tokens(again, config_from_hf(tmp_path / "exported").eos_token_ids)) == expected
 
     service = CompletionService(params, loaded, tokenizer=tokenizer)
-    assert set(service._end_tokens) == expected
+    assert set(service.codec.end_tokens) == expected
 
-    config = EvaluateConfig(model=str(path), data="arithmetic:held_out[:2]", prompt="chat", max_new_tokens=4)
     asked = []
 
     class Recorder:
@@ -70,7 +70,9 @@ def test_training_evaluation_export_and_serving_agree(checkpoint, tmp_path, monk
             return params
 
     monkeypatch.setattr("sspo_jax.sampler.Sampler", Recorder)
-    assert _Policy(config, _preset(config), _open_sets(config))._sample is not None
+    preset = dataclasses.replace(PAPER_GREEDY, max_new_tokens=4)
+    how = {"step": None, "prompt": "chat", "tokenizer": None, "dtype": "float32", "seed": 0, "slots": 1}
+    assert PolicySubject(str(path), preset, {}, problems_at_once=1, **how)._sample is not None
     assert set(asked[0].stop_token_ids) == expected
 
 
@@ -90,7 +92,7 @@ def test_a_recorded_model_reads_back_with_its_computation():
         1,
     )
     assert QwenModel.from_record(record) == model
-    with pytest.raises(ValueError, match="recorded with num_towers"):
+    with pytest.raises(ValueError, match="unknown field 'num_towers'"):
         QwenModel.from_record(record | {"num_towers": 2})
 
 

@@ -300,7 +300,7 @@ def test_a_bfloat16_cache_is_close(reference, tiny, prompts):
     [
         ({"prompts": []}, "0 prompts"),
         ({"prompts": [[4], []]}, "prompt 1 is empty"),
-        ({"prompts": [[4, 96]]}, "want 0 to 95"),
+        ({"prompts": [[4, 96]]}, "expected 0 to 95"),
         ({"prompts": [[4] * 240]}, "more than the model's 256 positions"),
         ({"group_size": 0}, "group_size is 0"),
         ({"prompt_ids": [1, 2]}, "prompt_ids has 2 entries, expected 1"),

@@ -195,5 +195,5 @@ def test_keys_differ_in_every_part_and_do_not_depend_on_the_batch():
     ids=str,
 )
 def test_settings_out_of_range_are_named(changes):
-    with pytest.raises(ValueError, match=f"{next(iter(changes))} is .*, want"):
+    with pytest.raises(ValueError, match=f"{next(iter(changes))} is .*, expected"):
         SamplingParams(**{"max_new_tokens": 8, **changes})

@@ -117,8 +117,8 @@ def test_settings_of_launchers(config: DistributedConfig, environment: dict[str,
     ("config", "match"),
     [
         (DistributedConfig(coordinator="a:1"), "num-processes is missing"),
-        (DistributedConfig(coordinator="a", num_processes=2, process_id=0), "want HOST:PORT"),
-        (DistributedConfig(coordinator="a:1", num_processes=2, process_id=2), "want 0 to 1"),
+        (DistributedConfig(coordinator="a", num_processes=2, process_id=0), "expected HOST:PORT"),
+        (DistributedConfig(coordinator="a:1", num_processes=2, process_id=2), "expected 0 to 1"),
     ],
 )
 def test_settings_that_name_no_process(config: DistributedConfig, match: str) -> None:

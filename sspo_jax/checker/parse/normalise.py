@@ -95,7 +95,7 @@ def fold(text: str) -> str:
     return _ASCII_CONTROL.sub("", unicodedata.normalize("NFKC", text).translate(_TABLE))
 
 
-_RAISED_FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[⁄/∕]([₀₁₂₃₄₅₆₇₈₉]+)")
+_RAISED_FRACTION = re.compile("(?<![⁰¹²³⁴⁵⁶⁷⁸⁹])([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[⁄/∕]([₀₁₂₃₄₅₆₇₈₉]+)")
 _RAISED_DEGREE = re.compile("(?<![\\w)}\\]])([²³⁴⁵⁶⁷⁸⁹ⁿ])√")
 _ROOT_OF_DIGITS = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?)")
 _DISPLAY = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("__", "__"), ("`", "`"))
