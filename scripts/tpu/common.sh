@@ -39,7 +39,7 @@ start() {
         [[ $asks == yes ]] || fail "unknown option --yes: this script asks nothing"
         YES=1
         ;;
-      -*) fail "unknown option $1, want $(usage | head -n 1)" ;;
+      -*) fail "unknown option $1, expected $(usage | head -n 1)" ;;
       *)
         if [[ $most == command ]]; then
           ARGUMENTS=("$@")

@@ -5,5 +5,5 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 start 1 no "$@"
 host=${ARGUMENTS[0]:-0}
-[[ $host =~ ^[0-9]+$ ]] || fail "host is '$host', want a number"
+[[ $host =~ ^[0-9]+$ ]] || fail "host is '$host', expected a number"
 run gcloud compute tpus tpu-vm ssh "$TPU_NAME" "${WHERE[@]}" --worker "$host" --command "tail -n 100 -F sspo.log"

@@ -412,7 +412,7 @@ def test_a_host_that_stays_away_is_named(gcloud):
 def test_logs_of_a_host(gcloud):
     assert gcloud("logs", "2").returncode == 0
     assert gcloud.calls[-1][-4:] == ["--worker", "2", "--command", "tail -n 100 -F sspo.log"]
-    assert "want a number" in gcloud("logs", "two").stderr
+    assert "expected a number" in gcloud("logs", "two").stderr
 
 
 def test_delete_asks_and_checks_that_it_is_gone(gcloud):
