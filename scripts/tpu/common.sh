@@ -30,7 +30,7 @@ start() {
       -h | --help) usage && exit 0 ;;
       --dry-run) DRY_RUN=1 ;;
       --env)
-        [[ $# -gt 1 ]] || fail "--env wants a file"
+        [[ $# -gt 1 ]] || fail "--env needs a file"
         env_file=$2
         shift
         ;;
@@ -46,7 +46,7 @@ start() {
           break
         fi
         ARGUMENTS+=("$1")
-        ((${#ARGUMENTS[@]} <= most)) || fail "what is '$1'? want $(usage | head -n 1)"
+        ((${#ARGUMENTS[@]} <= most)) || fail "what is '$1'? expected $(usage | head -n 1)"
         ;;
     esac
     shift

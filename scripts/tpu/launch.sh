@@ -80,7 +80,7 @@ for ((index = 0; index < ${#ARGUMENTS[@]}; index++)); do
       ARGUMENTS[index]="${word%%=*}=$there"
       ;;
     --*.path)
-      ((index + 1 < ${#ARGUMENTS[@]})) || fail "$word wants a path"
+      ((index + 1 < ${#ARGUMENTS[@]})) || fail "$word needs a path"
       there=$(carry "$word" "${ARGUMENTS[index + 1]}") || exit 1
       ARGUMENTS[index + 1]=$there
       index=$((index + 1))

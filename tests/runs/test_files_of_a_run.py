@@ -10,6 +10,7 @@ from sspo_jax.runs.best import read_best
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.metrics_file import read_metrics
 from sspo_jax.runs.policy import read_record
+from tests.trainer.conftest import small
 
 
 @pytest.fixture
@@ -65,8 +66,8 @@ def test_damaged_records_name_themselves_and_the_way_on(tmp_path: pathlib.Path):
 
 def test_sampled_texts_with_line_separators_are_shown(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     record = {
-        "experiment": "e", "commit": None, "devices": "1 x cpu",
-        "config": {"steps": 1, "model": {}, "loss": {"objective": "Sspo"}},
+        "experiment": "e", "commit": None, "devices": "1 x cpu", "model": {}, "provenance": {},
+        "config": small().resolved(),
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(record))
     (tmp_path / "rollouts").mkdir()
