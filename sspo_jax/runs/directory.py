@@ -276,6 +276,8 @@ def _changes(before: dict[str, Any], record: dict[str, Any], file: pathlib.Path)
                 "--run-dir"
             )
         for name, old, new in _differences(_as_recorded_now(before[part]), record[part]):
+            if name == "run_dir":  # another spelling of where it is
+                continue
             note = " (digest of config and weights: another model)" if name.startswith("model.") else ""
             note = note if part == "provenance" else ""
             changes.append(_Change(name, old, new, _may_differ(part, name, old, new), note))

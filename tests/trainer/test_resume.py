@@ -215,12 +215,14 @@ def test_more_steps_on_more_devices(uninterrupted: pathlib.Path, tmp_path: pathl
     assert rows[:5] == metrics(uninterrupted)
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
     record = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    assert len(record["history"]) == 1
     changed = record["history"][0]["changed"]
     assert (changed["steps"], changed["update.micro_rows"], changed["model.remat"]) == (
         [4, 5],
         [8, 4],
         ["none", "full"],
     )
+    assert "run_dir" not in changed  # another spelling of the same place
     assert record["history"][0]["devices"] == "1 x cpu"
     assert record["devices"] == "4 x cpu"
     assert (tmp_path / "run" / "summary_step_000004.json").exists()

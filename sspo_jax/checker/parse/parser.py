@@ -528,7 +528,10 @@ class Parser:
         "less", numbers in words, "squared" without a unit make it no unit.
         """
         unit, last, sign, power = NO_UNIT, None, 1, 1
+        start = self.position
         while True:
+            if self.position - start > _LONGEST_UNIT:
+                return None
             kind, text = self.peek()
             if kind == "mark" and text in "/*" and self._unit_follows():
                 self.take()
@@ -1287,6 +1290,7 @@ def _named_points(parser: Parser) -> Node:
     return symbol("figure " + letters)
 
 
+_LONGEST_UNIT = 40  # tokens; what is longer is a sentence
 _OHM_PREFIXES = names("k M G m")
 _UNIT_COMMANDS = frozenset(["mu", "Omega", "AA", "frac"])
 _COMMANDS: dict[str, Callable[[Parser], Node]] = {
