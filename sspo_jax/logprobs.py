@@ -71,34 +71,12 @@ def logprobs_and_entropies(
     >>> round(float(jnp.exp(logprob[0])), 4), round(float(entropy[0]), 4)
     (0.75, 0.5623)
     """
-    if vocab_axis not in (0, 1):
-        raise ValueError(f"vocab_axis is {vocab_axis}, expected 0 or 1")
-    (n, d), rows = hidden.shape, unembedding.shape[vocab_axis]
-    if unembedding.shape[1 - vocab_axis] != d:
-        raise ValueError(
-            f"unembedding has shape {unembedding.shape}, expected {d} on axis {1 - vocab_axis}, as hidden has"
-        )
-    if targets.shape != (n,) or (mask is not None and mask.shape != (n,)):
-        raise ValueError(
-            f"targets has shape {targets.shape} and mask {getattr(mask, 'shape', None)}, expected both ({n},)"
-        )
-    if rows % vocab_shards or n % token_shards:
-        raise ValueError(
-            f"vocabulary {rows} and {n} positions must divide by vocab_shards {vocab_shards} and "
-            f"token_shards {token_shards}: pad them"
-        )
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, expected above 0; score greedy samples at 1")
-    if vocab_size is not None and not 0 < vocab_size <= rows:
-        raise ValueError(f"vocab_size is {vocab_size}, expected 1 to {rows}, the rows of the unembedding")
+    _check(hidden, unembedding, targets, temperature, vocab_size, mask, vocab_axis, vocab_shards, token_shards)
+    n, d, rows = *hidden.shape, unembedding.shape[vocab_axis]
     dtype = jnp.result_type(jnp.float32, hidden.dtype, unembedding.dtype)
     if n == 0:
         return jnp.zeros((0,), dtype), jnp.zeros((0,), dtype)
-    columns, token_rows = tile_sizes()
-    columns = columns if chunk_size is None else chunk_size
-    token_rows = token_rows if token_chunk_size is None else token_chunk_size
-    if columns < 1 or token_rows < 1:
-        raise ValueError(f"chunk_size is {columns} and token_chunk_size is {token_rows}, expected both 1 or more")
+    columns, token_rows = _tile(chunk_size, token_chunk_size)
     plan = _Plan(
         temperature=float(temperature),
         vocab_chunk=_chunk(rows // vocab_shards, max(columns // vocab_shards, 1)),
@@ -120,6 +98,40 @@ def logprobs_and_entropies(
     return logprobs.reshape(n), entropies.reshape(n)
 
 
+def _check(
+    hidden: Array,
+    unembedding: Array,
+    targets: Array,
+    temperature: Number,
+    vocab_size: int | None,
+    mask: Array | None,
+    vocab_axis: int,
+    vocab_shards: int,
+    token_shards: int,
+) -> None:
+    """Raises ValueError where the arguments of `logprobs_and_entropies` do not go together."""
+    if vocab_axis not in (0, 1):
+        raise ValueError(f"vocab_axis is {vocab_axis}, expected 0 or 1")
+    (n, d), rows = hidden.shape, unembedding.shape[vocab_axis]
+    if unembedding.shape[1 - vocab_axis] != d:
+        raise ValueError(
+            f"unembedding has shape {unembedding.shape}, expected {d} on axis {1 - vocab_axis}, as hidden has"
+        )
+    if targets.shape != (n,) or (mask is not None and mask.shape != (n,)):
+        raise ValueError(
+            f"targets has shape {targets.shape} and mask {getattr(mask, 'shape', None)}, expected both ({n},)"
+        )
+    if rows % vocab_shards or n % token_shards:
+        raise ValueError(
+            f"vocabulary {rows} and {n} positions must divide by vocab_shards {vocab_shards} and "
+            f"token_shards {token_shards}: pad them"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, expected above 0; score greedy samples at 1")
+    if vocab_size is not None and not 0 < vocab_size <= rows:
+        raise ValueError(f"vocab_size is {vocab_size}, expected 1 to {rows}, the rows of the unembedding")
+
+
 def tile_sizes() -> tuple[int, int]:
     """(columns, rows) of a tile where the caller names none, for the platform the program is traced for.
 
@@ -127,6 +139,15 @@ def tile_sizes() -> tuple[int, int]:
     largest product that its memory has room for (32 MiB).
     """
     return (2048, 256) if platform() == "cpu" else (8192, 1024)
+
+
+def _tile(columns: int | None, rows: int | None) -> tuple[int, int]:
+    """`tile_sizes()` where the caller names none."""
+    usual_columns, usual_rows = tile_sizes()
+    columns, rows = usual_columns if columns is None else columns, usual_rows if rows is None else rows
+    if columns < 1 or rows < 1:
+        raise ValueError(f"chunk_size is {columns} and token_chunk_size is {rows}, expected both 1 or more")
+    return columns, rows
 
 
 def _chunk(length: int, wanted: int) -> int:

@@ -1,6 +1,5 @@
 """Experiment files by name or path, and objectives by name."""
 
-import dataclasses
 import importlib.util
 import inspect
 import pathlib
@@ -111,8 +110,8 @@ def objectives() -> dict[str, "Callable[[], Objective]"]:
     return found
 
 
-def choose_objective(config: "TrainConfig", arguments: Sequence[str]) -> tuple["TrainConfig", list[str]]:
-    """`config` with the objective that `--loss NAME` names, as published, and the other arguments.
+def choose_objective(objective: "Objective", arguments: Sequence[str]) -> tuple["Objective", list[str]]:
+    """The objective that `--loss NAME` names, as published, or else the given one; and the other arguments.
 
     Raises:
       ValueError: no such objective (the known ones are listed).
@@ -127,8 +126,8 @@ def choose_objective(config: "TrainConfig", arguments: Sequence[str]) -> tuple["
         name = name if is_joined else next(remaining, "")
         if name not in known_names:
             raise ValueError(f"--loss is {name!r}, expected one of: {', '.join(known_names)}")
-        config = dataclasses.replace(config, loss=known_names[name]())
-    return config, others
+        objective = known_names[name]()
+    return objective, others
 
 
 def known() -> str:

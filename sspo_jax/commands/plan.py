@@ -33,7 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.slices < 1:
         raise ValueError(f"--slices is {options.slices}; expected at least 1")
     prepare_host()
-    default, overrides = choose_objective(load_experiment(options.experiment), overrides)
+    default = load_experiment(options.experiment)
+    objective, overrides = choose_objective(default.loss, overrides)
+    default = dataclasses.replace(default, loss=objective)
     config = parse(TrainConfig, overrides, prog=f"sspo plan {options.experiment}", default=default)
     programs = plan(config, topology=options.topology, slices=options.slices, report=print)
     return 0 if fits(programs, chip_of(options.topology)) else 3

@@ -1,5 +1,6 @@
 """`sspo train EXPERIMENT [--supervise] [--section.field value ...]`."""
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     enable_compilation_cache()
     default = load_experiment(experiment)
     restarts, rest = _supervision(rest)
-    default, options = choose_objective(default, rest)
+    objective, options = choose_objective(default.loss, rest)
+    default = dataclasses.replace(default, loss=objective)
     config = parse(TrainConfig, options, prog=f"sspo train {experiment}", default=default)
     if restarts is not None:
         return _supervised(experiment, rest, config.run_dir, config.distributed, restarts)

@@ -281,6 +281,28 @@ def _to(
     return Behind(mode, kind, progress, mark, behind.is_matrix), ends
 
 
+def _after_dollar(behind: Behind, known: Need) -> tuple[Behind, int]:
+    """`after` at a dollar sign, which opens or closes a formula, is half of a pair that does, or stands for money."""
+    name, kind, mode = "dollar", behind.kind, behind.mode
+    is_white, is_pair, can_open, ends_amount, has_pair = known or (False,) * 5
+    if kind == "dollar":  # the second of two
+        if mode == "text":
+            return _to(behind, "none", mode="display" if has_pair else "text")
+        name_mark = _mark_after(name, behind, False, True)
+        return _to(behind, "closer", OUTSIDE if name_mark and is_white else NEVER, mark=name_mark, mode="text")
+    if kind in ("backslash", "backslash2") or (mode == "display" and not is_pair):
+        return _to(behind, "none")
+    if is_pair and mode == "text":
+        return _to(behind, "dollar")
+    name_mark = _mark_after(name, behind, False, True)
+    if is_pair and mode == "display":
+        return _to(behind, "dollar", mark=name_mark)
+    if mode == "inline":
+        return _to(behind, "closer", OUTSIDE if name_mark and is_white else NEVER, mark=name_mark, mode="text")
+    opens = can_open and not (ends_amount and kind in ("digit", "address_digit"))
+    return _to(behind, "none", mode="inline" if opens else "text")
+
+
 def after(name: str, behind: Behind, known: Need, rule: BoundaryRule) -> tuple[Behind, int]:
     """The automaton from the left: the text with one more character, and whether a subsentence ends at it.
 
@@ -314,23 +336,7 @@ def after(name: str, behind: Behind, known: Need, rule: BoundaryRule) -> tuple[B
         is_mark = _SPACELESS[name] in rule.spaceless and not is_escaped
         return _to(behind, "none", OUTSIDE if is_mark else NEVER, mark="any" if is_mark else "")
     if name == "dollar" and rule.math_aware:
-        is_white, is_pair, can_open, ends_amount, has_pair = known or (False,) * 5
-        if kind == "dollar":  # the second of two
-            if mode == "text":
-                return _to(behind, "none", mode="display" if has_pair else "text")
-            name_mark = _mark_after(name, behind, False, True)
-            return _to(behind, "closer", OUTSIDE if name_mark and is_white else NEVER, mark=name_mark, mode="text")
-        if is_escaped or (mode == "display" and not is_pair):
-            return _to(behind, "none")
-        if is_pair and mode == "text":
-            return _to(behind, "dollar")
-        name_mark = _mark_after(name, behind, False, True)
-        if is_pair and mode == "display":
-            return _to(behind, "dollar", mark=name_mark)
-        if mode == "inline":
-            return _to(behind, "closer", OUTSIDE if name_mark and is_white else NEVER, mark=name_mark, mode="text")
-        opens = can_open and not (ends_amount and kind in ("digit", "address_digit"))
-        return _to(behind, "none", mode="inline" if opens else "text")
+        return _after_dollar(behind, known)
     is_closing_quote = name == "quote" and kind not in ("start", "white", "opener", "colon", "dash")
     mark = _mark_after(name, behind, is_closing_quote, False)
     if name in _CLOSE or name in ("wide_close", "quote"):

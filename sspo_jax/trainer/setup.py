@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from sspo_jax.config import ModelConfig, RolloutConfig, TrainConfig
+from sspo_jax.config import EvaluationConfig, ModelConfig, RolloutConfig, TrainConfig, WarmStartConfig
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource, iterate
 from sspo_jax.data.prompts import PromptTokenizer, load_template
@@ -63,7 +63,13 @@ def check(config: TrainConfig) -> RunInputs:
             f"the tokenizer has {len(tokenizer)} entries, the model's vocabulary {model.vocab_size}: they do not "
             "belong together; set --model.tokenizer"
         )
-    _check_lengths(config, model)
+    _check_lengths(model, config.rollout, config.evaluation)
+    if config.warm_start is not None:
+        _check_rows(config.warm_start, model, batch_shards(mesh))
+    if config.model.lora is not None and config.model.lora.rank > model.hidden_size:
+        raise ValueError(
+            f"--model.lora.rank is {config.model.lora.rank}; expected at most {model.hidden_size}, the model's width"
+        )
     template = load_template(config.prompt)
     prompts = PromptTokenizer(template, tokenizer, max_tokens=config.rollout.max_prompt_tokens)
     data = config.data.open(tokenizer)
@@ -90,11 +96,6 @@ def check(config: TrainConfig) -> RunInputs:
             f"--rollout.stop-token-ids has {', '.join(map(str, beyond))}; expected ids below the model's vocabulary of "
             f"{model.vocab_size}"
         )
-    if config.warm_start is not None and config.warm_start.rows % batch_shards(mesh):
-        raise ValueError(
-            f"warm_start.rows is {config.warm_start.rows} in the experiment file; expected a multiple of the "
-            f"{batch_shards(mesh)} shards of the batch"
-        )
     if is_main():
         longest_response = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
         check_server(config.rollout, model, stop_token_ids, longest_response=longest_response)
@@ -119,23 +120,27 @@ def check(config: TrainConfig) -> RunInputs:
     )
 
 
-def _check_lengths(config: TrainConfig, model: QwenModel) -> None:
-    """Refuses responses, rows and adapters that the model has no room for."""
-    prompt, context = config.rollout.max_prompt_tokens, model.max_positions
-    lengths = {"rollout": config.rollout.max_new_tokens, "evaluation": config.evaluation.max_new_tokens}
+def _check_lengths(model: QwenModel, rollout: RolloutConfig, evaluation: EvaluationConfig) -> None:
+    """Refuses responses that the model has no room for."""
+    prompt, context = rollout.max_prompt_tokens, model.max_positions
+    lengths = {"rollout": rollout.max_new_tokens, "evaluation": evaluation.max_new_tokens}
     for section, response in lengths.items():
         if response is not None and prompt + response > context:
             raise ValueError(
                 f"prompts of up to {prompt} and responses of up to {response} tokens make {prompt + response}, the "
                 f"model's context is {context}: lower --rollout.max-prompt-tokens or --{section}.max-new-tokens"
             )
-    if config.warm_start is not None and config.warm_start.row_tokens > context:
+
+
+def _check_rows(warm_start: WarmStartConfig, model: QwenModel, shards: int) -> None:
+    """Refuses rows of the warm start that the model has no room for, or that the mesh does not divide."""
+    if warm_start.row_tokens > model.max_positions:
         raise ValueError(
-            f"--warm-start.row-tokens is {config.warm_start.row_tokens}; expected at most {context}, the context"
+            f"--warm-start.row-tokens is {warm_start.row_tokens}; expected at most {model.max_positions}, the context"
         )
-    if config.model.lora is not None and config.model.lora.rank > model.hidden_size:
+    if warm_start.rows % shards:
         raise ValueError(
-            f"--model.lora.rank is {config.model.lora.rank}; expected at most {model.hidden_size}, the model's width"
+            f"--warm-start.rows is {warm_start.rows}; expected a multiple of the {shards} shards of the batch"
         )
 
 
