@@ -64,8 +64,6 @@ def check(config: TrainConfig) -> RunInputs:
             "belong together; set --model.tokenizer"
         )
     _check_lengths(model, config.rollout, config.evaluation)
-    if config.warm_start is not None:
-        _check_rows(config.warm_start, model, batch_shards(mesh))
     if config.model.lora is not None and config.model.lora.rank > model.hidden_size:
         raise ValueError(
             f"--model.lora.rank is {config.model.lora.rank}; expected at most {model.hidden_size}, the model's width"
@@ -96,6 +94,8 @@ def check(config: TrainConfig) -> RunInputs:
             f"--rollout.stop-token-ids has {', '.join(map(str, beyond))}; expected ids below the model's vocabulary of "
             f"{model.vocab_size}"
         )
+    if config.warm_start is not None:
+        _check_rows(config.warm_start, model, batch_shards(mesh))
     if is_main():
         longest_response = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
         check_server(config.rollout, model, stop_token_ids, longest_response=longest_response)

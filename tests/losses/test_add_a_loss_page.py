@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from tests.trainer.conftest import QUICK
+
 ROOT = pathlib.Path(__file__).parents[2]
 BLOCK = re.compile(r"^`([\w/]+\.py)`[^\n]*\n\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ONE_STEP = (
@@ -30,7 +32,6 @@ def config():
 '''
 
 # Most of the time is compiling.
-_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def project(tmp_path_factory):
 
 
 def run(project, *command):
-    environment = {"PYTHONPATH": str(project), "SSPO_CACHE_DIR": str(project / "cache"), "XLA_FLAGS": _QUICK}
+    environment = {"PYTHONPATH": str(project), "SSPO_CACHE_DIR": str(project / "cache"), "XLA_FLAGS": QUICK}
     return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=project,

@@ -183,7 +183,7 @@ def test_a_reference_policy_takes_its_place(measured):
     assert measured["penalised"]["update"][1] > 2 * weights
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize(
     "case", ["kl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("16x8-slots384", "25x4", "40x5", "lora"))]
 )

@@ -10,7 +10,6 @@ import sys
 import urllib.error
 import urllib.request
 
-import jax
 import pytest
 
 
@@ -42,12 +41,6 @@ class ServerProcess:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
         if key is not None:
             environment["SSPO_API_KEY"] = key
-        if cache := jax.config.jax_compilation_cache_dir:
-            environment |= {
-                "JAX_COMPILATION_CACHE_DIR": cache,
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            }
         environment["PYTHONPATH"] = str(pathlib.Path(__file__).resolve().parents[2])
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         line = self.process.stdout.readline()

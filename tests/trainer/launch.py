@@ -10,14 +10,12 @@ import time
 
 import pytest
 
-from tests.trainer.conftest import SMALL
-
-_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # most of the time is compiling
+from tests.trainer.conftest import QUICK, SMALL
 
 
 def environment(folder: pathlib.Path) -> dict[str, str]:
     """Of launches that share their compiled programs and warm starts, kept in `folder`."""
-    own = {"XLA_FLAGS": _QUICK, "JAX_PLATFORMS": "cpu", "SSPO_CACHE_DIR": str(folder / "cache")}
+    own = {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu", "SSPO_CACHE_DIR": str(folder / "cache")}
     return {**os.environ, **own, "PYTHONPATH": str(SMALL.parents[2])}
 
 
@@ -25,7 +23,7 @@ def run_alone(run_dir: pathlib.Path, experiment: pathlib.Path, environment: dict
     """One process with two devices, to the end."""
     alone = subprocess.run(
         [sys.executable, "-m", "sspo_jax", "train", str(experiment), "--run-dir", str(run_dir)],
-        env={**environment, "XLA_FLAGS": f"{_QUICK} --xla_force_host_platform_device_count=2"},
+        env={**environment, "XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count=2"},
         capture_output=True,
         text=True,
         cwd=experiment.parent,

@@ -29,7 +29,7 @@ from sspo_jax.trainer.grading import Grader
 from sspo_jax.trainer.loop import Trainer
 from sspo_jax.trainer.setup import check
 from sspo_jax.trainer.stream import open_stream
-from tests.trainer.conftest import SMALL, one_device, run_cli, run_directory, small
+from tests.trainer.conftest import QUICK, SMALL, one_device, run_cli, run_directory, small
 from tests.trainer.test_resume import metrics, wait_for_step
 
 
@@ -148,6 +148,7 @@ def test_several_processes_ask_each_other_about_once_a_second(monkeypatch: pytes
 LONG = ("--rollout.prompts", "64", "--rollout.group-size", "16", "--rollout.slots", "1", "--evaluation.samples", "0")
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_rollout_of_the_real_program(cache: pathlib.Path, tmp_path: pathlib.Path):
     """SIGINT to the whole group, as a terminal does it, in a rollout of 1,024 responses in one slot."""
     run = tmp_path / "run"
@@ -155,7 +156,7 @@ def test_ctrl_c_in_a_rollout_of_the_real_program(cache: pathlib.Path, tmp_path: 
     process = subprocess.Popen(
         [*command, "--checkpoint.every", "10"],
         cwd=tmp_path,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={**os.environ, "XLA_FLAGS": QUICK},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -182,7 +183,7 @@ def test_ctrl_c_in_the_warm_start_leaves_nothing(tmp_path: pathlib.Path):
     process = subprocess.Popen(
         [sys.executable, "-m", "sspo_jax", *arguments, "100000"],
         cwd=tmp_path,
-        env={**os.environ, "XLA_FLAGS": "", "SSPO_CACHE_DIR": str(tmp_path / "cache")},
+        env={**os.environ, "XLA_FLAGS": QUICK, "SSPO_CACHE_DIR": str(tmp_path / "cache")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

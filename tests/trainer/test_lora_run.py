@@ -112,6 +112,7 @@ def test_gradients_are_those_of_the_merged_weights(objective):
         np.testing.assert_allclose(ours[target]["b"].reshape(wanted_b.shape), wanted_b, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_the_same_gradients():
     """Eight devices, rows over four and heads over two, against one."""
     one = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])

@@ -54,6 +54,7 @@ def test_two_processes_train_like_one_with_two_devices(
         assert (run_dir / file).read_text() == (uninterrupted / file).read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_the_restart_loses_nothing(
     setting: tuple[pathlib.Path, dict[str, str]], uninterrupted: pathlib.Path
 ) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sspo_jax.runs.policy import read_policy
-from tests.trainer.conftest import SMALL, run_cli
+from tests.trainer.conftest import QUICK, SMALL, run_cli
 
 
 def metrics(run: pathlib.Path) -> list[dict[str, float]]:
@@ -31,7 +31,7 @@ def start(run: pathlib.Path, cwd: pathlib.Path, *options: str) -> subprocess.Pop
     return subprocess.Popen(
         [sys.executable, "-m", "sspo_jax", "train", str(SMALL), "--run-dir", str(run), "--log.quiet", *options],
         cwd=cwd,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={**os.environ, "XLA_FLAGS": QUICK},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -94,7 +94,7 @@ def test_a_run_writes_what_the_contract_lists(uninterrupted: pathlib.Path):
     assert summary["programs"] > 0
 
 
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_killed_and_started_again_gives_the_same_run(uninterrupted: pathlib.Path, tmp_path: pathlib.Path, step: int):
     process = start(tmp_path / "run", tmp_path)
     wait_for_step(tmp_path / "run", step, process)
@@ -119,6 +119,7 @@ def test_sigterm_finishes_the_step_and_saves(uninterrupted: pathlib.Path, tmp_pa
     same_as(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_costs_one_step_and_a_warning(uninterrupted: pathlib.Path, tmp_path: pathlib.Path):
     process = start(tmp_path / "run", tmp_path)
     wait_for_step(tmp_path / "run", 3, process)
@@ -172,7 +173,7 @@ def fill(disk: pathlib.Path) -> pathlib.Path:
     return disk / "filler"
 
 
-@pytest.mark.parametrize("when", [0, 2])
+@pytest.mark.parametrize("when", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_disk_that_fills_up_ends_the_run_with_what_is_done_saved(
     uninterrupted: pathlib.Path, tmp_path: pathlib.Path, small_disk: pathlib.Path, when: int
 ):
@@ -207,7 +208,7 @@ def test_more_steps_on_more_devices(uninterrupted: pathlib.Path, tmp_path: pathl
     again = run_cli(
         *("train", str(SMALL), "--run-dir", "run", "--steps", "5", *machine),
         cwd=tmp_path,
-        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+        XLA_FLAGS=f"{QUICK} --xla_force_host_platform_device_count=4",
     )
     assert again.returncode == 0, again.stdout + again.stderr
     assert "resuming after step 4" in again.stdout

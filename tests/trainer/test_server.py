@@ -28,7 +28,7 @@ from sspo_jax.trainer.grading import Grading
 from sspo_jax.trainer.loop import Trainer
 from tests.serving.server_process import ServerProcess, free_port
 from tests.trainer import served_experiment
-from tests.trainer.conftest import run_cli, small
+from tests.trainer.conftest import QUICK, run_cli, small
 from tests.trainer.launch import Launch, assert_close, environment, metrics, run_alone
 from tests.trainer.test_interrupt import LONG, opened
 from tests.trainer.test_resume import wait_for_step
@@ -107,6 +107,7 @@ def test_a_run_through_a_server_is_the_run_here(here: pathlib.Path, server: Serv
     assert [path.name for path in (tmp_path / "run" / "weights").iterdir()] == ["weights-00000002"]
 
 
+@pytest.mark.slow
 def test_weights_are_handed_over_once_after_each_change(server: ServerProcess, cache, tmp_path, monkeypatch):
     """Not again for further draws of dynamic sampling, nor for the step after an evaluation; here none is kept."""
     config = served(evaluation=dataclasses.replace(served().evaluation, every=1))
@@ -129,6 +130,7 @@ def test_weights_are_handed_over_once_after_each_change(server: ServerProcess, c
     assert versions == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_adapters_are_folded_into_what_the_server_gets(server: ServerProcess, cache, tmp_path: pathlib.Path):
     config = served()
     config = dataclasses.replace(
@@ -163,6 +165,7 @@ def killed_in_the_second_step(monkeypatch, server: ServerProcess, then=lambda: N
         yield
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_changes_nothing(here, checkpoint, monkeypatch, tmp_path):
     port = free_port()
     servers = [started(checkpoint, port=port)]
@@ -177,6 +180,7 @@ def test_a_server_that_is_killed_and_started_again_changes_nothing(here, checkpo
     assert_same_run(tmp_path / "run", here)
 
 
+@pytest.mark.slow
 def test_without_its_server_a_run_is_saved_and_goes_on_later(here, server, checkpoint, monkeypatch, tmp_path):
     """Gone for good; the restart finds another server, under another address."""
     gone = started(checkpoint)
@@ -243,13 +247,14 @@ def start(run: pathlib.Path, url: str, *options: str) -> subprocess.Popen:
     return subprocess.Popen(
         [*command, "--rollout.server.url", url, *options],
         cwd=run.parent,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={**os.environ, "XLA_FLAGS": QUICK},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_a_server_samples(checkpoint, cache, tmp_path: pathlib.Path):
     """Of 1,024 responses few are asked for at once, so the rollout takes long; those in flight are given up."""
     server = started(checkpoint)

@@ -38,7 +38,7 @@ ONE = MeshConfig(fsdp=1)
 ARRANGEMENTS = [
     pytest.param(MeshConfig(fsdp=8), id="8x1", marks=pytest.mark.slow),
     pytest.param(MeshConfig(fsdp=4, tensor=2), id="4x2"),
-    pytest.param(MeshConfig(fsdp=2, tensor=4), id="2x4"),
+    pytest.param(MeshConfig(fsdp=2, tensor=4), id="2x4", marks=pytest.mark.slow),
     pytest.param(MeshConfig(fsdp=1, tensor=8), id="1x8", marks=pytest.mark.slow),
     pytest.param(MeshConfig(data=4, tensor=2), id="data", marks=pytest.mark.slow),
 ]
@@ -135,7 +135,7 @@ def test_sampled_tokens_are_those_of_one_device(arrangement: MeshConfig) -> None
     ("saved_on", "restored_on"),
     [
         (MeshConfig(fsdp=4, tensor=2), MeshConfig(fsdp=2, tensor=4)),
-        (MeshConfig(fsdp=8), ONE),
+        pytest.param(MeshConfig(fsdp=8), ONE, marks=pytest.mark.slow),
         (ONE, MeshConfig(fsdp=8)),
     ],
     ids=["4x2 to 2x4", "8x1 to 1", "1 to 8x1"],
