@@ -35,7 +35,7 @@ def decide(answer: str, gold: str, options: Options, explain: Step = _ignore, *,
     Raises:
         NeedsWorker: deciding takes more than the caller's process should spend.
     """
-    quick = _quick(answer, gold, options)
+    quick = decide_at_once(answer, gold, options)
     if quick is not None:
         return quick
     if len(answer) > _LONGEST_IN_PROCESS or len(gold) > _LONGEST_IN_PROCESS:
@@ -43,9 +43,9 @@ def decide(answer: str, gold: str, options: Options, explain: Step = _ignore, *,
     return _by_trees(answer, gold, options, IN_PROCESS, _cached_read if reuse else readings, explain)
 
 
-def _quick(answer: str, gold: str, options: Options) -> Decision | None:
+def decide_at_once(answer: str, gold: str, options: Options) -> Decision | None:
     """A decision that needs no tree, or None."""
-    if not answer.strip():
+    if not answer or answer.isspace():
         return "unparsed", "the answer is empty"
     if answer == gold:
         return "correct", "the same text"
