@@ -1,0 +1,30 @@
+"""The checker without the type checks of the tests, which cost some fifty times the time of what is measured."""
+
+import importlib
+import importlib.util
+import pathlib
+import pkgutil
+import sys
+import types
+
+import sspo_jax.checker
+
+NAME = "checker_without_type_checks"  # the checks are for modules whose names begin with sspo_jax
+
+
+def plain(module: str = "") -> types.ModuleType:
+    """The checker's package, or one of its modules, such as `parse.reading`, imported under another name."""
+    if NAME not in sys.modules:
+        init = pathlib.Path(sspo_jax.checker.__file__)
+        spec = importlib.util.spec_from_file_location(NAME, init, submodule_search_locations=[str(init.parent)])
+        assert spec is not None
+        assert spec.loader is not None
+        package = sys.modules[NAME] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
+    return importlib.import_module(f"{NAME}.{module}" if module else NAME)
+
+
+def modules() -> list[types.ModuleType]:
+    """The package and every module in it."""
+    package = plain()
+    return [package, *(importlib.import_module(m.name) for m in pkgutil.walk_packages(package.__path__, f"{NAME}."))]
