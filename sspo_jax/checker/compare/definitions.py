@@ -23,7 +23,7 @@ def is_name(node: Node) -> bool:
         case Kind.CALL if str(node.value).startswith("opaque "):
             return all(_is_argument(arg) for arg in node.args)
         case Kind.CALL if node.value == "abs":  # a length, a count, a modulus
-            return not free_symbols(node) <= _COORDINATES
+            return not free_symbols(node) <= {"x", "y"}
         case Kind.GROUP | Kind.RATIO:
             return all(is_name(arg) for arg in node.args)
         case Kind.MUL:
@@ -89,7 +89,7 @@ def _is_of_names(node: Node) -> bool:
 
 def definition(node: Node) -> tuple[Node, Node] | None:
     """(name, value) of `name = ... = value`, or of `value = name`; the exact value where `\\approx` follows it."""
-    if node.kind is not Kind.RELATION or not set(node.value) <= {"=", "~"}:
+    if node.kind is not Kind.RELATION or not set(node.value) <= {"=", "~"} or node.args[0] == node.args[-1]:
         return None
     last = node.args[_last_exact(node)]
     first = node.args[0]

@@ -48,7 +48,7 @@ def _is_identity(node: Node, judge: Judge) -> bool:
     """Whether a relation equates two forms of one expression, `(x + 1)^2 = x^2 + 2x + 1`."""
     if node.kind != Kind.RELATION or node.value != ("=",) or any(part.kind in _NO_VALUE for part in node.walk()):
         return False
-    return judge.equal(*node.args)
+    return node.args[0] != node.args[1] and judge.equal(*node.args)
 
 
 _NO_VALUE = frozenset(

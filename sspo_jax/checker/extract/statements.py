@@ -13,10 +13,12 @@ _STATED = re.compile(
     r"|\banswer\s+(?:to|for)\s[^.\n:]{0,80}?\s(?:is|are)\b(?!\s+n[o']t)"
     r"|\banswers?(?:\s+(?:to|for)\s[^.\n:]{0,80}?)?\s*(?:\*\*)?\s*[:：=]"
     r"|(?:^|\n)[ #*]*(?:the\s+)?(?:final\s+)?(?:answer|result)[ *]*(?:\n|(?=\$|\\\[|\\\())"
-    rf"|(?:^|\n)[ #*]*{_LABELS}[ *]*[:：]"
+    rf"|(?:^|\n)[ #*]*{_LABELS}[ *]*[:：]|(?:^|\n)ans\.(?=\s)"
+    r"|\b(?:réponse|antwort|respuesta|risposta|resposta|ответ)\s*[:：]"
     r"|\b(?:la\s+(?:réponse|respuesta|risposta)|die\s+antwort|a\s+resposta)(?:\s+fin\w{0,5})?\s+(?:est|es|è|ist|lautet|é)\b"
     r"|答案\s*(?:应该|应)?\s*(?:是|为|：|:|就是)+|答えは|(?:^|\n)\s*答\s*[:：]|(?:故|因此|所以|应|故应)选)"
-    r"[\s:：*_]*(?:(?:therefore|thus|then|hence|simply|just|exactly|indeed|given by|equal to)\b)?[\s:：*_]*",
+    r"[\s:：*_]*(?:(?:therefore|thus|then|hence|simply|just|exactly|indeed|given by|equal to|donc|alors|also|entonces"
+    r"|quindi)\b)?[\s:：*_]*",
     re.IGNORECASE,
 )
 _LABELLED = re.compile(r"(?:^|\n)[ #*]*(?:the\s+)?(?:final\s+)?answer[ *]*[:：][ *]*([^\n]{1,200})", re.IGNORECASE)

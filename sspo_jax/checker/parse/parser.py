@@ -67,6 +67,12 @@ _ALIGNED: frozenset[Token] = frozenset(
 _CONDITIONS = frozenset(["in", "notin", "<", "<=", ">", ">=", "!=", "=", "~", "subset"])
 _NO_CONDITION = CONDITION_WORDS | {"is", "are"}
 _MOST_POWER_OF_UNIT = 12
+_INTEGERS, _NATURALS = symbol("mathbb Z"), symbol("mathbb N")
+_KINDS_OF_NUMBERS = {
+    "integer": _INTEGERS, "integers": _INTEGERS, "natural number": _NATURALS, "natural numbers": _NATURALS,
+    "positive integer": _NATURALS, "positive integers": _NATURALS, "real": Node(Kind.REALS),
+    "real number": Node(Kind.REALS), "real numbers": Node(Kind.REALS),
+}  # fmt: skip
 
 
 class Parser:
@@ -81,6 +87,7 @@ class Parser:
         self.bars = 0  # open |absolute values|
         self.in_braces = 0  # inside of \{ before its bar
         self.inside = 0  # fractions, roots, exponents, arguments around the position, where no unit stands
+        self.in_integral = False  # where `dx` ends the argument of a function
         self.symbolic = False  # whether the terms before the position hold variables
         self._after_condition = 0
         self.groups: dict[
@@ -202,11 +209,26 @@ class Parser:
             return list(group.args)
         while self.peek()[0] == "word" and self.peek()[1].lower() in CONDITION_WORDS:
             self.take()
-        found.append(self.item())
+        found.append(self._of_a_kind(self.item()))
         while self.peek()[0] == "join" and self.peek(1) != END and self.peek(1) not in _CLOSERS:
             self.take()
             found.append(self.item())
         return found
+
+    def _of_a_kind(self, subject: Node) -> Node:
+        """`n \\in \\mathbb{Z}` where "is an integer" follows n; other subjects as they are."""
+        if self.peek() not in (("word", "is"), ("word", "are")):
+            return subject
+        start, spoken = self.position, []
+        while self.peek()[0] == "word":
+            spoken.append(self.take()[1].lower())
+        kind = _KINDS_OF_NUMBERS.get(
+            " ".join(word for word in spoken[1:] if word not in ("a", "an", "any", "some", "all"))
+        )
+        if kind is None:
+            self.position = start
+            return subject
+        return Node(Kind.RELATION, (subject, kind), ("in",))
 
     def item(self) -> Node:
         """A relation chain, or what stands on one side of it."""
@@ -229,7 +251,7 @@ class Parser:
                 chain = Node(Kind.RELATION, tuple(sides), tuple(operators)) if operators else sides[0]
                 sides, operators = [Node(Kind.MODULO, (chain, self.sum()))], []
             else:
-                return Node(Kind.RELATION, tuple(sides), tuple(operators)) if operators else sides[0]
+                return _related(sides, operators)
 
     def union(self) -> Node:
         """Sets with \\cup, \\cap, \\setminus between them."""
@@ -545,6 +567,9 @@ class Parser:
             if (kind, text) == ("join", "and") and has_head and counted_noun(self.peek(1)[1]) is not None:
                 self.take()  # 7 apples and oranges
                 continue
+            if (kind, text.lower()) == ("word", "to") and self.peek(1) == ("word", "the"):
+                self.position += 2  # 5 m to the right
+                continue
             if (kind, text.lower()) == ("word", "to") and self.peek(-1)[1].lower() in ("way", "ways"):
                 while self.peek()[0] == "word":  # 7 ways to choose them
                     self.take()
@@ -731,6 +756,7 @@ class Parser:
             self.starts_factor()
             and self.peek()[1] not in FUNCTIONS
             and self.peek() not in (("mark", "("), ("mark", "["))
+            and not (self.in_integral and self.peek() == ("letter", "d") and self.peek(1)[0] == "letter")
         ):
             factors.append(self.power())
         return _multiplied(factors)
@@ -743,7 +769,9 @@ class Parser:
                 lower = self._argument(self.script)
             else:
                 upper = self._argument(self.script)
+        outer, self.in_integral = self.in_integral, name == "int"
         body = self._argument(self.product)
+        self.in_integral = outer
         if (
             lower is not None and lower.kind is Kind.RELATION and lower.args[0].kind is Kind.CONSTANT
         ):  # i, e as the index
@@ -964,7 +992,10 @@ class Parser:
             return self._combinations(text) or (self.accept("mark", "_") and self._subscripted(text)) or symbol(text)
         if text in "ei" and len(text) == 1:
             return constant(text)
-        if text in "fg" and self.peek() == ("mark", "("):
+        is_call = (
+            text == "f" or self.units or self.tokens[self.position - 2][0] != "letter"
+        )  # mg(a + b) has two readings
+        if text in "fg" and is_call and self.peek() == ("mark", "("):
             self.take()
             arguments = self.group("(")
             return Node(Kind.CALL, arguments.args if arguments.kind is Kind.GROUP else (arguments,), "opaque " + text)
@@ -979,7 +1010,7 @@ class Parser:
             if group == number(0):  # no product, I(0) is a value of I
                 return Node(Kind.CALL, (group,), "opaque " + name)
             if group.kind is Kind.GROUP and group.value == "()":
-                is_binomial = name == "C" and len(group.args) == 2
+                is_binomial = name == "C" and len(group.args) == 2 and not _is_point(group.args)
                 is_condition = group.args[0].kind is Kind.RELATION and not name[-1].isupper()
                 if not is_condition:
                     return Node(Kind.CALL, group.args, "binom" if is_binomial else "opaque " + name)
@@ -1153,6 +1184,22 @@ def _joined(items: list[Node], joiners: list[str]) -> Node:
             return Node(Kind.LIST, tuple(Node(Kind.LIST, tuple(row), ",") for row in rows), "or")
     kinds = [joiner for joiner in joiners if joiner != ","]
     return Node(Kind.LIST, tuple(items), kinds[-1] if kinds else ",")
+
+
+def _related(sides: list[Node], operators: list[str]) -> Node:
+    """A chain of relations; `x < 1 \\cup x > 2` is two of them, joined by "or"."""
+    for place, side in enumerate(sides[1:-1], 1):
+        if side.kind is Kind.UNION and side.args[1].kind is Kind.SYMBOL:
+            left = Node(Kind.RELATION, (*sides[:place], side.args[0]), tuple(operators[:place]))
+            return Node(Kind.LIST, (left, _related([side.args[1], *sides[place + 1 :]], operators[place:])), "or")
+    return Node(Kind.RELATION, tuple(sides), tuple(operators)) if operators else sides[0]
+
+
+def _is_point(arguments: tuple[Node, ...]) -> bool:
+    """Whether numbers after a capital C are coordinates: one is negative or broken, or the second one is larger."""
+    if any(arg.kind is not Kind.NUMBER for arg in arguments):
+        return any(arg.kind in (Kind.NEG, Kind.FRAC, Kind.ROOT) for arg in arguments)
+    return arguments[1].value > arguments[0].value or any(arg.value.denominator != 1 for arg in arguments)
 
 
 def _proposition(items: list[Node], joiners: list[str]) -> Node:

@@ -51,7 +51,7 @@ def join_thousands(text: str, *, plain_commas: bool) -> str:
 
     A plain comma inside brackets separates coordinates, so only those outside of any bracket are taken out.
     """
-    text = _TIGHT_GROUPS.sub("", text).replace("{.}", ".").replace("{:}", ":")
+    text = _TIGHT_GROUPS.sub("", text).replace(r"\text{:}", ":").replace("{.}", ".").replace("{:}", ":")
     if "mod" in text:
         text = _SPOKEN_MODULUS.sub(lambda m: rf"\pmod{{{m[1] or m[2]}}}", text)
     text = _SPACED_GROUPS.sub(lambda m: m.group().replace(" ", ""), text)
