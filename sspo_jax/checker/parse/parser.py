@@ -19,22 +19,13 @@ A unit stands only at the end of a whole value: never inside of a fraction, a ro
 from collections.abc import Callable
 
 from ..expression import Kind, Node, ParseError, constant, names, negated, number, symbol
-from .numerals import based, repeating, written
+from .cursor import CLOSERS, END, RELATIONS, SIGNS, Cursor
+from .joining import is_condition_on, joined, related
+from .notations import combinations, derivative, kind_of_numbers, repeating_decimal
+from .numerals import based, written
+from .quantity import quantity
 from .tokens import Token
-from .units import (
-    COUNTED_IN,
-    FILLERS,
-    LETTERS,
-    MULTIPLIERS,
-    NO_UNIT,
-    PER,
-    POWERS,
-    UNITS,
-    Unit,
-    counted_noun,
-    is_describing,
-    known_unit,
-)
+from .units import UNITS, Unit
 from .vocabulary import (
     ACCENTS,
     CONDITION_WORDS,
@@ -45,28 +36,17 @@ from .vocabulary import (
     STARTERS,
     SYSTEMS,
 )
-from .words import spoken_number, words
+from .words import words
 
-END: Token = ("end", "")
-_RELATIONS = {
-    "=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "approx": "~", "in": "in", "equiv": "=",
-    "sim": "=", "doteq": "=", "notin": "notin", "subset": "subset", "subseteq": "subset", "Rightarrow": "=>",
-    "iff": "iff", "parallel": "parallel", "perp": "perp", "cong": "cong", "to": "to", "mapsto": "to",
-}  # fmt: skip
 _JOINERS_OF_SETS = {"cup": Kind.UNION, "U": Kind.UNION, "cap": Kind.INTERSECTION, "setminus": Kind.DIFFERENCE}
-_CLOSERS = frozenset([("mark", ")"), ("mark", "]"), ("mark", "}"), ("command", "}"), ("command", "rangle"),
-                      ("command", "rfloor"), ("command", "rceil"), ("mark", "&"), ("command", "newline")])  # fmt: skip
 _CURRENCY = {"$": "dollar", "euro": "euro", "pounds": "gbp", "yen": "yuan"}
-_SIGNS = (("mark", "+"), ("mark", "-"), ("command", "pm"), ("command", "mp"))
 _MODULI = names("pmod bmod mod")
 _INVERSES = frozenset(names("sin cos tan cot sec csc sinh cosh tanh"))
 _NEW_LINE: Token = ("command", "newline")
 _ALIGNED: frozenset[Token] = frozenset(
     [("mark", "="), ("mark", "<"), ("mark", ">"), *(("command", name) for name in ("=", "le", "ge", "approx", "ne"))]
 )
-_CONDITIONS = frozenset(["in", "notin", "<", "<=", ">", ">=", "!=", "=", "~", "subset"])
 _NO_CONDITION = CONDITION_WORDS | {"is", "are"}
-_MOST_POWER_OF_UNIT = 12
 _INTEGERS, _NATURALS = symbol("mathbb Z"), symbol("mathbb N")
 _KINDS_OF_NUMBERS = {
     "integer": _INTEGERS, "integers": _INTEGERS, "natural number": _NATURALS, "natural numbers": _NATURALS,
@@ -75,12 +55,11 @@ _KINDS_OF_NUMBERS = {
 }  # fmt: skip
 
 
-class Parser:
+class Parser(Cursor):
     """Reads one list of tokens; `answer` is the start of the grammar. `units=False` reads unit symbols as variables."""
 
     def __init__(self, tokens: list[Token], max_depth: int, *, units: bool = True) -> None:
-        self.tokens = list(tokens)
-        self.position = 0
+        super().__init__(tokens)
         self.depth = 0
         self.max_depth = max_depth
         self.units = units
@@ -95,29 +74,6 @@ class Parser:
         ] = {}  # what brackets hold and where they end, by their start
 
     # Tokens
-
-    def peek(self, ahead: int = 0) -> Token:
-        """The token at the position, or so many after it."""
-        index = self.position + ahead
-        return self.tokens[index] if index < len(self.tokens) else END
-
-    def take(self) -> Token:
-        """The token at the position, which moves on."""
-        token = self.peek()
-        self.position += 1
-        return token
-
-    def accept(self, kind: str, text: str) -> bool:
-        """Whether this token comes next; it is taken then."""
-        if self.peek() == (kind, text):
-            self.position += 1
-            return True
-        return False
-
-    def expect(self, kind: str, text: str) -> None:
-        """Take this token; ParseError where another one comes."""
-        if not self.accept(kind, text):
-            raise ParseError(f"expected {text!r}, found {self.peek()[1] or 'the end'!r}")
 
     def _nested(self, read: Callable[[], Node]) -> Node:
         """What `read` returns, one level deeper."""
@@ -153,7 +109,7 @@ class Parser:
             while self.peek()[0] == "join":  # ", and"
                 following = self.take()[1]
                 joiner = following if joiner in (None, ",") else joiner
-            if joiner is not None and (self.peek() == END or self.peek() in _CLOSERS):
+            if joiner is not None and (self.peek() == END or self.peek() in CLOSERS):
                 break
             if self._starts_condition():
                 conditions += self._conditions()
@@ -168,10 +124,10 @@ class Parser:
                 items.append(self.item())
             else:
                 break
-        while len(items) > 1 and joiners[-1] in (",", "and") and _is_condition_on(items[-1], items[:-1]):
+        while len(items) > 1 and joiners[-1] in (",", "and") and is_condition_on(items[-1], items[:-1]):
             conditions.insert(0, items.pop())
             joiners.pop()
-        node = _joined(items, joiners)
+        node = joined(items, joiners)
         return Node(Kind.CONDITIONED, (node, *conditions)) if conditions else node
 
     def _starts_condition(self) -> bool:
@@ -210,7 +166,7 @@ class Parser:
         while self.peek()[0] == "word" and self.peek()[1].lower() in CONDITION_WORDS:
             self.take()
         found.append(self._of_a_kind(self.item()))
-        while self.peek()[0] == "join" and self.peek(1) != END and self.peek(1) not in _CLOSERS:
+        while self.peek()[0] == "join" and self.peek(1) != END and self.peek(1) not in CLOSERS:
             self.take()
             found.append(self.item())
         return found
@@ -235,15 +191,15 @@ class Parser:
         kind, text = self.peek()
         if (kind == "mark" and text in "=<>") or (kind == "command" and text in ("approx", "le", "ge", "ne", "=")):
             self.take()
-            operator = _RELATIONS[text]
+            operator = RELATIONS[text]
             side = self.union()
             return side if operator in ("=", "~") else Node(Kind.RELATION, (symbol("_"), side), (operator,))
         sides, operators = [self.union()], []
         while True:
             kind, text = self.peek()
-            if kind in ("mark", "command") and text in _RELATIONS:
+            if kind in ("mark", "command") and text in RELATIONS:
                 self.take()
-                operators.append(_RELATIONS[text])
+                operators.append(RELATIONS[text])
                 self.symbolic = False
                 sides.append(self.union())
             elif kind == "command" and text in _MODULI:
@@ -251,7 +207,7 @@ class Parser:
                 chain = Node(Kind.RELATION, tuple(sides), tuple(operators)) if operators else sides[0]
                 sides, operators = [Node(Kind.MODULO, (chain, self.sum()))], []
             else:
-                return _related(sides, operators)
+                return related(sides, operators)
 
     def union(self) -> Node:
         """Sets with \\cup, \\cap, \\setminus between them."""
@@ -284,7 +240,7 @@ class Parser:
             kind, text = self.peek()
             if kind not in ("mark", "command", "number"):
                 break
-            self.symbolic = self.symbolic or (text in ("+", "-", "pm", "mp") and _has_symbol(terms[-1]))
+            self.symbolic = self.symbolic or (text in ("+", "-", "pm", "mp") and terms[-1].has_symbol())
             if kind == "mark" and text == "+":
                 self.take()
                 terms.append(self.product())
@@ -315,8 +271,11 @@ class Parser:
         factors = [self.unary()]
         while True:
             kind, text = self.peek()
-            if self.units and not self.inside and (quantity := self._with_unit(_multiplied(factors))) is not None:
-                return quantity
+            if self.units and not self.inside:
+                value = _multiplied(factors)
+                found = quantity(self, value, lambda: self._argument(self.script), symbolic=self.symbolic)
+                if found is not None:
+                    return found
             if kind == "mark" and text == "*":
                 self.take()
                 factors.append(self.unary())
@@ -364,7 +323,7 @@ class Parser:
     def unary(self) -> Node:
         """A power with signs or a currency before it."""
         signs = []
-        while self.peek() in _SIGNS:
+        while self.peek() in SIGNS:
             signs.append(self.take()[1])
         kind, text = self.peek()
         if kind == "command" and text in _CURRENCY:
@@ -475,242 +434,16 @@ class Parser:
             else:
                 return base
 
-    # Units
-
-    def _with_unit(self, value: Node) -> Node | None:
-        """The value with the unit that follows it up to the end of the item; None where that is no unit."""
-        kind, text = self.peek()
-        if (kind, text) in (("mark", "/"), ("mark", "*")) and self.peek(1)[0] not in ("word", "run", "mark"):
-            return None
-        if kind not in ("word", "run") and not (kind == "mark" and text in "/*(") and text not in _UNIT_COMMANDS:
-            return None
-        start, known = self.position, value.value if value.kind is Kind.UNIT else NO_UNIT
-        amount = value.args[0] if value.kind is Kind.UNIT else value
-        if kind == "word" and text.lower() in MULTIPLIERS:
-            self.take()
-            amount = Node(Kind.MUL, (amount, number(MULTIPLIERS[text.lower()])))
-            if self._ends_unit():
-                return Node(Kind.UNIT, (amount,), known) if known != NO_UNIT else amount
-        elif (kind, text) == ("mark", "(") and self.peek(1)[0] == "word":
-            in_brackets = self._remark_in_brackets(value)
-            if in_brackets is None:
-                self.position = start
-            return in_brackets
-        is_letter = self.position == start and len(text) == 1 and text.isascii()
-        unit = self._unit(has_head=value.kind is Kind.PERCENT)
-        if unit is not None and self.peek() == ("mark", "("):  # 9 pairs (x, y)
-            self._skip_names()
-        is_variable = is_letter and self.position - start == 1 and (self.symbolic or _has_symbol(amount))
-        if unit is None or not self._ends_unit() or is_variable:
-            self.position = start
-            return None
-        unit = known.times(unit) if known not in (NO_UNIT, unit) else unit
-        if unit.dimensions == UNITS["percent"].dimensions:
-            return Node(Kind.PERCENT, (amount,))
-        if unit == UNITS["degree"]:
-            return Node(Kind.DEGREE, (amount,))
-        return Node(Kind.UNIT, (amount,), unit) if unit.dimensions else amount
-
-    def _ends_unit(self) -> bool:
-        kind, text = self.peek()
-        if kind in ("end", "join", "number") or (kind, text) in _CLOSERS or (kind, text) in _SIGNS:
-            return True
-        if kind == "word":
-            return text.lower() in CONDITION_WORDS
-        return (kind in ("mark", "command") and text in _RELATIONS) or (kind, text) == ("mark", ":")
-
-    def _remark_in_brackets(self, value: Node) -> Node | None:
-        """The value of `7 (seven)` or `12 (ways)`: what stands in brackets repeats it, or is its unit."""
-        self.take()
-        spoken = []
-        start = self.position
-        while self.peek()[0] == "word":
-            spoken.append(self.take()[1])
-        is_whole = self.accept("mark", ")") and self._ends_unit() and value.kind is Kind.NUMBER
-        if is_whole and spoken_number(" ".join(spoken).lower()) == value.value:
-            return value
-        self.position = start
-        unit = self._unit()
-        if unit is None or not self.accept("mark", ")") or not self._ends_unit() or value.kind is Kind.UNIT:
-            return None
-        return Node(Kind.UNIT, (value,), unit) if unit.dimensions else value
-
-    def _skip_names(self) -> None:
-        start = self.position
-        self.take()
-        while self.peek()[0] in ("letter", "join") or self.peek() == ("mark", "_"):
-            self.take()
-        if not self.accept("mark", ")"):
-            self.position = start
-
-    def _unit(self, *, has_head: bool = False) -> Unit | None:
-        """Unit names and symbols with their powers, joined by "per", slashes, dots; or a counted noun; else None.
-
-        A phrase needs a head: a unit, a plural, or one of the words that say what is counted. Words such as "is" and
-        "less", numbers in words, "squared" without a unit make it no unit.
-        """
-        unit, last, sign, power = NO_UNIT, None, 1, 1
-        start = self.position
-        while True:
-            if self.position - start > _LONGEST_UNIT:
-                return None
-            kind, text = self.peek()
-            if kind == "mark" and text in "/*" and self._unit_follows():
-                self.take()
-                sign = -1 if text == "/" else sign
-                if self.accept("mark", "("):
-                    inner = self._unit()
-                    if inner is None or not self.accept("mark", ")"):
-                        return None
-                    unit, has_head = unit.times(inner, sign), True
-                continue
-            if (kind, text) == ("join", "and") and has_head and counted_noun(self.peek(1)[1]) is not None:
-                self.take()  # 7 apples and oranges
-                continue
-            if (kind, text.lower()) == ("word", "to") and self.peek(1) == ("word", "the"):
-                self.position += 2  # 5 m to the right
-                continue
-            if (kind, text.lower()) == ("word", "to") and self.peek(-1)[1].lower() in ("way", "ways"):
-                while self.peek()[0] == "word":  # 7 ways to choose them
-                    self.take()
-                continue
-            if kind == "command" and text == "frac" and self.peek(2)[0] in ("word", "run"):
-                fraction = self._unit_fraction()
-                if fraction is None:
-                    return None
-                unit, has_head = unit.times(fraction, sign), True
-                continue
-            is_beside = last is not None and self.tokens[self.position - 1][1] in ("/", "*")
-            if kind == "command" and text in _UNIT_COMMANDS and (self.peek(1)[0] == "word" or text in ("Omega", "AA")):
-                self.take()
-                text = {"Omega": "ohm", "AA": "angstrom"}.get(text) or "u" + self.take()[1]
-            elif (
-                kind in ("word", "run")
-                or (kind == "letter" and (is_beside or (sign == -1 and self.peek(-1)[1] == "/")))
-                or (kind == "command" and text in ("min", "rad", "deg") and self.peek(-1)[1] == "/")
-            ):
-                self.take()
-            else:
-                break
-            if text in _OHM_PREFIXES and self.accept("command", "Omega"):
-                text += "ohm"
-            lowered = text.lower().rstrip(".")
-            for prefix in ("平方", "立方"):
-                if text.startswith(prefix) and len(text) > 2:
-                    text, power = text[2:], POWERS[prefix]
-            if lowered in POWERS:
-                if not lowered.endswith("ed"):
-                    power = POWERS[lowered]
-                elif last is None:
-                    return None
-                else:
-                    unit = unit.times(last, sign * (POWERS[lowered] - 1))
-                continue
-            if lowered in PER:
-                sign, last = -1, NO_UNIT
-                if lowered == "per" and self.peek() == ("word", "cent"):
-                    self.take()
-                    unit, sign, has_head = unit.times(UNITS["percent"]), 1, True
-                continue
-            if lowered in COUNTED_IN:
-                has_head, last, power = True, NO_UNIT, 1
-                if self.accept("mark", "^"):
-                    self._argument(self.script)
-                continue
-            if lowered in ("a", "an") and has_head:
-                sign = -1
-                continue
-            is_inch = lowered == "in" and last is None and (self._ends_unit() or self.peek()[1] in ("^", "/", "*"))
-            if lowered in FILLERS and not is_inch:
-                has_head = has_head or lowered == "of"
-                continue
-            last = known_unit(text) or counted_noun(text)
-            if last is None or (len(text) == 1 and text.isascii() and text not in LETTERS):
-                if kind != "word" or not is_describing(text):
-                    return None
-                unit, last = unit.times(Unit(NO_UNIT.scale, ((lowered, 1),))), NO_UNIT
-                continue
-            has_head = True
-            exponent = power
-            if self.accept("mark", "^"):
-                exponent = _small_integer(self._argument(self.script))
-                if exponent == 0:
-                    return None
-            unit, power = unit.times(last, sign * exponent), 1
-        if not has_head:
-            return None
-        scales = {"celsius", "fahrenheit"} & {name for name, _ in unit.dimensions}
-        return UNITS[scales.pop()] if scales else unit
-
-    def _unit_follows(self) -> bool:
-        """Whether a unit symbol comes after the slash or dot at the position."""
-        kind, text = self.peek(1)
-        if (kind, text) == ("mark", "("):
-            kind, text = self.peek(2)
-        if kind == "letter":
-            return text in LETTERS
-        return kind in ("word", "run") or text in _UNIT_COMMANDS or (kind == "command" and text == "min")
-
-    def _unit_fraction(self) -> Unit | None:
-        """`\\frac{\\text{m}}{\\text{s}}`."""
-        self.take()
-        parts = []
-        for _ in range(2):
-            if not self.accept("mark", "{"):
-                return None
-            parts.append(self._unit())
-            if parts[-1] is None or not self.accept("mark", "}"):
-                return None
-        top, bottom = parts
-        return top.times(bottom, -1) if top is not None and bottom is not None else None
-
     # Numbers
 
     def _number(self, text: str) -> Node:
         if self.peek() == ("mark", "_"):
             return self._in_base(text)
         if "." in text and "e" not in text.lower():
-            found = self._repeating(text)
+            found = repeating_decimal(self, text)
             if found is not None:
                 return found
         return written(text)
-
-    def _repeating(self, mantissa: str) -> Node | None:
-        """`0.1\\overline{6}`, `0.(3)`, `0.\\dot{3}`, `0.333...` as exact fractions."""
-        kind, text = self.peek()
-        block = None
-        if kind == "command" and text in ("overline", "bar") and self.peek(1) == ("mark", "{"):
-            if self.peek(2)[0] == "number" and self.peek(3) == ("mark", "}"):
-                block = self.peek(2)[1]
-                self.position += 4
-        elif kind == "command" and text in ("overline", "bar") and self.peek(1)[0] == "number":
-            block = self.peek(1)[1]
-            self.position += 2
-        elif kind == "mark" and text == "(" and self.peek(1)[0] == "number" and self.peek(2) == ("mark", ")"):
-            block = self.peek(1)[1]
-            self.position += 3
-        elif kind == "command" and text == "dot":
-            block = self._dotted()
-        elif kind == "command" and text == "dots":
-            self.take()
-            return repeating(mantissa, None)
-        return None if block is None else repeating(mantissa, block)
-
-    def _dotted(self) -> str:
-        """`\\dot{1}42\\dot{7}`: the digits from the first dotted one to the last."""
-        block = ""
-        while self.peek() == ("command", "dot"):
-            self.take()
-            wrapped = self.accept("mark", "{")
-            kind, text = self.take()
-            if kind != "number":
-                raise ParseError("a dot stands over something that is no digit")
-            block += text
-            if wrapped:
-                self.expect("mark", "}")
-            if self.peek()[0] == "number" and self.peek(1) == ("command", "dot"):
-                block += self.take()[1]
-        return block
 
     def _in_base(self, digits: str) -> Node:
         self.expect("mark", "_")
@@ -939,10 +672,10 @@ class Parser:
             self._enclosed(lambda: conditions.extend(self._conditions()) or conditions[0])
         except ParseError:
             conditions = []
-        if conditions and (self.peek() in _CLOSERS or self.peek()[1].startswith("end ")):
+        if conditions and (self.peek() in CLOSERS or self.peek()[1].startswith("end ")):
             return conditions
         self.position, spoken = start, []
-        while self.peek() != END and self.peek() not in _CLOSERS and not self.peek()[1].startswith("end "):
+        while self.peek() != END and self.peek() not in CLOSERS and not self.peek()[1].startswith("end "):
             spoken.append(self.take()[1])
         return [Node(Kind.TEXT, (), " ".join(word for word in spoken if word.lower() not in _NO_CONDITION))]
 
@@ -989,7 +722,7 @@ class Parser:
     def letter(self, text: str) -> Node:
         """A variable, a constant, or a call such as `f(x)`."""
         if self.peek() == ("mark", "_"):
-            return self._combinations(text) or (self.accept("mark", "_") and self._subscripted(text)) or symbol(text)
+            return combinations(self, text) or (self.accept("mark", "_") and self._subscripted(text)) or symbol(text)
         if text in "ei" and len(text) == 1:
             return constant(text)
         is_call = (
@@ -1017,40 +750,8 @@ class Parser:
             self.position = start
         return node
 
-    def _combinations(self, name: str) -> Node | None:
-        """`C_8^3` and `A_8^3`, ways of choosing; None for other subscripts."""
-        if name not in "CAP":
-            return None
-        found, position = [], self.position
-        for mark in "_^":
-            if self.tokens[position : position + 1] != [("mark", mark)]:
-                return None
-            braced = self.tokens[position + 1 : position + 2] == [("mark", "{")]
-            token = self.tokens[position + 1 + braced] if position + 1 + braced < len(self.tokens) else END
-            if token[0] != "number" or not token[1].isdigit():
-                return None
-            found.append(int(token[1]))
-            position += 2 + 2 * braced
-        if found[1] > found[0]:
-            return None
-        self.position = position
-        chosen = Node(Kind.CALL, (number(found[0]), number(found[1])), "binom")
-        return chosen if name == "C" else Node(Kind.MUL, (chosen, Node(Kind.FACTORIAL, (number(found[1]),))))
-
-    def _raw_group(self) -> str | None:
-        """The text of the tokens in the braces at the position; None where there are none."""
-        if not self.accept("mark", "{"):
-            return None
-        start, depth = self.position, 1
-        while depth:
-            token = self.take()
-            if token == END:
-                raise ParseError("a group does not close")
-            depth += (token == ("mark", "{")) - (token == ("mark", "}"))
-        return "".join(text for _, text in self.tokens[start : self.position - 1])
-
     def _subscripted(self, name: str) -> Node:
-        subscript = self._raw_group()
+        subscript = self.raw_group() if self.peek() == ("mark", "{") else None
         if subscript is None:
             kind, subscript = self.take()
             if kind == "end":
@@ -1088,8 +789,7 @@ class Parser:
         raise ParseError(f"\\{name} is no command this grammar knows")
 
     def _accented(self, name: str) -> Node:
-        inner = self._raw_group()
-        inner = self.take()[1] if inner is None else inner
+        inner = self.raw_group(or_token=True)
         if name == "mathbb" and inner == "R":
             return Node(Kind.REALS)
         if name in ("hat", "vec", "widehat") and inner in ("i", "j", "k", "imath", "jmath"):
@@ -1098,101 +798,11 @@ class Parser:
             base = self._subscripted(inner).value if self.accept("mark", "_") else inner
             return symbol(base + "'" * (1 if name == "dot" else 2))
         if name == "mathbb" and self.peek()[1] in ("^", "_"):
-            inner += self._kind_of_numbers()
+            inner += kind_of_numbers(self)
         if name in ("mathcal", "mathbb"):
             return self._called(symbol(f"{name} {inner}"), f"{name} {inner}")
         full = f"{name.removeprefix('wide').removeprefix('over').removeprefix('left').removeprefix('right')} {inner}"
         return self._subscripted(full) if self.accept("mark", "_") else symbol(full)
-
-    def _kind_of_numbers(self) -> str:
-        """The star or sign of `\\mathbb{N}^*`, `\\mathbb{Z}_{+}`; nothing for another exponent."""
-        start = self.position
-        self.take()
-        mark = self._raw_group()
-        mark = self.take()[1] if mark is None else mark
-        if mark in ("*", "+", "-", ">0"):
-            return mark.replace(">0", "+")
-        self.position = start
-        return ""
-
-    def derivative(self) -> Node | None:
-        """`{d^2 y}{dx^2}` after `\\frac`: one symbol, `y''|x`; None where that is no derivative."""
-        position, found = self.position, []
-        for _ in range(2):
-            if self.tokens[position : position + 1] != [("mark", "{")]:
-                return None
-            depth, content = 1, []
-            while depth:
-                position += 1
-                token = self.tokens[position] if position < len(self.tokens) else END
-                if token == END or len(content) > 8:
-                    return None
-                depth += (token == ("mark", "{")) - (token == ("mark", "}"))
-                if token not in (("mark", "{"), ("mark", "}")):
-                    content.append(token)
-            if not content:
-                return None
-            position += 1
-            found.append(content)
-        top, bottom = found
-        d = bottom[0][1]
-        if d not in ("d", "partial") or top[0][1] != d:
-            return None
-        order, name = _order(top[1:], power_first=True)
-        bottom_order, variable = _order(bottom[1:], power_first=False)
-        if not variable:
-            return None
-        if not name or order != bottom_order:
-            raise ParseError("a derivative of this form is not read")
-        self.position = position
-        return symbol(f"{name}{chr(39) * order}|{'' if d == 'd' else d + ' '}{variable}")
-
-
-def _order(tokens: list[Token], *, power_first: bool) -> tuple[int, str]:
-    """The order and the name of `^2 y` (power first) or `x^2`; no name where it is neither."""
-    power = 1
-    mark = 0 if power_first else len(tokens) - 2
-    if len(tokens) > 2 and tokens[mark] == ("mark", "^"):
-        if tokens[mark + 1][0] != "number" or tokens[mark + 1][1] not in "123456":
-            return 0, ""
-        power = int(tokens[mark + 1][1])
-        tokens = tokens[:mark] + tokens[mark + 2 :]
-    is_name = all(kind in ("letter", "number") or len(text) == 1 or text in GREEK_OR_NAMED for kind, text in tokens)
-    if not tokens or not is_name or (len(tokens) > 1 and tokens[1] != ("mark", "_")):
-        return power, ""
-    return power, "".join(text for _, text in tokens)
-
-
-def _joined(items: list[Node], joiners: list[str]) -> Node:
-    """Items as one node: a list by its last word, alternatives of several equations, or a proposition."""
-    if len(items) == 1:
-        return items[0]
-    logical = {joiner for joiner in joiners if joiner in ("land", "lor")}
-    if logical:
-        if any(item.kind in (Kind.RELATION, Kind.UNION, Kind.GROUP, Kind.SET, Kind.CONDITIONED) for item in items):
-            joiners = [{"land": "and", "lor": "or"}.get(joiner, joiner) for joiner in joiners]
-        else:
-            return _proposition(items, joiners)
-    if "or" in joiners and {",", "and"} & set(joiners):
-        rows: list[list[Node]] = [[items[0]]]
-        for joiner, item in zip(joiners, items[1:], strict=True):
-            if joiner == "or":
-                rows.append([item])
-            else:
-                rows[-1].append(item)
-        if len({len(row) for row in rows}) == 1 and len(rows[0]) > 1 and all(map(_is_named_value, items)):
-            return Node(Kind.LIST, tuple(Node(Kind.LIST, tuple(row), ",") for row in rows), "or")
-    kinds = [joiner for joiner in joiners if joiner != ","]
-    return Node(Kind.LIST, tuple(items), kinds[-1] if kinds else ",")
-
-
-def _related(sides: list[Node], operators: list[str]) -> Node:
-    """A chain of relations; `x < 1 \\cup x > 2` is two of them, joined by "or"."""
-    for place, side in enumerate(sides[1:-1], 1):
-        if side.kind is Kind.UNION and side.args[1].kind is Kind.SYMBOL:
-            left = Node(Kind.RELATION, (*sides[:place], side.args[0]), tuple(operators[:place]))
-            return Node(Kind.LIST, (left, _related([side.args[1], *sides[place + 1 :]], operators[place:])), "or")
-    return Node(Kind.RELATION, tuple(sides), tuple(operators)) if operators else sides[0]
 
 
 def _is_point(arguments: tuple[Node, ...]) -> bool:
@@ -1202,53 +812,8 @@ def _is_point(arguments: tuple[Node, ...]) -> bool:
     return arguments[1].value > arguments[0].value or any(arg.value.denominator != 1 for arg in arguments)
 
 
-def _proposition(items: list[Node], joiners: list[str]) -> Node:
-    """`p \\land q \\lor r`; \\land binds tighter."""
-    if set(joiners) - {"land", "lor"}:
-        raise ParseError("a proposition stands in a list")
-    parts: list[list[Node]] = [[items[0]]]
-    for joiner, item in zip(joiners, items[1:], strict=True):
-        if joiner == "lor":
-            parts.append([item])
-        else:
-            parts[-1].append(item)
-    conjunctions = [part[0] if len(part) == 1 else Node(Kind.LOGIC, tuple(part), "land") for part in parts]
-    return conjunctions[0] if len(parts) == 1 else Node(Kind.LOGIC, tuple(conjunctions), "lor")
-
-
-def _is_named_value(node: Node) -> bool:
-    return node.kind is Kind.RELATION and node.value == ("=",) and node.args[0].kind in (Kind.SYMBOL, Kind.GROUP)
-
-
-def _is_condition_on(node: Node, answers: list[Node]) -> bool:
-    """Whether the last item of a list says what a variable of those before it may be: `\\pi/4 + k\\pi, k \\in Z`."""
-    if node.kind is not Kind.RELATION or not set(node.value) <= _CONDITIONS or set(node.value) <= {"=", "~"}:
-        return False
-    subject = next((arg for arg in node.args if arg.kind in (Kind.SYMBOL, Kind.GROUP, Kind.LIST)), None)
-    if subject is None or any(part.kind not in (Kind.SYMBOL, Kind.GROUP, Kind.LIST) for part in subject.walk()):
-        return False
-    names_in_it = {part.value for part in subject.walk() if part.kind is Kind.SYMBOL}
-    used: set[str] = set()
-    for answer in answers:
-        is_of_numbers = node.value == ("in",) and node.args[1].kind in (Kind.SYMBOL, Kind.REALS)
-        if answer.kind is Kind.RELATION and answer.value != ("=",) and is_of_numbers:
-            used |= {part.value for part in answer.walk() if part.kind is Kind.SYMBOL}  # 2 <= n <= 5, n in Z
-            continue
-        if answer.kind is Kind.RELATION and answer.value != ("=",):
-            return _is_condition_on(answer, answers[: answers.index(answer)]) and names_in_it != set()
-        values = answer.args[1:] if answer.kind is Kind.RELATION else (answer,)
-        for part in (part for value in values for part in value.walk()):
-            if part.kind is Kind.SYMBOL:
-                used |= {str(part.value), str(part.value).partition("_")[2]}
-    return bool(names_in_it) and names_in_it <= used
-
-
 def _multiplied(factors: list[Node]) -> Node:
     return factors[0] if len(factors) == 1 else Node(Kind.MUL, tuple(factors))
-
-
-def _has_symbol(node: Node) -> bool:
-    return any(part.kind is Kind.SYMBOL for part in node.walk())
 
 
 def _with_index(node: Node, index: Node) -> Node:
@@ -1272,14 +837,6 @@ def _bare(term: Node) -> Node:
     return negated(term.args[0].args[0]) if term.kind is Kind.NEG else term.args[0]
 
 
-def _small_integer(node: Node) -> int:
-    if node.kind is Kind.NEG:
-        return -_small_integer(node.args[0])
-    if node.kind is not Kind.NUMBER or node.value.denominator != 1 or abs(node.value) > _MOST_POWER_OF_UNIT:
-        raise ParseError("the power of a unit is no small integer")
-    return int(node.value)
-
-
 def _is_written_integer(node: Node) -> bool:
     return node.kind is Kind.NUMBER and node.digits is None and node.value.denominator == 1
 
@@ -1291,12 +848,12 @@ def _is_plain_fraction(node: Node) -> bool:
 
 def _digits_in_base(parser: Parser) -> Node:
     """`\\digits{2A}{16}`, what `read` makes of a number written with its base."""
-    digits, base = (parser._raw_group() for _ in range(2))
+    digits, base = (parser.raw_group() for _ in range(2))
     return based(digits or "", int(base or 0))
 
 
 def _fraction(parser: Parser) -> Node:
-    return parser.derivative() or Node(Kind.FRAC, (parser._fraction_argument(), parser._fraction_argument()))
+    return derivative(parser) or Node(Kind.FRAC, (parser._fraction_argument(), parser._fraction_argument()))
 
 
 def _root(parser: Parser) -> Node:
@@ -1337,9 +894,6 @@ def _named_points(parser: Parser) -> Node:
     return symbol("figure " + letters)
 
 
-_LONGEST_UNIT = 40  # tokens; what is longer is a sentence
-_OHM_PREFIXES = names("k M G m")
-_UNIT_COMMANDS = frozenset(["mu", "Omega", "AA", "frac"])
 _COMMANDS: dict[str, Callable[[Parser], Node]] = {
     "frac": _fraction,
     "sqrt": _root,
