@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from ..expression import Kind, Node, ParseError, constant, names, negated, number, symbol
 from .cursor import CLOSERS, END, RELATIONS, SIGNS, Cursor
+from .environments import environment, lines
 from .joining import is_condition_on, joined, related
 from .notations import combinations, derivative, kind_of_numbers, repeating_decimal
 from .numerals import based, written
@@ -31,22 +32,16 @@ from .vocabulary import (
     CONDITION_WORDS,
     FUNCTIONS,
     GREEK_OR_NAMED,
-    MATRICES,
     NAMED_OPERATORS,
     STARTERS,
-    SYSTEMS,
 )
 from .words import words
 
 _JOINERS_OF_SETS = {"cup": Kind.UNION, "U": Kind.UNION, "cap": Kind.INTERSECTION, "setminus": Kind.DIFFERENCE}
+_KINDS_OF_SIGNS = {"-": Kind.NEG, "pm": Kind.PM, "mp": Kind.MP}
 _CURRENCY = {"$": "dollar", "euro": "euro", "pounds": "gbp", "yen": "yuan"}
 _MODULI = names("pmod bmod mod")
 _INVERSES = frozenset(names("sin cos tan cot sec csc sinh cosh tanh"))
-_NEW_LINE: Token = ("command", "newline")
-_ALIGNED: frozenset[Token] = frozenset(
-    [("mark", "="), ("mark", "<"), ("mark", ">"), *(("command", name) for name in ("=", "le", "ge", "approx", "ne"))]
-)
-_NO_CONDITION = CONDITION_WORDS | {"is", "are"}
 _INTEGERS, _NATURALS = symbol("mathbb Z"), symbol("mathbb N")
 _KINDS_OF_NUMBERS = {
     "integer": _INTEGERS, "integers": _INTEGERS, "natural number": _NATURALS, "natural numbers": _NATURALS,
@@ -69,9 +64,7 @@ class Parser(Cursor):
         self.in_integral = False  # where `dx` ends the argument of a function
         self.symbolic = False  # whether the terms before the position hold variables
         self._after_condition = 0
-        self.groups: dict[
-            int, tuple[Node | ParseError, int]
-        ] = {}  # what brackets hold and where they end, by their start
+        self.groups: dict[int, tuple[Node | ParseError, int]] = {}  # what brackets hold, and where they end, by start
 
     # Tokens
 
@@ -91,7 +84,7 @@ class Parser(Cursor):
         self.inside -= 1
         return node
 
-    def _enclosed(self, read: Callable[[], Node], in_braces: int = 0) -> Node:
+    def enclosed(self, read: Callable[[], Node], in_braces: int = 0) -> Node:
         """What `read` returns between brackets of its own: bars and colons outside of them do not matter."""
         kept = self.in_braces, self.bars, self.symbolic
         self.in_braces, self.bars, self.symbolic = in_braces, 0, False
@@ -112,7 +105,7 @@ class Parser(Cursor):
             if joiner is not None and (self.peek() == END or self.peek() in CLOSERS):
                 break
             if self._starts_condition():
-                conditions += self._conditions()
+                conditions += self.conditions()
                 if self.peek()[0] == "join":
                     conditions_end = self.position
                     self.take()
@@ -155,7 +148,7 @@ class Parser(Cursor):
             return group
         return None
 
-    def _conditions(self) -> list[Node]:
+    def conditions(self) -> list[Node]:
         """The conditions after `for`, `where`, `if` or in brackets."""
         found: list[Node] = []
         if self.peek() == ("mark", "("):
@@ -238,18 +231,11 @@ class Parser(Cursor):
         outer, terms = self.symbolic, [self.product()]
         while True:
             kind, text = self.peek()
-            if kind not in ("mark", "command", "number"):
-                break
-            self.symbolic = self.symbolic or (text in ("+", "-", "pm", "mp") and terms[-1].has_symbol())
-            if kind == "mark" and text == "+":
+            if (kind, text) in SIGNS:
                 self.take()
-                terms.append(self.product())
-            elif kind == "mark" and text == "-":
-                self.take()
-                terms.append(negated(self.product()))
-            elif kind == "command" and text in ("pm", "mp"):
-                self.take()
-                terms.append(Node(Kind(text), (self.product(),)))
+                self.symbolic = self.symbolic or terms[-1].has_symbol()
+                term = self.product()
+                terms.append(term if text == "+" else Node(_KINDS_OF_SIGNS[text], (term,)))
             elif kind == "number" and terms[-1].kind is Kind.UNIT:  # 5 ft 3 in
                 terms.append(self.product())
                 if terms[-1].kind is not Kind.UNIT:
@@ -270,17 +256,14 @@ class Parser(Cursor):
         """Factors, written with a sign between them or not, and the unit of their product."""
         factors = [self.unary()]
         while True:
-            kind, text = self.peek()
             if self.units and not self.inside:
                 value = _multiplied(factors)
                 found = quantity(self, value, lambda: self._argument(self.script), symbolic=self.symbolic)
                 if found is not None:
                     return found
-            if kind == "mark" and text == "*":
-                self.take()
+            if self.accept("mark", "*"):
                 factors.append(self.unary())
-            elif kind == "mark" and text == "/":
-                self.take()
+            elif self.accept("mark", "/"):
                 slope = self._derivative_with_slash(factors)
                 factors = [slope or Node(Kind.DIV, (_multiplied(factors), self.unary()))]
             elif self.starts_factor():
@@ -327,10 +310,9 @@ class Parser(Cursor):
             signs.append(self.take()[1])
         kind, text = self.peek()
         if kind == "command" and text in _CURRENCY:
-            self.take()
-            operand = Node(Kind.UNIT, (self.power(),), UNITS[_CURRENCY[text]])
-        elif kind == "command" and text == "neg":
-            self.take()
+            unit = UNITS[_CURRENCY[self.take()[1]]]
+            operand = Node(Kind.UNIT, (self.power(),), unit)
+        elif self.accept("command", "neg"):
             operand = Node(Kind.CALL, (self.power(),), "opaque not")
         else:
             operand = self.power()
@@ -361,33 +343,28 @@ class Parser(Cursor):
     def power(self) -> Node:
         """An atom with its exponents and postfix marks."""
         base = self.postfix(self.atom())
-        while self.peek() == ("mark", "^"):
-            self.take()
+        while self.accept("mark", "^"):
             base = self.postfix(self._raise(base))
         return base
 
     def _raise(self, base: Node) -> Node:
-        if self.peek() in (("command", "circ"), ("command", "degree")):
-            self.take()
+        if self.accept("command", "circ") or self.accept("command", "degree"):
             return self._degree(base)
         if self.peek() == ("mark", "{") and self.peek(1)[1] in ("circ", "degree") and self.peek(2) == ("mark", "}"):
             self.position += 3
             return self._degree(base)
+        is_braced = self.peek(1) == ("command", "prime") and self.accept("mark", "{")
         primes = 0
-        if self.peek() == ("mark", "{") and self.peek(1) == ("command", "prime"):
-            self.take()
-            while self.accept("command", "prime"):
-                primes += 1
+        while (is_braced or not primes) and self.accept("command", "prime"):
+            primes += 1
+        if is_braced:
             self.expect("mark", "}")
-        elif self.accept("command", "prime"):
-            primes = 1
         if primes:
             return self._primed(base, primes)
         exponent = self._argument(self.script)
         if self.accept("mark", "!"):
             exponent = Node(Kind.FACTORIAL, (exponent,))
-        if self.peek() == ("mark", "^"):
-            self.take()
+        if self.accept("mark", "^"):
             exponent = Node(Kind.POW, (exponent, self._argument(self.script)))
         return Node(Kind.POW, (base, exponent))
 
@@ -412,24 +389,19 @@ class Parser(Cursor):
         """The base with the marks that follow it."""
         while True:
             kind, text = self.peek()
-            if kind == "mark" and text == "!":
-                self.take()
+            if self.accept("mark", "!"):
                 if self.peek() == ("mark", "!"):
                     raise ParseError("double factorials are not read")
                 base = Node(Kind.FACTORIAL, (base,))
-            elif text == "%" and kind in ("mark", "command"):
-                self.take()
+            elif self.accept("mark", "%") or self.accept("command", "%"):
                 base = Node(Kind.PERCENT, (base,))
             elif kind == "command" and text in _CURRENCY and base.kind is Kind.NUMBER:
-                self.take()
-                base = Node(Kind.UNIT, (base,), UNITS[_CURRENCY[text]])
-            elif kind == "command" and text == "degree":
-                self.take()
+                base = Node(Kind.UNIT, (base,), UNITS[_CURRENCY[self.take()[1]]])
+            elif self.accept("command", "degree"):
                 base = self._degree(base)
-            elif kind == "mark" and text == "_" and _is_written_integer(base):
+            elif (kind, text) == ("mark", "_") and _is_written_integer(base):
                 base = self._in_base(str(base.value))
-            elif kind == "mark" and text == "'" and base.kind is Kind.SYMBOL:
-                self.take()
+            elif base.kind is Kind.SYMBOL and self.accept("mark", "'"):
                 base = self._primed(base, 1)
             else:
                 return base
@@ -458,12 +430,7 @@ class Parser(Cursor):
 
     def function(self, name: str) -> Node:
         """A function with its base, exponent and argument."""
-        base, exponent = None, None
-        while self.peek() in (("mark", "_"), ("mark", "^")):
-            if self.take()[1] == "_":
-                base = self._argument(self.script)
-            else:
-                exponent = self._argument(self.script)
+        base, exponent = self._scripts()
         if name in ("max", "min", "gcd", "lcm"):
             argument = self._argument(self.atom)
             several = argument.kind in (Kind.GROUP, Kind.SET)
@@ -479,6 +446,14 @@ class Parser(Cursor):
             return Node(Kind.CALL, arguments, "arc" + name)
         node = Node(Kind.CALL, arguments, name)
         return node if exponent is None else Node(Kind.POW, (node, exponent))
+
+    def _scripts(self) -> tuple[Node | None, Node | None]:
+        """What stands below and above a function or sum, in either order."""
+        found: dict[str, Node] = {}
+        while self.peek() in (("mark", "_"), ("mark", "^")):
+            mark = self.take()[1]
+            found[mark] = self._argument(self.script)
+        return found.get("_"), found.get("^")
 
     def _factors_of_argument(self) -> Node:
         """The argument of a function without brackets: factors up to a sign, a slash or another function."""
@@ -496,19 +471,12 @@ class Parser(Cursor):
 
     def _big(self, name: str) -> Node:
         """A sum, product, integral or limit with its bounds and body."""
-        lower = upper = None
-        while self.peek() in (("mark", "_"), ("mark", "^")):
-            if self.take()[1] == "_":
-                lower = self._argument(self.script)
-            else:
-                upper = self._argument(self.script)
+        lower, upper = self._scripts()
         outer, self.in_integral = self.in_integral, name == "int"
         body = self._argument(self.product)
         self.in_integral = outer
-        if (
-            lower is not None and lower.kind is Kind.RELATION and lower.args[0].kind is Kind.CONSTANT
-        ):  # i, e as the index
-            index = lower.args[0]
+        index = lower.args[0] if lower is not None and lower.kind is Kind.RELATION else None
+        if lower is not None and index is not None and index.kind is Kind.CONSTANT:  # i, e as the index
             lower = lower.with_args((symbol(str(index.value)), *lower.args[1:]))
             body = _with_index(body, index)
         parts = tuple(part for part in (body, lower, upper) if part is not None)
@@ -544,7 +512,7 @@ class Parser(Cursor):
     def braced(self) -> Node:
         """`{...}`, with `\\choose` or `\\over` inside."""
         self.expect("mark", "{")
-        node = self._enclosed(self._in_braces)
+        node = self.enclosed(self._in_braces)
         self.expect("mark", "}")
         return node
 
@@ -572,7 +540,7 @@ class Parser(Cursor):
         return node
 
     def _group(self, opening: str) -> Node:
-        inner = self._enclosed(self.answer)
+        inner = self.enclosed(self.answer)
         kind, closing = self.take()
         if kind != "mark" or closing not in ")][":
             raise ParseError(f"a bracket {opening} is closed by {closing or 'the end'!r}")
@@ -602,94 +570,17 @@ class Parser(Cursor):
         kind, text = self.peek()
         if kind == "command" and text in ("begin array", "begin aligned", "begin matrix", "begin gathered"):
             self.take()
-            node = self._lines(text.removeprefix("begin "))
+            node = lines(self, text.removeprefix("begin "))
             self.accept("command", "}")
             return node
-        inner = self._enclosed(self.answer, in_braces=1)
+        inner = self.enclosed(self.answer, in_braces=1)
         if self.peek() in (("mark", "|"), ("command", "|"), ("mark", ":")):
             self.take()
-            condition = self._enclosed(self.answer)
+            condition = self.enclosed(self.answer)
             self.expect("command", "}")
             return Node(Kind.BUILDER, (inner, condition))
         self.expect("command", "}")
         return Node(Kind.SET, inner.args if inner.kind is Kind.LIST else (inner,))
-
-    def environment(self, name: str) -> Node:
-        """What follows `\\begin{name}`: a matrix, a determinant, or lines."""
-        if name in SYSTEMS:
-            return self._lines(name)
-        if name not in MATRICES:
-            raise ParseError(f"the environment {name} is not read")
-        rows: list[list[Node]] = [[]]
-        while self.peek() != ("command", "end " + name):
-            if self.accept("command", "newline"):
-                rows.append([])
-            elif self.accept("mark", "&") or self.accept("command", "hline"):
-                continue
-            elif self.peek() == END:
-                raise ParseError(f"\\begin{{{name}}} does not close")
-            else:
-                rows[-1].append(self._enclosed(self.item))
-        self.take()
-        rows = [row for row in rows if row]
-        if not rows or any(len(row) != len(rows[0]) for row in rows):
-            raise ParseError("the rows of a matrix differ in length")
-        entries = tuple(entry for row in rows for entry in row)
-        if name == "array" and len(entries) == 1:
-            return entries[0]
-        matrix = Node(Kind.MATRIX, entries, (len(rows), len(rows[0])))
-        return matrix if MATRICES[name] else Node(Kind.CALL, (matrix,), "det")
-
-    def _lines(self, name: str) -> Node:
-        """The lines of `cases` and the like: a list, or a function in pieces where each line has its condition."""
-        end = ("command", "end " + name)
-        self._drop_alignment(end)
-        rows: list[tuple[Node, ...]] = []
-        while not self.accept(*end):
-            if self.accept("command", "newline"):
-                continue
-            if self.peek() == END:
-                raise ParseError(f"\\begin{{{name}}} does not close")
-            row = [self._enclosed(self.answer)]
-            while self.accept("mark", "&"):
-                row += self._enclosed_conditions()
-            rows.append(tuple(row))
-        if len({len(row) > 1 for row in rows}) != 1:
-            raise ParseError(f"some lines of \\begin{{{name}}} have a condition and others not, or there are none")
-        lines = [row[0] if len(row) == 1 else Node(Kind.CONDITIONED, row) for row in rows]
-        if len(lines) == 1:
-            return lines[0]
-        if all(line.kind is Kind.CONDITIONED for line in lines):
-            return Node(Kind.CASES, tuple(lines))
-        return Node(Kind.LIST, tuple(lines), "and")
-
-    def _enclosed_conditions(self) -> list[Node]:
-        if self.peek()[0] == "word" and self.peek()[1].lower() in ("otherwise", "else", "elsewhere"):
-            self.take()
-            return [Node(Kind.TEXT, (), "otherwise")]
-        start, conditions = self.position, []
-        try:
-            self._enclosed(lambda: conditions.extend(self._conditions()) or conditions[0])
-        except ParseError:
-            conditions = []
-        if conditions and (self.peek() in CLOSERS or self.peek()[1].startswith("end ")):
-            return conditions
-        self.position, spoken = start, []
-        while self.peek() != END and self.peek() not in CLOSERS and not self.peek()[1].startswith("end "):
-            spoken.append(self.take()[1])
-        return [Node(Kind.TEXT, (), " ".join(word for word in spoken if word.lower() not in _NO_CONDITION))]
-
-    def _drop_alignment(self, end: Token) -> None:
-        """Takes out the `&` that only align: at the beginning of a line and before or after a relation sign."""
-        stop = self.tokens.index(end, self.position) if end in self.tokens[self.position :] else len(self.tokens)
-        kept: list[Token] = []
-        for index in range(self.position, stop):
-            if self.tokens[index] == ("mark", "&"):
-                before = kept[-1] if kept else _NEW_LINE
-                if before == _NEW_LINE or before in _ALIGNED or self.peek(index + 1 - self.position) in _ALIGNED:
-                    continue
-            kept.append(self.tokens[index])
-        self.tokens[self.position : stop] = kept
 
     # Atoms
 
@@ -725,9 +616,7 @@ class Parser(Cursor):
             return combinations(self, text) or (self.accept("mark", "_") and self._subscripted(text)) or symbol(text)
         if text in "ei" and len(text) == 1:
             return constant(text)
-        is_call = (
-            text == "f" or self.units or self.tokens[self.position - 2][0] != "letter"
-        )  # mg(a + b) has two readings
+        is_call = text == "f" or self.units or self.tokens[self.position - 2][0] != "letter"  # mg(a + b) is ambiguous
         if text in "fg" and is_call and self.peek() == ("mark", "("):
             self.take()
             arguments = self.group("(")
@@ -736,9 +625,8 @@ class Parser(Cursor):
 
     def _called(self, node: Node, name: str) -> Node:
         """The name with arguments after it, where these cannot be a factor."""
-        if self.peek() == ("mark", "("):
-            start = self.position
-            self.take()
+        start = self.position
+        if self.accept("mark", "("):
             group = self.group("(")
             if group == number(0):  # no product, I(0) is a value of I
                 return Node(Kind.CALL, (group,), "opaque " + name)
@@ -781,7 +669,7 @@ class Parser(Cursor):
         if name in ACCENTS:
             return self._accented(name)
         if name.startswith("begin "):
-            return self.environment(name[6:])
+            return environment(self, name[6:])
         if name.startswith("unit "):
             return symbol(name)
         if name in ("sum", "prod", "int", "lim"):
@@ -871,7 +759,7 @@ def _binomial(parser: Parser) -> Node:
 
 def _between(name: str, closing: str) -> Callable[[Parser], Node]:
     def parse(parser: Parser) -> Node:
-        inner = parser._argument(lambda: parser._enclosed(parser.answer))
+        inner = parser._argument(lambda: parser.enclosed(parser.answer))
         parser.expect("command", closing)
         return Node(Kind.CALL, (inner,), name)
 
