@@ -11,6 +11,12 @@ from sspo_jax.checker.extract.response import extract
     [
         ("The answer is $\\boxed{12}$. I hope this helps!", "12", True),
         ("Result: 48", "48", True),
+        ("Therefore, the robe takes a total of 2 + 1 = 3 bolts of fiber.", "3", True),
+        ("Therefore, Wendi needs to give her chickens 20 cups of feed in the final meal.", "20", True),
+        ("It will take Carla 160 minutes to download the file.", "160", True),
+        ("So we need at least 12 of them.", "12", False),
+        ("Thus he has no more than 12 coins.", "12", False),
+        ("Wait, the answer is 12? Let me recheck", "12", False),
         ("Thus, he has to work 10 hours per week.", "10", True),
         ("Hence, $N = 7$. Q.E.D.", "7", True),
         ("Ans. 7", "7", True),

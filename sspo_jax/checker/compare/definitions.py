@@ -103,6 +103,9 @@ def definition(node: Node) -> tuple[Node, Node] | None:
         return first, last
     if first.kind is Kind.BIG:  # \\sum_{k=1}^n k = n(n+1)/2
         return first, last
+    apart = free_symbols(last) and not free_symbols(first) & free_symbols(last)
+    if apart and first.kind is Kind.CALL and first.value != "abs":  # \\tan\\theta = v^2 / rg
+        return first, last
     is_value = not free_symbols(last) and (last != number(0) or _is_of_vectors(first))  # a + b - c = 0 is an equation
     return (first, last) if is_value and _is_asked_for(first) else None
 

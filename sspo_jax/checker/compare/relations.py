@@ -60,10 +60,9 @@ def same_residue(answer: Node, gold: Node, judge: Judge) -> str | None:
     """`3 (mod 7)`: the modulus may be missing on one side, residues that differ by a multiple of it are the same."""
     if answer.kind != gold.kind:
         bare = [node.args[0] if node.kind == Kind.MODULO else node for node in (answer, gold)]
-        rule = judge.same(bare[0], bare[1])
-        if rule is None:
-            return _same_remainder(*((answer, gold) if answer.kind == Kind.MODULO else (gold, answer)), judge)
-        return f"{rule}, the modulus missing on one side"
+        modulo, other = (answer, gold) if answer.kind == Kind.MODULO else (gold, answer)
+        rule = None if _is_reducible(modulo, judge) else judge.same(bare[0], bare[1])
+        return (rule and f"{rule}, the modulus missing on one side") or _same_remainder(modulo, other, judge)
     if judge.same(answer.args[1], gold.args[1]) is None:
         return None
     rule = judge.same(answer.args[0], gold.args[0])
@@ -79,6 +78,14 @@ def same_residue(answer: Node, gold: Node, judge: Judge) -> str | None:
         return None
     steps = (value - gold_value) / modulus
     return "the same residue" if steps.denominator == 1 else None
+
+
+def _is_reducible(modulo: Node, judge: Judge) -> bool:
+    """Whether `17 \\bmod 5` stands for another number."""
+    if any(node.kind == Kind.RELATION or free_symbols(node) for node in modulo.args):
+        return False
+    value, modulus = (exact_value(arg, judge.limits) for arg in modulo.args)
+    return value is not None and modulus is not None and value >= modulus
 
 
 def _same_remainder(modulo: Node, other: Node, judge: Judge) -> str | None:

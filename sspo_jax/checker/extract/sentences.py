@@ -68,7 +68,8 @@ _QUANTITY = re.compile(
 )
 _CONCLUSION = re.compile(
     r"(?:\b(?:(?:is|are)(?:\s+(?:therefore|thus|then|hence|just|exactly|simply))?|equals|equal to|be|gives|have|get"
-    r"|obtain)|\b(?:is|are)\s+[-+*/×x÷().$\d\s]{1,60}=|\b(?:total|sum|area|volume|probability|value|answer|profit|cost|maximum|minimum|average|difference|product"
+    r"|obtain)|\b(?:is|are|of)\s+[-+*/×x÷().$\d\s]{1,60}="
+    r"|\b(?:total|sum|area|volume|probability|value|answer|profit|cost|maximum|minimum|average|difference|product"
     r"|number|remainder|length|perimeter|distance)\s+of|为|是|:(?!\d)|(?P<equals>=))\s*[*_]*\s*",
     re.IGNORECASE,
 )
@@ -94,10 +95,12 @@ _COUNTED = re.compile(
     re.IGNORECASE,
 )
 _HAS = re.compile(
-    r"\b(?:has|have|had|pays?|paid|costs?|earns?|earned|makes?|made|spends?|spent|needs?|needed|takes?|took|gets?|got|sells?"
-    r"|sold|buys?|bought|saves?|saved|receives?|received|owes?|weighs?|weighed|walks?|walked|drives?|drove|travels?"
-    r"|travell?ed|scored?|scores|collects?|collected|produces?|read|reads|ate|eats|ran|runs|(?:will|must|can|has\s+to|have\s+to|needs?\s+to)\s+[a-z]+)\s+"
-    r"(?:(?:exactly|only|a\s+total\s+of)\s+)?\**\\?\$?(?P<number>\d[\d,]*(?:\.\d+)?)\**(?:\s+[A-Za-z'’-]+){0,10}$"
+    r"\b[A-Za-z'’]+\s+\**\\?\$?(?P<number>\d[\d,]*(?:\.\d+)?)\**"
+    r"(?!\s+(?:divides|is|are|was|were|does|do|can|or|to|times|and|has|have)\b)(?:\s+[A-Za-z'’-]+){0,12}$"
+)
+_COMPUTED = re.compile(r"[-+*/×x÷().,$\\%\d\s]{1,60}=\s*")
+_OPENS = re.compile(
+    r"(?:therefore|thus|hence|so|finally|consequently|altogether|in total|in all|it (?:will )?takes?)\b", re.IGNORECASE
 )
 _IN_TOTAL = re.compile(r"\b(?:in\s+total|altogether|in\s+all|left|remaining|overall)$", re.IGNORECASE)
 _DIGITS = re.compile(r"\d[\d,]*(?:\.\d+)?")
@@ -279,10 +282,14 @@ def _counted(sentence: str) -> str | None:
 
 def _has(sentence: str) -> str | None:
     """`36` of "Thus, John has 36 marbles left.", where it is the only number and the sentence concludes."""
+    sentence = _COMPUTED.sub(" ", sentence)
     match = _HAS.search(sentence)
-    if match is None or len(_DIGITS.findall(sentence)) > 1 or is_hedged(sentence[: match.start()]):
+    if match is None or len(_DIGITS.findall(sentence)) > 1:
         return None
-    return match["number"] if _CONCLUDES.match(sentence) or _IN_TOTAL.search(sentence) else None
+    before = sentence[: match.start("number")].rstrip("$\\* ") + " "
+    if _BOUND.search(before) or _DENIED.search(before) or is_hedged(before):
+        return None
+    return match["number"] if _OPENS.match(sentence) or _IN_TOTAL.search(sentence) else None
 
 
 _RULES = (

@@ -45,9 +45,9 @@ def from_statement(tail: str) -> Extraction | None:
         answer = _LEAD.sub("", clip(tail[statement.end() :]))
         if answer and (is_bare_answer(answer) or (len(answer) < 200 and _SAYS_ANSWER.search(statement.group()))):
             start = statement.start()
-            if is_hedged(tail[max(0, start - 200) : start]):
-                continue
-            if _is_remark(answer, tail[tail.find(answer, statement.end()) + len(answer) :]):
+            following = tail[tail.find(answer, statement.end()) + len(answer) :]
+            is_asked = following.lstrip("$* ").startswith("?")
+            if is_asked or is_hedged(tail[max(0, start - 200) : start]) or _is_remark(answer, following):
                 continue
             return Extraction(answer, "stated answer")
         if not answer and statement is statements[-1]:

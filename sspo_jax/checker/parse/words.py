@@ -122,6 +122,8 @@ def words(text: str, *, whole: bool = True) -> Node:
     plain = _PUNCTUATION.sub(" ", plain)
     plain = _ARTICLE.sub("", " ".join(plain.split()))
     plain = " ".join(plain.split()).strip(" '.")
+    if plain[:1] + plain[-1:] == "()" and plain.count("(") == 1:
+        plain = plain[1:-1]
     if not plain:
         raise ParseError("the answer holds no words")
     if not whole:
