@@ -6,6 +6,8 @@ import pathlib
 import pkgutil
 import sys
 import types
+from collections.abc import Sequence
+from typing import Any
 
 import sspo_jax.checker
 
@@ -28,3 +30,19 @@ def modules() -> list[types.ModuleType]:
     """The package and every module in it."""
     package = plain()
     return [package, *(importlib.import_module(m.name) for m in pkgutil.walk_packages(package.__path__, f"{NAME}."))]
+
+
+class _InThisProcess:
+    """In the place of the worker processes, which cannot import the package by this name."""
+
+    def submit(self, task: str, arguments: tuple[Any, ...], **_: Any) -> Any:
+        future = plain("workers.pool").Answer()
+        future.set_result(plain("workers.deep").decide_with_sympy(*arguments))
+        return future
+
+
+def plain_verdicts(responses: Sequence[str], golds: Sequence[str]) -> list[Any]:
+    """The verdicts on many responses, those of the workers included."""
+    verifier = plain().Verifier(workers=1)
+    verifier.pool = _InThisProcess()
+    return verifier.verify_batch(responses, golds)

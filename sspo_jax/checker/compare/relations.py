@@ -114,13 +114,8 @@ def _same_two_relations(answer: Node, gold: Node, judge: Judge) -> str | None:
     if len(answer.value) == len(gold.value) == 1:
         return _same_single_relation(answer, gold, judge.limits)
     left, right = _ascending(answer), _ascending(gold)
-    if left.value == right.value and len(left.args) == len(right.args):
-        if set(left.value) == {"="}:
-            pairs = zip(left.args, right.args, strict=True)
-            return "the same chain" if all(judge.same(a, b) for a, b in pairs) else None
-        if all(judge.same(a, b) is not None for a, b in zip(left.args, right.args, strict=True)):
-            return "the same chain of relations"
-    return None
+    is_same = left.value == right.value and judge.same_in_order(left.args, right.args)
+    return "the same chain of relations" if is_same else None
 
 
 def _same_single_relation(answer: Node, gold: Node, limits: Limits) -> str | None:
