@@ -34,10 +34,9 @@ class Cursor:
 
     def accept(self, kind: str, text: str) -> bool:
         """Whether this token comes next; it is taken then."""
-        if self.peek() == (kind, text):
-            self.position += 1
-            return True
-        return False
+        is_next = self.position < len(self.tokens) and self.tokens[self.position] == (kind, text)
+        self.position += is_next
+        return is_next
 
     def expect(self, kind: str, text: str) -> None:
         """Take this token; ParseError where another one comes."""
