@@ -106,6 +106,10 @@ def tokenize(text: str, *, in_text: bool = False, depth: int = 0) -> list[Token]
             position += 1
         elif piece == "." and tokens and tokens[-1][0] == "word":
             pass  # an abbreviation, or the end of a sentence inside of \\text
+        elif (
+            piece == "-" and in_text and tokens and tokens[-1][0] == "word" and text[position : position + 1].isalpha()
+        ):
+            pass  # light-years
         else:
             tokens.append(("mark", piece))
         spaced = False
