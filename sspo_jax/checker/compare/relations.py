@@ -17,23 +17,24 @@ def same_relations(answer: Node, gold: Node, judge: Judge) -> str | None:
         if rule is not None:
             return rule
     for node, other, is_gold in ((answer, gold, False), (gold, answer, True)):
+
+        def same(value: Node, other: Node = other, is_gold: bool = is_gold) -> str | None:
+            return judge.same(other, value) if is_gold else judge.same(value, other)
+
         if node.kind == Kind.RELATION and node.value == ("in",) and is_name(node.args[0]):
-            inside = node.args[1]
-            return judge.same(*((other, inside) if is_gold else (inside, other)))
-        defined = definition(node)
-        if defined is not None and other.kind != Kind.RELATION:
+            return same(node.args[1])
+        if other.kind == Kind.RELATION:
+            continue
+        if (defined := definition(node)) is not None:
             name, value = defined
-            if not is_consistent(node, judge):
+            is_point = name.kind != Kind.GROUP and other.kind == Kind.GROUP and value.kind != Kind.GROUP
+            if is_point or not is_consistent(node, judge):
                 return None
-            if name.kind != Kind.GROUP and other.kind == Kind.GROUP and value.kind != Kind.GROUP:
-                return None
-            rule = judge.same(*((other, value) if is_gold else (value, other)))
-            if rule is None and (about := rounded(node)) is not None and about is not value:
-                rule = judge.same(*((other, about) if is_gold else (about, other)))
+            about = rounded(node)
+            rule = same(value) or (same(about) if about is not None and about is not value else None)
             return rule and f"{rule}, the name before = left out"
-        if defined is None and other.kind != Kind.RELATION and _is_identity(node, judge):
-            value = node.args[-1]
-            rule = judge.same(*((other, value) if is_gold else (value, other)))
+        if _is_identity(node, judge):
+            rule = same(node.args[-1])
             return rule and f"{rule}, as both sides of an identity"
     named = [free_symbols(node) - {"_"} for node in (answer, gold)]
     if named[0] and named[1] and named[0] != named[1]:

@@ -33,6 +33,7 @@ _CAMEL = re.compile("[a-z][A-Z]")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _BRACE = re.compile(r"\\?[{}]")
 _ANSWER_BEGINS = re.compile(r"\s*(?:[-+]?(?:\d|\\[dt]?frac\b|\\sqrt\b)|\\pm\b|[A-Za-z](?:_\{?\w\}?)?\s*=)")
+_PREFIXED = re.compile(r"(sqrt|arcsin|arccos|arctan|sin|cos|tan|cot|log|ln|pi)([A-Za-z])")
 _GLUED = re.compile(r"([A-Za-z]|pi)(sqrt|pi|sin|cos|tan|log|ln)")
 _SPOKEN_MODULUS = re.compile(
     r"\\text\s*\{\s*\(?\s*mod\s*\}\s*(\d+)\s*\)|\(\s*(?:\\text\s*\{\s*)?mod\s*\}?\s*(\d+)\s*\)"
@@ -246,10 +247,8 @@ def _letters(piece: str, text: str, position: int, tokens: list[Token], in_text:
         tokens.append(("command", ALIASES.get(piece, piece)))
     elif after_value and len(piece) > 2 and is_unit_word(piece):
         tokens.append(("word", piece))
-    elif (split := _function_prefix(piece)) is not None:
-        name, rest = split
-        tokens.append(("command", ALIASES.get(name, name)))
-        tokens.extend(("letter", letter) for letter in rest)
+    elif (prefixed := _PREFIXED.fullmatch(piece)) is not None:
+        tokens += [("command", prefixed[1]), ("letter", prefixed[2])]
     elif (glued := _GLUED.fullmatch(piece)) is not None:
         tokens.append(("command", "pi") if glued[1] == "pi" else ("letter", glued[1]))
         tokens.append(("command", glued[2]))
@@ -258,14 +257,6 @@ def _letters(piece: str, text: str, position: int, tokens: list[Token], in_text:
     else:
         tokens.extend(("letter", letter) for letter in piece)
     return position
-
-
-def _function_prefix(piece: str) -> tuple[str, str] | None:
-    """`sinx` as ("sin", "x"); `xsqrt` and words such as `single` are not split."""
-    for name in ("sqrt", "arcsin", "arccos", "arctan", "sin", "cos", "tan", "cot", "log", "ln", "pi"):
-        if piece.startswith(name) and len(piece) == len(name) + 1:
-            return name, piece[len(name) :]
-    return None
 
 
 def _is_word(piece: str) -> bool:
