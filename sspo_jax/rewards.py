@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sspo_jax.checker import Verdict, Verifier
-from sspo_jax.checker.pool import WorkerDied, WorkerError
+from sspo_jax.checker.workers.pool import WorkerDied, WorkerError
 from sspo_jax.ranges import Count, FileOnly, Positive, Range
 
 Real = Annotated[float | int, Range()]

@@ -35,7 +35,7 @@ def decide(answer: str, gold: str, options: Options, explain: Step = _ignore, *,
     Raises:
         NeedsWorker: deciding takes more than the caller's process should spend.
     """
-    quick = _quick(answer, gold, options)
+    quick = decide_at_once(answer, gold, options)
     if quick is not None:
         return quick
     if len(answer) > _LONGEST_IN_PROCESS or len(gold) > _LONGEST_IN_PROCESS:
@@ -43,9 +43,9 @@ def decide(answer: str, gold: str, options: Options, explain: Step = _ignore, *,
     return _by_trees(answer, gold, options, IN_PROCESS, _cached_read if reuse else readings, explain)
 
 
-def _quick(answer: str, gold: str, options: Options) -> Decision | None:
+def decide_at_once(answer: str, gold: str, options: Options) -> Decision | None:
     """A decision that needs no tree, or None."""
-    if not answer.strip():
+    if not answer or answer.isspace():
         return "unparsed", "the answer is empty"
     if answer == gold:
         return "correct", "the same text"
@@ -74,22 +74,17 @@ def _cached_read(answer: str) -> tuple[Node, ...]:
 def _by_trees(
     answer: str, gold: str, options: Options, limits: Limits, reader: Callable[[str], tuple[Node, ...]], explain: Step
 ) -> Decision:
-    try:
-        gold_trees = reader(gold)
-    except (ParseError, RecursionError) as error:
-        if _folded(answer) == _folded(gold):
-            return "correct", "the same text after normalising"
-        if limits is IN_PROCESS and _is_deep(error):
-            raise NeedsWorker(str(error)) from error
-        return "error", f"the gold {_short(gold)} cannot be read: {error}"
-    try:
-        trees = reader(answer)
-    except (ParseError, RecursionError) as error:
-        if _folded(answer) == _folded(gold):
-            return "correct", "the same text after normalising"
-        if limits is IN_PROCESS and _is_deep(error):
-            raise NeedsWorker(str(error)) from error
-        return "unparsed", f"the answer {_short(answer)} cannot be read: {error}"
+    found: list[tuple[Node, ...]] = []
+    for text, status, name in ((gold, "error", "gold"), (answer, "unparsed", "answer")):
+        try:
+            found.append(reader(text))
+        except (ParseError, RecursionError) as error:
+            if _folded(answer) == _folded(gold):
+                return "correct", "the same text after normalising"
+            if limits is IN_PROCESS and (isinstance(error, RecursionError) or "deeper" in str(error)):
+                raise NeedsWorker(str(error)) from error
+            return status, f"the {name} {_short(text)} cannot be read: {error}"
+    gold_trees, trees = found
     if explain is not _ignore:
         explain(f"read as    {' or '.join(map(describe, trees))}")
         explain(f"gold as    {' or '.join(map(describe, gold_trees))}")
@@ -137,10 +132,6 @@ def _agrees_with_itself(tree: Node, limits: Limits) -> bool:
         return same(probe, tree, Options(), limits) is not None
     except _PROBLEMS:
         return False
-
-
-def _is_deep(error: Exception) -> bool:
-    return isinstance(error, RecursionError) or "deeper" in str(error)
 
 
 def _folded(text: str) -> str:

@@ -77,6 +77,10 @@ class Node:
             stack.extend(node.args)
         return found
 
+    def has_symbol(self) -> bool:
+        """Whether there is a variable in it."""
+        return any(node.kind is Kind.SYMBOL for node in self.walk())
+
     def with_args(self, args: tuple["Node", ...]) -> "Node":
         """The same kind of node over other arguments."""
         return Node(self.kind, args, self.value, self.digits)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .decide import Decision, decide, gold_answer
+from .decide import Decision, decide, decide_at_once, gold_answer
 from .extract.response import extract
 from .limits import NeedsWorker
 from .verdict import EXACT, VERSION, Options, Verdict
@@ -65,35 +65,21 @@ class Verifier:
 
         `deadline` (time.monotonic) bounds waiting in the queue as well; without it only the time in a worker counts.
         """
-        started = time.perf_counter()
+        begun = self._begin(response, gold, self._settings(options), deadline)
+        if not isinstance(begun, Verdict):
+            return begun
         future: concurrent.futures.Future[Verdict] = concurrent.futures.Future()
-        settings = self._settings(options)
-        try:
-            answer, decision = self._decide_here(response, gold, settings)
-        except NeedsWorker as needs:
-            answer = needs.args[1]
-        except Exception as error:  # a defect of the checker is reported, never raised into a training run
-            future.set_result(_verdict(("error", f"{type(error).__name__}: {error}"), None, gold, _since(started)))
-            return future
-        else:
-            future.set_result(_verdict(decision, answer, gold, _since(started)))
-            return future
-        spent = _since(started)
-        inner = self.pool.submit(
-            "decide",
-            (answer, gold_answer(gold), settings),
-            timeout_seconds=max(0.05, self.timeout_seconds - spent),
-            deadline=deadline,
-        )
-        inner.add_done_callback(lambda _: self._finish(future, answer, gold, settings, spent, inner))
+        future.set_result(begun)
         return future
 
     def verify(self, response: str, gold: str, **options: Any) -> Verdict:
         """The verdict on one response, within `timeout_seconds` of the call."""
         deadline = time.monotonic() + self.timeout_seconds
-        future = self.submit(response, gold, deadline=deadline, **options)
+        begun = self._begin(response, gold, self._settings(options), deadline)
+        if isinstance(begun, Verdict):
+            return begun
         try:
-            return future.result(max(0.0, deadline - time.monotonic()) + _GRACE_SECONDS)
+            return begun.result(max(0.0, deadline - time.monotonic()) + _GRACE_SECONDS)
         except TimeoutError:  # the machine is too busy for the worker's own limit
             return Verdict("timeout", None, gold, f"no decision within {self.timeout_seconds} s", self.timeout_seconds)
 
@@ -105,8 +91,9 @@ class Verifier:
         """
         if len(responses) != len(golds):
             raise ValueError(f"{len(responses)} responses and {len(golds)} golds; expected one gold for each response")
-        futures = [self.submit(response, gold, **options) for response, gold in zip(responses, golds, strict=True)]
-        return [future.result() for future in futures]
+        settings = self._settings(options)
+        begun = [self._begin(response, gold, settings) for response, gold in zip(responses, golds, strict=True)]
+        return [one if isinstance(one, Verdict) else one.result() for one in begun]
 
     def call(
         self, function: str, /, *arguments: Any, timeout_seconds: float | int, **keywords: Any
@@ -120,6 +107,30 @@ class Verifier:
             return self.options
         return Options(**{**vars(self.options), **options})
 
+    def _begin(
+        self, response: str, gold: str, options: Options, deadline: float = float("inf")
+    ) -> "Verdict | concurrent.futures.Future[Verdict]":
+        """The verdict, where this process can decide; else its future, a worker being at it."""
+        started = time.perf_counter()
+        try:
+            answer, decision = self._decide_here(response, gold, options)
+        except NeedsWorker as needs:
+            answer = needs.args[1]
+        except Exception as error:  # a defect of the checker is reported, never raised into a training run
+            return _verdict(("error", f"{type(error).__name__}: {error}"), None, gold, _since(started))
+        else:
+            return _verdict(decision, answer, gold, _since(started))
+        future: concurrent.futures.Future[Verdict] = concurrent.futures.Future()
+        spent = _since(started)
+        inner = self.pool.submit(
+            "decide",
+            (answer, gold_answer(gold), options),
+            timeout_seconds=max(0.05, self.timeout_seconds - spent),
+            deadline=deadline,
+        )
+        inner.add_done_callback(lambda _: self._finish(future, answer, gold, options, spent, inner))
+        return future
+
     def _decide_here(self, response: str, gold: str, options: Options) -> tuple[str | None, Decision]:
         """The extracted answer and the decision; NeedsWorker(reason, answer) where it takes a worker."""
         if not isinstance(response, str) or not isinstance(gold, str):
@@ -129,19 +140,26 @@ class Verifier:
         if answer is None:
             return None, ("unparsed", rule)
         wanted = gold_answer(gold)
-        if not wanted.strip():
+        if not wanted or wanted.isspace():
             return answer, ("error", "the gold is empty")
-        key = (answer, wanted, options, VERSION)
+        decision = decide_at_once(answer, wanted, options)
+        if decision is None or (parts and decision[0] == "wrong"):
+            decision = self._decide_by_trees(answer, wanted, parts, options)
+        return answer, (decision[0], f"{rule}; {decision[1]}")
+
+    def _decide_by_trees(self, answer: str, gold: str, parts: tuple[str, ...], options: Options) -> Decision:
+        """What the trees of both say, or the cache; boxes side by side may all say the same answer."""
+        key = (answer, gold, options, VERSION)
         decision = self._cache.get(key)
         if decision is None:
             try:
-                decision = decide(answer, wanted, options, reuse=self._cache.size > 0)
-                if parts and decision[0] == "wrong" and self._all_equal(parts, wanted, options):
+                decision = decide(answer, gold, options, reuse=self._cache.size > 0)
+                if parts and decision[0] == "wrong" and self._all_equal(parts, gold, options):
                     decision = ("correct", "every box alone is the answer")
             except NeedsWorker as needs:
                 raise NeedsWorker(str(needs), answer) from None
             self._cache.put(key, decision)
-        return answer, (decision[0], f"{rule}; {decision[1]}")
+        return decision
 
     def _all_equal(self, parts: tuple[str, ...], gold: str, options: Options) -> bool:
         """Whether boxes side by side all say the same answer, as `\\boxed{x + 1}` or `\\boxed{1 + x}` do."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from sspo_jax.checker import Verifier
 from sspo_jax.checker.expression import Node, ParseError, Undecided
-from sspo_jax.checker.latex import has_two_readings, read
+from sspo_jax.checker.parse.reading import has_two_readings, read
 from sspo_jax.files import read_json_lines
 
 _ALTERNATIVES = re.compile(r"\\text\s*\{\s*OR\s*\}|\bOR\b")
@@ -76,8 +76,8 @@ def _look_at(row: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _without_value(name: str, answer: str, tree: Node) -> Iterator[Finding]:
+    from sspo_jax.checker.evaluate.values import exact_value, free_symbols
     from sspo_jax.checker.limits import IN_PROCESS, NotRational, OutsideDomain
-    from sspo_jax.checker.values import exact_value, free_symbols
 
     if tree.kind in ("add", "mul", "div", "frac", "pow", "root", "call") and not free_symbols(tree):
         try:

@@ -1,7 +1,10 @@
 """The labelled pairs of corpus.txt."""
 
+import functools
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from .plain import plain_verdicts
 
 
 class Pair(NamedTuple):
@@ -30,3 +33,11 @@ def as_response(answer: str) -> str:
     """A response that boxes the answer; one with unbalanced braces states it in words."""
     balanced = answer.count("{") - answer.count(r"\{") == answer.count("}") - answer.count(r"\}")
     return f"So we are done.\n\nThe answer is $\\boxed{{{answer}}}$." if balanced else f"The answer is {answer}"
+
+
+@functools.cache
+def corpus_verdicts() -> dict[Pair, Any]:
+    """The verdict on every pair of the corpus, the answer against the gold."""
+    pairs = read_corpus()
+    verdicts = plain_verdicts([as_response(pair.answer) for pair in pairs], [pair.gold for pair in pairs])
+    return dict(zip(pairs, verdicts, strict=True))

@@ -94,14 +94,14 @@ def check(verifier: Verifier, response: str, gold: str) -> None:
     assert verdict.status != "error" or "gold" in verdict.reason, (response, gold, verdict.reason)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(response=st.text(max_size=200), gold=st.text(max_size=40))
 def test_any_text(verifier: Verifier, response: str, gold: str):
     check(verifier, response, gold)
     check(verifier, f"\\boxed{{{response}}}", gold)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_mutated_answers(verifier: Verifier, seed: int):
     generator = random.Random(seed)

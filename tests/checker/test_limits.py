@@ -8,7 +8,7 @@ import pytest
 
 from sspo_jax.checker import Verdict, Verifier
 
-LIMIT_SECONDS = 1.0
+LIMIT_SECONDS = 0.5
 LATEST_SECONDS = LIMIT_SECONDS + 0.5
 
 BOXED = {

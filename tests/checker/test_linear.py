@@ -2,21 +2,14 @@
 
 import ast
 import contextlib
-import importlib
 import pathlib
-import pkgutil
 import re
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-import sspo_jax.checker
-from sspo_jax.checker.extract.response import extract
-from sspo_jax.checker.limits import NeedsWorker
-from sspo_jax.checker.parse.fastpath import plain_number
-from sspo_jax.checker.parse.normalise import fold, tidy
-from sspo_jax.checker.parse.reading import ParseError, readings
+from .plain import NAME, modules, plain
 
 SMALL, FACTOR = 400, 10
 MOST_GROWTH = 4 * FACTOR  # a quadratic step grows a hundredfold
@@ -37,18 +30,11 @@ PIECES = (
 ENDINGS = ("", "!)")
 
 
-def modules() -> Iterator[object]:
-    package = sspo_jax.checker
-    yield package
-    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        yield importlib.import_module(found.name)
-
-
 def patterns() -> dict[str, tuple[re.Pattern[str], bool]]:
     """Every compiled pattern of the checker by name, and whether it is searched for or only matched at one place."""
     found: dict[str, tuple[re.Pattern[str], bool]] = {}
     for module in modules():
-        source = ast.parse(pathlib.Path(module.__file__).read_text(encoding="utf-8"))  # type: ignore[attr-defined]
+        source = ast.parse(pathlib.Path(module.__file__ or "").read_text(encoding="utf-8"))
         searched = {
             node.value.id
             for node in ast.walk(source)
@@ -59,9 +45,7 @@ def patterns() -> dict[str, tuple[re.Pattern[str], bool]]:
             for index, item in enumerate(several):
                 pattern = item[0] if isinstance(item, tuple) and item else item
                 if isinstance(pattern, re.Pattern):
-                    key = f"{module.__name__.removeprefix('sspo_jax.checker')}.{name}" + f"[{index}]" * (
-                        item is not value
-                    )  # type: ignore[attr-defined]
+                    key = f"{module.__name__.removeprefix(NAME)}.{name}" + f"[{index}]" * (item is not value)
                     found[key] = pattern, name in searched or item is not value
     return found
 
@@ -86,30 +70,26 @@ class OnOneBlank:
 
 
 def seconds(run: Callable[[str], object], text: str) -> float:
-    times = []
-    for _ in range(3):
-        started = time.process_time()
-        run(text)
-        times.append(time.process_time() - started)
-        if times[-1] < NOISE_SECONDS:
-            break
-    return min(times)
+    started = time.process_time()
+    run(text)
+    return time.process_time() - started
 
 
 ONE_BLANK = ("sentences", "statements", "reading")
 """Modules whose patterns see texts in which each run of white space is one blank (`_tail`, `_trees`)."""
 
 
+def is_linear(run: Callable[[str], object], piece: str, ending: str) -> bool:
+    large = seconds(run, piece * (SMALL * FACTOR // len(piece)) + ending)
+    if large < NOISE_SECONDS:
+        return True
+    return large < MOST_GROWTH * seconds(run, piece * (SMALL // len(piece)) + ending) + NOISE_SECONDS
+
+
 def check(run: Callable[[str], object]) -> None:
     for piece in PIECES:
-        for ending in ENDINGS:
-            large = seconds(run, piece * (SMALL * FACTOR // len(piece)) + ending)
-            if large < NOISE_SECONDS:
-                continue
-            small = seconds(run, piece * (SMALL // len(piece)) + ending)
-            assert large < MOST_GROWTH * small + NOISE_SECONDS, (
-                f"{piece!r} ... {ending!r}: {small:.4f} s, {large:.4f} s"
-            )
+        for ending in ENDINGS:  # missed once may be the other jobs of the machine, missed each time is the pattern
+            assert any(is_linear(run, piece, ending) for _ in range(3)), f"{piece!r} ... {ending!r}"
 
 
 @pytest.mark.parametrize("name", sorted(PATTERNS))
@@ -130,7 +110,7 @@ def test_there_are_patterns():
 def test_every_pattern_is_compiled_once_and_under_a_name():
     """A pattern written in a call would escape the test above."""
     for module in modules():
-        source = ast.parse(pathlib.Path(module.__file__).read_text(encoding="utf-8"))  # type: ignore[attr-defined]
+        source = ast.parse(pathlib.Path(module.__file__ or "").read_text(encoding="utf-8"))
         for node in ast.walk(source):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "re":
                 assert node.attr in ("compile", "Match", "Pattern", "escape", "IGNORECASE", "DOTALL", "ASCII"), (
@@ -140,10 +120,20 @@ def test_every_pattern_is_compiled_once_and_under_a_name():
 
 
 def read(text: str) -> None:
-    with contextlib.suppress(ParseError, RecursionError, NeedsWorker):
-        readings(text)
+    reading, limits = plain("parse.reading"), plain("limits")
+    with contextlib.suppress(reading.ParseError, RecursionError, limits.NeedsWorker):
+        reading.readings(text)
 
 
-@pytest.mark.parametrize("step", [extract, plain_number, fold, tidy, read], ids=lambda step: step.__name__)
-def test_a_step_is_linear(step: Callable[[str], object]):
-    check(step)
+STEPS = {
+    "extract": plain("extract.response").extract,
+    "plain_number": plain("parse.fastpath").plain_number,
+    "fold": plain("parse.normalise").fold,
+    "tidy": plain("parse.normalise").tidy,
+    "read": read,
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_is_linear(step: str):
+    check(STEPS[step])

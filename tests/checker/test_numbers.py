@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sspo_jax.checker import is_correct, verify
-from sspo_jax.checker.latex import read
+from sspo_jax.checker.evaluate.values import exact_value
 from sspo_jax.checker.limits import IN_PROCESS
 from sspo_jax.checker.parse.fastpath import digits_to_int, equal_numbers, plain_number
-from sspo_jax.checker.values import exact_value
+from sspo_jax.checker.parse.reading import read
 
 INTEGERS = st.integers(-(10**30), 10**30)
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**9), max_value=10**9, places=6)

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from sspo_jax.checker import Verifier, verify
-from sspo_jax.checker.pool import WorkerDied, WorkerError
+from sspo_jax.checker.workers.pool import WorkerDied, WorkerError
 
 HANGS = r"\boxed{\sum_{k=1}^{10^{12}} \frac{1}{k^2}}"  # sympy works on it for longer than any test
 NEEDS_A_WORKER = r"\boxed{\lim_{x \to 0} \frac{\sin x}{x}}"

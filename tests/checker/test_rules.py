@@ -6,9 +6,7 @@ import pathlib
 
 import pytest
 
-from sspo_jax.checker import Verifier
-
-from .corpus import Pair, as_response, read_corpus
+from .corpus import Pair, corpus_verdicts
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "checker.md"
 HEADER = "| rule | pairs | one of them |\n|---|---|---|\n"
@@ -45,10 +43,8 @@ def table(pairs: list[Pair], reasons: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def current() -> str:
-    pairs = [pair for pair in read_corpus() if pair.is_same]
-    with Verifier(workers=1, timeout_seconds=20) as verifier:
-        verdicts = verifier.verify_batch([as_response(pair.answer) for pair in pairs], [pair.gold for pair in pairs])
-    return table(pairs, [verdict.reason for verdict in verdicts])
+    verdicts = {pair: verdict for pair, verdict in corpus_verdicts().items() if pair.is_same}
+    return table(list(verdicts), [verdict.reason for verdict in verdicts.values()])
 
 
 def test_the_table_is_that_of_the_corpus(current: str):

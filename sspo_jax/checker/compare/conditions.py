@@ -110,36 +110,20 @@ def _same_family(first: Node, second: Node, name: str, judge: Judge) -> bool:
 
 def same_cases(answer: Node, gold: Node, judge: Judge) -> str | None:
     """Functions in pieces: the same values under the same conditions, in any order."""
-    if answer.kind is not gold.kind or len(answer.args) != len(gold.args):
-        return None
-    remaining = list(answer.args)
-    for row in gold.args:
-        match = next((other for other in remaining if _same_piece(other, row, judge)), None)
-        if match is None:
-            return None
-        remaining.remove(match)
-    return "the same pieces"
+    is_same = answer.kind is gold.kind and judge.same_in_any_order(
+        answer.args, gold.args, lambda piece, other: _same_piece(piece, other, judge)
+    )
+    return "the same pieces" if is_same else None
 
 
 def _same_piece(piece: Node, other: Node, judge: Judge) -> bool:
     (value, *conditions), (other_value, *others) = piece.args, other.args
     if judge.same(value, other_value) is None:
         return False
-    if _OTHERWISE in conditions or _OTHERWISE in others:
-        return True
-    if len(conditions) != len(others):
-        return False
-    return all(any(judge.same(c, o) is not None for o in others) for c in conditions)
+    return _OTHERWISE in conditions + others or judge.same_in_any_order(conditions, others)
 
 
 def same_proposition(answer: Node, gold: Node, judge: Judge) -> str | None:
     """`p \\land q`: the same operator, what it joins in any order."""
-    if answer.kind is not gold.kind or answer.value != gold.value or len(answer.args) != len(gold.args):
-        return None
-    remaining = list(answer.args)
-    for part in gold.args:
-        match = next((other for other in remaining if judge.same(other, part) is not None), None)
-        if match is None:
-            return None
-        remaining.remove(match)
-    return "the same proposition"
+    is_same = answer.kind is gold.kind and answer.value == gold.value
+    return "the same proposition" if is_same and judge.same_in_any_order(answer.args, gold.args) else None

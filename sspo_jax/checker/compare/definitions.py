@@ -23,7 +23,7 @@ def is_name(node: Node) -> bool:
         case Kind.CALL if str(node.value).startswith("opaque "):
             return all(_is_argument(arg) for arg in node.args)
         case Kind.CALL if node.value == "abs":  # a length, a count, a modulus
-            return not free_symbols(node) <= _COORDINATES
+            return not free_symbols(node) <= {"x", "y"}
         case Kind.GROUP | Kind.RATIO:
             return all(is_name(arg) for arg in node.args)
         case Kind.MUL:
@@ -89,7 +89,7 @@ def _is_of_names(node: Node) -> bool:
 
 def definition(node: Node) -> tuple[Node, Node] | None:
     """(name, value) of `name = ... = value`, or of `value = name`; the exact value where `\\approx` follows it."""
-    if node.kind is not Kind.RELATION or not set(node.value) <= {"=", "~"}:
+    if node.kind is not Kind.RELATION or not set(node.value) <= {"=", "~"} or node.args[0] == node.args[-1]:
         return None
     last = node.args[_last_exact(node)]
     first = node.args[0]
@@ -102,6 +102,9 @@ def definition(node: Node) -> tuple[Node, Node] | None:
     if last.kind in _WITHOUT_ORDER and first.kind not in _WITHOUT_ORDER:  # A^{-1} = matrix
         return first, last
     if first.kind is Kind.BIG:  # \\sum_{k=1}^n k = n(n+1)/2
+        return first, last
+    apart = free_symbols(last) and not free_symbols(first) & free_symbols(last)
+    if apart and first.kind is Kind.CALL and first.value != "abs":  # \\tan\\theta = v^2 / rg
         return first, last
     is_value = not free_symbols(last) and (last != number(0) or _is_of_vectors(first))  # a + b - c = 0 is an equation
     return (first, last) if is_value and _is_asked_for(first) else None

@@ -57,9 +57,11 @@ def matrix_value(node: Node) -> Node:
 
 
 def _matrix_value(node: Node) -> Node | None:
+    args = node.args
+    if node.kind is Kind.POW and args[0].kind is Kind.GROUP and args[1] == symbol("T"):  # (1, 2)^T
+        return Node(Kind.MATRIX, args[0].args, (len(args[0].args), 1))
     if not any(part.kind is Kind.MATRIX for part in node.walk()) or node.kind is Kind.MATRIX:
         return node
-    args = node.args
     match node.kind:
         case Kind.NEG | Kind.DIV | Kind.FRAC:
             matrix = _matrix_value(args[0])

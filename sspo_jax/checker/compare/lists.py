@@ -57,15 +57,8 @@ def same_lists(answer: Node, gold: Node, judge: Judge) -> str | None:
             return None
     if len(left) > _MOST_ITEMS:
         raise NeedsWorker("a long list") if judge.limits.nodes < 1000 else TooLarge("a list of more than 200 answers")
-    remaining = list(left)
-    for wanted in right:
-        for index, item in enumerate(remaining):
-            if _same_item(item, wanted, judge):
-                del remaining[index]
-                break
-        else:
-            return None
-    return "the same answers in any order"
+    is_same = judge.same_in_any_order(left, right, lambda item, wanted: _same_item(item, wanted, judge))
+    return "the same answers in any order" if is_same else None
 
 
 def _same_item(item: Node, wanted: Node, judge: Judge) -> bool:
@@ -108,19 +101,14 @@ def _list_against_group(node: Node, group: Node, judge: Judge) -> str | None:
         values = tuple(value for _, value in sorted(defined, key=lambda found: str(found[0].value)))
     if any(value.kind in (Kind.GROUP, Kind.RELATION) for value in values):
         return None
-    pairs = zip(values, group.args, strict=True)
-    return "the same values in order" if all(judge.same(a, b) for a, b in pairs) else None
+    return "the same values in order" if judge.same_in_order(values, group.args) else None
 
 
 def same_groups(answer: Node, gold: Node, judge: Judge) -> str | None:
-    if answer.kind != Kind.GROUP or gold.kind != Kind.GROUP:
-        return None
-    if answer.value != gold.value or len(answer.args) != len(gold.args):
-        return None
-    pairs = zip(answer.args, gold.args, strict=True)
-    if all(judge.same(a, b) for a, b in pairs):
-        return "the same brackets and entries in order"
-    return None
+    are_groups = answer.kind is gold.kind is Kind.GROUP and answer.value == gold.value
+    return (
+        "the same brackets and entries in order" if are_groups and judge.same_in_order(answer.args, gold.args) else None
+    )
 
 
 def same_matrix(answer: Node, gold: Node, judge: Judge) -> str | None:
@@ -131,12 +119,8 @@ def same_matrix(answer: Node, gold: Node, judge: Judge) -> str | None:
         other = gold if node is answer else answer
         if node.kind == Kind.MATRIX and other.kind == Kind.GROUP and not vector:
             return None
-    if answer.kind == gold.kind and answer.value != gold.value:
-        return None
-    if len(answer.args) != len(gold.args):
-        return None
-    pairs = zip(answer.args, gold.args, strict=True)
-    return "the same entries" if all(judge.same(a, b) for a, b in pairs) else None
+    is_shaped_alike = answer.kind != gold.kind or answer.value == gold.value
+    return "the same entries" if is_shaped_alike and judge.same_in_order(answer.args, gold.args) else None
 
 
 def _has_condition(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+from ..evaluate.values import free_symbols
 from ..expression import Kind, Node, constant, negated, number
 from ..parse.units import UNITS, Unit
 from .judge import Judge
@@ -24,6 +25,9 @@ def _quantity(node: Node) -> tuple[Node, Unit | None]:
         if node.kind is Kind.ADD and len(units) == len(parts) and len({unit.dimensions for unit in units}) == 1:
             terms = tuple(Node(Kind.MUL, (value, number(unit.scale))) for value, unit in parts if unit is not None)
             return Node(Kind.ADD, terms), Unit(Fraction(1), units[0].dimensions)
+        bare = [value for value, unit in parts if unit is None]
+        if node.kind is Kind.ADD and {*units} == {UNITS["deg"]} and all(map(free_symbols, bare)):
+            return Node(Kind.ADD, tuple(value for value, _ in parts)), UNITS["deg"]  # 180° - 2a
         if node.kind is not Kind.ADD and len(units) == 1 and (node.kind is Kind.MUL or parts[0][1] is not None):
             return Node(node.kind, tuple(value for value, _ in parts)), units[0]
     return node, None

@@ -1,11 +1,12 @@
 """Sets of real numbers: intervals, unions, conditions on one variable, as sorted lists of disjoint intervals."""
 
 import functools
+import math
 from fractions import Fraction
 from typing import NamedTuple
 
 from ..evaluate.rational import exact
-from ..evaluate.values import compare_reals, free_symbols
+from ..evaluate.values import compare_reals, exact_value, free_symbols
 from ..expression import Kind, Node, Undecided, constant, number
 from ..limits import Limits, NeedsWorker, NotRational
 from .definitions import is_name
@@ -89,6 +90,20 @@ def real_set(node: Node, limits: Limits) -> list[Interval] | None:
     if kind in (Kind.RATIO, Kind.TEXT, Kind.MATRIX, Kind.CHOICE, Kind.TIME, Kind.DATE) or free_symbols(node):
         return None
     return _merged([Interval(node, node, True, True)], limits)
+
+
+def of_integers(node: Node, limits: Limits) -> Node:
+    """`\\{x \\in \\mathbb{Z} : 0 < x \\le 2\\}` as `\\{1, 2\\}`; any other node as it is."""
+    if node.kind is not Kind.BUILDER or node.args[0].value != ("in",) or node.args[0].args[1].value != "mathbb Z":
+        return node
+    found: list[Node] = []
+    for part in real_set(node.args[1], limits) or [_EVERYTHING]:
+        low, high = exact_value(part.low, limits), exact_value(part.high, limits)
+        if low is None or high is None or high - low > _MOST_INTERVALS:
+            return node
+        inside = range(math.ceil(low), math.floor(high) + 1)
+        found += [number(n) for n in inside if (n != low or part.has_low) and (n != high or part.has_high)]
+    return Node(Kind.SET, tuple(found)) if found else Node(Kind.EMPTYSET)
 
 
 def _is_variable(node: Node) -> bool:

@@ -17,23 +17,24 @@ def same_relations(answer: Node, gold: Node, judge: Judge) -> str | None:
         if rule is not None:
             return rule
     for node, other, is_gold in ((answer, gold, False), (gold, answer, True)):
+
+        def same(value: Node, other: Node = other, is_gold: bool = is_gold) -> str | None:
+            return judge.same(other, value) if is_gold else judge.same(value, other)
+
         if node.kind == Kind.RELATION and node.value == ("in",) and is_name(node.args[0]):
-            inside = node.args[1]
-            return judge.same(*((other, inside) if is_gold else (inside, other)))
-        defined = definition(node)
-        if defined is not None and other.kind != Kind.RELATION:
+            return same(node.args[1])
+        if other.kind == Kind.RELATION:
+            continue
+        if (defined := definition(node)) is not None:
             name, value = defined
-            if not is_consistent(node, judge):
+            is_point = name.kind != Kind.GROUP and other.kind == Kind.GROUP and value.kind != Kind.GROUP
+            if is_point or not is_consistent(node, judge):
                 return None
-            if name.kind != Kind.GROUP and other.kind == Kind.GROUP and value.kind != Kind.GROUP:
-                return None
-            rule = judge.same(*((other, value) if is_gold else (value, other)))
-            if rule is None and (about := rounded(node)) is not None and about is not value:
-                rule = judge.same(*((other, about) if is_gold else (about, other)))
+            about = rounded(node)
+            rule = same(value) or (same(about) if about is not None and about is not value else None)
             return rule and f"{rule}, the name before = left out"
-        if defined is None and other.kind != Kind.RELATION and _is_identity(node, judge):
-            value = node.args[-1]
-            rule = judge.same(*((other, value) if is_gold else (value, other)))
+        if _is_identity(node, judge):
+            rule = same(node.args[-1])
             return rule and f"{rule}, as both sides of an identity"
     named = [free_symbols(node) - {"_"} for node in (answer, gold)]
     if named[0] and named[1] and named[0] != named[1]:
@@ -48,7 +49,7 @@ def _is_identity(node: Node, judge: Judge) -> bool:
     """Whether a relation equates two forms of one expression, `(x + 1)^2 = x^2 + 2x + 1`."""
     if node.kind != Kind.RELATION or node.value != ("=",) or any(part.kind in _NO_VALUE for part in node.walk()):
         return False
-    return judge.equal(*node.args)
+    return node.args[0] != node.args[1] and judge.equal(*node.args)
 
 
 _NO_VALUE = frozenset(
@@ -60,10 +61,9 @@ def same_residue(answer: Node, gold: Node, judge: Judge) -> str | None:
     """`3 (mod 7)`: the modulus may be missing on one side, residues that differ by a multiple of it are the same."""
     if answer.kind != gold.kind:
         bare = [node.args[0] if node.kind == Kind.MODULO else node for node in (answer, gold)]
-        rule = judge.same(bare[0], bare[1])
-        if rule is None:
-            return _same_remainder(*((answer, gold) if answer.kind == Kind.MODULO else (gold, answer)), judge)
-        return f"{rule}, the modulus missing on one side"
+        modulo, other = (answer, gold) if answer.kind == Kind.MODULO else (gold, answer)
+        rule = None if _is_reducible(modulo, judge) else judge.same(bare[0], bare[1])
+        return (rule and f"{rule}, the modulus missing on one side") or _same_remainder(modulo, other, judge)
     if judge.same(answer.args[1], gold.args[1]) is None:
         return None
     rule = judge.same(answer.args[0], gold.args[0])
@@ -79,6 +79,14 @@ def same_residue(answer: Node, gold: Node, judge: Judge) -> str | None:
         return None
     steps = (value - gold_value) / modulus
     return "the same residue" if steps.denominator == 1 else None
+
+
+def _is_reducible(modulo: Node, judge: Judge) -> bool:
+    """Whether `17 \\bmod 5` stands for another number."""
+    if any(node.kind == Kind.RELATION or free_symbols(node) for node in modulo.args):
+        return False
+    value, modulus = (exact_value(arg, judge.limits) for arg in modulo.args)
+    return value is not None and modulus is not None and value >= modulus
 
 
 def _same_remainder(modulo: Node, other: Node, judge: Judge) -> str | None:
@@ -107,13 +115,8 @@ def _same_two_relations(answer: Node, gold: Node, judge: Judge) -> str | None:
     if len(answer.value) == len(gold.value) == 1:
         return _same_single_relation(answer, gold, judge.limits)
     left, right = _ascending(answer), _ascending(gold)
-    if left.value == right.value and len(left.args) == len(right.args):
-        if set(left.value) == {"="}:
-            pairs = zip(left.args, right.args, strict=True)
-            return "the same chain" if all(judge.same(a, b) for a, b in pairs) else None
-        if all(judge.same(a, b) is not None for a, b in zip(left.args, right.args, strict=True)):
-            return "the same chain of relations"
-    return None
+    is_same = left.value == right.value and judge.same_in_order(left.args, right.args)
+    return "the same chain of relations" if is_same else None
 
 
 def _same_single_relation(answer: Node, gold: Node, limits: Limits) -> str | None:

@@ -13,6 +13,7 @@ from .forms import as_vector, matrix_value, signed, with_derivatives_alike
 from .judge import Judge
 from .lists import same_groups, same_lists, same_matrix, same_ratio, same_real_sets
 from .quantities import same_quantity
+from .realsets import of_integers
 from .relations import same_relations, same_residue
 from .wordings import same_choice, same_letter, same_words
 
@@ -44,6 +45,8 @@ def _same_trees(answer: Node, gold: Node, judge: Judge) -> str | None:
     answer, gold = _spread(_both_signs(answer, gold)), _spread(_both_signs(gold, answer))
     if answer == gold:
         return "the same expression"
+    if Kind.BUILDER in (answer.kind, gold.kind):
+        answer, gold = of_integers(answer, judge.limits), of_integers(gold, judge.limits)
     kinds = {answer.kind, gold.kind}
     if kinds & {Kind.GROUP, Kind.LIST}:
         answer, gold = _without_point_name(answer), _without_point_name(gold)
@@ -87,7 +90,8 @@ def _spread(node: Node) -> Node:
             return node.with_args(tuple(items))
         if is_equation(node) and is_name(node.args[0]):
             return _spread(node.args[1])
-        return Node(Kind.LIST, (signed(node, 1), signed(node, -1)), "or")
+        joiner = "and" if node.kind is Kind.RELATION and node.value == ("!=",) else "or"
+        return Node(Kind.LIST, (signed(node, 1), signed(node, -1)), joiner)
     if node.kind is Kind.LIST and is_equation(node.args[0]):
         first, rest = node.args[0], node.args[1:]
         if is_name(first.args[0]) and not any(arg.kind is Kind.RELATION for arg in rest):
@@ -101,7 +105,7 @@ def _spread(node: Node) -> Node:
         if removed.kind is Kind.NEG and removed.args[0].kind is Kind.SET:
             return Node(Kind.DIFFERENCE, (node.args[0], removed.args[0]))
     is_product = node.kind in (Kind.ADD, Kind.MUL, Kind.NEG, Kind.DIV, Kind.POW)
-    return matrix_value(node) if is_product and any(part.kind is Kind.MATRIX for part in parts) else node
+    return matrix_value(node) if is_product and any(part.kind in (Kind.MATRIX, Kind.GROUP) for part in parts) else node
 
 
 def _solved_for(node: Node) -> str | None:

@@ -126,32 +126,30 @@ def _integer_root(value: int, degree: int) -> int:
     return low
 
 
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "abs": abs, "floor": math.floor, "ceil": math.ceil, "sgn": lambda value: (value > 0) - (value < 0),
+    "max": lambda *values: max(values), "min": lambda *values: min(values),
+}  # fmt: skip
+_OF_INTEGERS: dict[str, Callable[..., int]] = {"gcd": math.gcd, "lcm": math.lcm}
+
+
 def _exact_call(node: Node, env: Environment, limits: Limits) -> Fraction:
     name = node.value
-    if name in ("abs", "floor", "ceil", "max", "min", "gcd", "lcm", "binom", "sgn", "det"):
-        if name == "det":
-            return determinant([exact(arg, env, limits) for arg in node.args[0].args], node.args[0].value)
+    if name == "det":
+        return determinant([exact(arg, env, limits) for arg in node.args[0].args], node.args[0].value)
+    if name in _FUNCTIONS:
+        return Fraction(_FUNCTIONS[name](*(exact(arg, env, limits) for arg in node.args)))
+    if name in _OF_INTEGERS:
         values = [exact(arg, env, limits) for arg in node.args]
-        if name == "abs":
-            return abs(values[0])
-        if name == "floor":
-            return Fraction(math.floor(values[0]))
-        if name == "ceil":
-            return Fraction(math.ceil(values[0]))
-        if name == "sgn":
-            return Fraction((values[0] > 0) - (values[0] < 0))
-        if name in ("max", "min"):
-            return max(values) if name == "max" else min(values)
-        if name == "binom":
-            bottom = _small_natural(values[1], limits.factorial)
-            top = values[0]
-            if top.denominator != 1 or not 0 <= top <= limits.factorial * 10:
-                raise NotRational
-            return Fraction(math.comb(int(top), bottom))
         if any(value.denominator != 1 for value in values):
             raise NotRational
-        integers = [int(value) for value in values]
-        return Fraction(math.gcd(*integers) if name == "gcd" else math.lcm(*integers))
+        return Fraction(_OF_INTEGERS[name](*map(int, values)))
+    if name == "binom":
+        top, bottom = (exact(arg, env, limits) for arg in node.args)
+        chosen = _small_natural(bottom, limits.factorial)
+        if top.denominator != 1 or not 0 <= top <= limits.factorial * 10:
+            raise NotRational
+        return Fraction(math.comb(int(top), chosen))
     if name == "log" and len(node.args) == 2:
         return _exact_logarithm(exact(node.args[0], env, limits), exact(node.args[1], env, limits))
     if name in ("ln", "log") and exact(node.args[0], env, limits) == 1:

@@ -5,6 +5,7 @@ them. Expressions in variables agree when they agree at random points: in exact 
 functions, so a false agreement has a chance below 1e-15; as real functions on the points where both are defined.
 """
 
+import functools
 import random
 from collections.abc import Sequence
 from fractions import Fraction
@@ -46,7 +47,7 @@ def equal_values(answer: Node, gold: Node, options: Options, limits: Limits) -> 
     infinite = [_infinity(node) for node in (answer, gold)]
     if any(infinite):
         return infinite[0] == infinite[1]
-    names = sorted(free_symbols(answer) | free_symbols(gold))
+    names = tuple(sorted(free_symbols(answer) | free_symbols(gold)))
     if names:
         return _equal_functions(answer, gold, names, limits)
     return _equal_constants(answer, gold, options, limits)
@@ -124,13 +125,15 @@ def _equal_numerically(
     raise AssertionError("the last attempt returns")
 
 
-def _whole_points(names: Sequence[str]) -> list[dict[str, Fraction]]:
+@functools.lru_cache(maxsize=256)
+def _whole_points(names: tuple[str, ...]) -> list[dict[str, Fraction]]:
     """Integer points, for functions of whole numbers."""
     generator = random.Random(1009)
     return [{name: Fraction(generator.randint(1, 60 + 40 * index)) for name in names} for index in range(2 * _POINTS)]
 
 
-def _points(names: Sequence[str]) -> list[dict[str, Fraction]]:
+@functools.lru_cache(maxsize=256)
+def _points(names: tuple[str, ...]) -> list[dict[str, Fraction]]:
     """The same pseudo-random rational points for the same names, of both signs and around one."""
     generator = random.Random(20511)
     points = []
@@ -143,7 +146,8 @@ def _points(names: Sequence[str]) -> list[dict[str, Fraction]]:
     return points
 
 
-def _wide_points(names: Sequence[str]) -> list[dict[str, Fraction]]:
+@functools.lru_cache(maxsize=256)
+def _wide_points(names: tuple[str, ...]) -> list[dict[str, Fraction]]:
     """Points further out, integers among them, where functions in pieces such as |x - 5| show their other pieces."""
     generator = random.Random(4256)
     points = []
@@ -189,7 +193,7 @@ def _is_formula_of_quantities(names: Sequence[str], nodes: list[Node]) -> bool:
     return len(names) > 2 and any(name[0].isupper() for name in names) and any(n.kind is Kind.ROOT for n in nodes)
 
 
-def _equal_functions(answer: Node, gold: Node, names: Sequence[str], limits: Limits) -> bool:
+def _equal_functions(answer: Node, gold: Node, names: tuple[str, ...], limits: Limits) -> bool:
     nodes = _both(answer, gold)
     points, wide = _points(names), _wide_points(names) if _is_in_pieces(answer) or _is_in_pieces(gold) else []
     if set(names) <= _WHOLE and (_is_of_whole_numbers(answer) or _is_of_whole_numbers(gold)):
@@ -278,7 +282,7 @@ def constant_ratio(first: Node, second: Node, limits: Limits) -> int:
     Raises:
         Undecided: as `equal_values`.
     """
-    names = sorted(free_symbols(first) | free_symbols(second))
+    names = tuple(sorted(free_symbols(first) | free_symbols(second)))
     ratios: list[Any] = []
     in_pieces = _is_in_pieces(first) or _is_in_pieces(second)
     points = [*_points(names)[:_POINTS], *(_wide_points(names) if in_pieces else ())]

@@ -69,9 +69,11 @@ def from_boxes(response: str, options: Options) -> tuple[Extraction, int] | None
 
 def _last_command(text: str, start: int, end: int) -> int:
     """Where the last box command between two positions begins; -1 where there is none."""
-    return max(
-        text.rfind("\\boxed", start, end), text.rfind("\\fbox", start, end), text.rfind("\\framebox", start, end)
-    )
+    last = text.rfind("\\boxed", start, end)
+    for other in ("\\fbox", "\\framebox"):
+        if other in text:  # which is seldom, and searching forwards is faster
+            last = max(last, text.rfind(other, start, end))
+    return last
 
 
 def _is_open(text: str, position: int) -> bool:
@@ -90,6 +92,10 @@ def _read_box(text: str, position: int, limit: int | None = None) -> tuple[str, 
     if text[start] != "{":
         bare = _UNBRACED.match(text, start)
         return (bare.group(), bare.end()) if bare else None
+    closing = text.find("}", start, limit)
+    content = text[start + 1 : closing] if closing >= 0 else "{"
+    if "{" not in content and "\\" not in content:
+        return content, closing + 1
     depth = 0
     for brace in _BRACE.finditer(text, start, limit):
         kind = brace.group()

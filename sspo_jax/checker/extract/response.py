@@ -22,7 +22,11 @@ _THOUGHTS = ("<think>", "<thinking>", "<|begin_of_thought|>")
 _THOUGHT_ENDS = ("</think>", "</thinking>", "<|end_of_thought|>")
 _TAIL_SOURCE = 20_000  # characters in which the tail is looked for, runs of white space included
 _WHITE_SPACE = re.compile(r"\s{2,}")
-_HOPE = re.compile(r"(?:\s?I hope (?:it|this|that) (?:is|helps)[^.\n]{0,30}[.!]?)$", re.IGNORECASE)
+_AFTER_THE_END = re.compile(
+    r"(?:\s?I hope (?:it|this|that) (?:is|helps)[^.\n]{0,30}[.!]?"
+    r"|\s(?:Q\.?E\.?D\.?|∎|□|\$\\(?:blacksquare|square|qed|Box)\$))$",
+    re.IGNORECASE,
+)
 _ANY_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?")
 _DECIMAL_COMMA = re.compile(r"\$?-?\d+,\d{1,2}\$?")
 _COMMA_LANGUAGES = re.compile(
@@ -96,7 +100,7 @@ def _turn(response: str) -> str:
 def _tail(response: str) -> str:
     """The last characters, each run of white space as one blank or an end of line or of a paragraph."""
     tail = _WHITE_SPACE.sub(_shortened, response.rstrip()[-_TAIL_SOURCE:])[-TAIL_CHARACTERS:]
-    return _HOPE.sub("", tail).rstrip()
+    return _AFTER_THE_END.sub("", tail).rstrip()
 
 
 def _shortened(run: re.Match[str]) -> str:

@@ -13,7 +13,7 @@ from ..verdict import Extraction
 _SPACED = r"(?:\s+[A-Za-z]+){0,2}"
 _BARE = re.compile(
     rf"(?:[A-Za-z]\w?\s*=\s*)?[-+]?(?:\\?\$)?\s?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+)?\s?(?:\\?%|°)?{_SPACED}"
-    r"|\$[^$]{1,300}\$(?:\s*(?!(?:is|are|was|were|has|have|can|does|divides)\b)[A-Za-z]+){0,2}|\\\([^\n]{1,300}?\\\)"
+    r"|\$(?:[^$\\]|\\.){1,300}\$(?:\s*(?!(?:is|are|was|were|has|have|can|does|divides)\b)[A-Za-z]+){0,2}|\\\([^\n]{1,300}?\\\)"
     r"|\\\[[^\n]{1,300}?\\\]|\(?[A-J]\)?|\\[a-z]+frac\{[^\n]{1,80}\}|[-+\d./^*x√π()\s]{1,40}"
     r"|[-+]?\d+(?:[./]\d+)?(?:\s*,\s*[-+]?\d+(?:[./]\d+)?){0,30}\s*,?\s+(?:and|or)\s+[-+]?\d+(?:[./]\d+)?"
 )
@@ -46,10 +46,12 @@ _ASSUMES = re.compile(
 )
 _HEDGE = re.compile(
     r"\b(?:suppose|assume|assuming|if|whether|doubts?|den(?:y|ies)|not|cannot|never|hardly|untrue|false|wrong(?:ly)?"
-    r"|incorrect|claims|claimed|pretend|imagine|maybe|perhaps|possibly|might|could|unlikely|disagree|refutes?)\b|n't\b",
+    r"|incorrect|claims|claimed|mistake"
+    r"|tempting|tempted|naively|(?:some|one|people|many|you) (?:may|would|think)"
+    r"|pretend|imagine|maybe|perhaps|possibly|might|could|unlikely|disagree|refutes?)\b|n't\b",
     re.IGNORECASE,
 )
-_RESUMES = re.compile(r"[,:]|\b(?:so|therefore|thus|hence|then)\b", re.IGNORECASE)
+_RESUMES = re.compile(r"[,:;](?!\s*(?:for|to|that)\b)|\b(?:so|therefore|thus|hence|then)\b", re.IGNORECASE)
 _SENTENCE_MARK = re.compile(r"[.!?。]\s|\n")
 _DENIED = re.compile(r"(?:\bnot|\bcannot|n't|\bnever|\bneither|\bnor|\bimpossible)\W+(?:\w+\W+){0,2}$", re.IGNORECASE)
 _OR_ELSE = re.compile(r"\bor\W+(?:(?:maybe|perhaps|possibly|else|even)\W+)?$", re.IGNORECASE)
@@ -66,7 +68,8 @@ _QUANTITY = re.compile(
 )
 _CONCLUSION = re.compile(
     r"(?:\b(?:(?:is|are)(?:\s+(?:therefore|thus|then|hence|just|exactly|simply))?|equals|equal to|be|gives|have|get"
-    r"|obtain)|\b(?:total|sum|area|volume|probability|value|answer|profit|cost|maximum|minimum|average|difference|product"
+    r"|obtain)|\b(?:is|are|of)\s+[-+*/×x÷().$\d\s]{1,60}="
+    r"|\b(?:total|sum|area|volume|probability|value|answer|profit|cost|maximum|minimum|average|difference|product"
     r"|number|remainder|length|perimeter|distance)\s+of|为|是|:(?!\d)|(?P<equals>=))\s*[*_]*\s*",
     re.IGNORECASE,
 )
@@ -83,6 +86,7 @@ _CHOICE_IS_RIGHT = re.compile(
     r"\b(?:option|choice|answer)\s+\(?([A-J])\)?\s+is\s+(?:therefore\s+|thus\s+)?(?:the\s+)?(?:correct|right|answer|best)",
     re.IGNORECASE,
 )
+_FOR_ALL = re.compile(r",? (?:for|where|with) (?:all|any|every|each|some)\b[^.]{0,80}$")
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*|\\(?:mathbf|boldsymbol|textbf)\s*\{([^{}]{1,80})\}")
 _COUNTED = re.compile(
     r"\bthere\s+(?:are|is|were|will\s+be|must\s+be)\s+"
@@ -91,10 +95,12 @@ _COUNTED = re.compile(
     re.IGNORECASE,
 )
 _HAS = re.compile(
-    r"\b(?:has|have|had|pays?|paid|costs?|earns?|earned|makes?|made|spends?|spent|needs?|needed|takes?|took|gets?|got|sells?"
-    r"|sold|buys?|bought|saves?|saved|receives?|received|owes?|weighs?|weighed|walks?|walked|drives?|drove|travels?"
-    r"|travell?ed|scored?|scores|collects?|collected|produces?|read|reads|ate|eats|ran|runs|will\s+[a-z]+)\s+"
-    r"(?:(?:exactly|only|a\s+total\s+of)\s+)?\**\\?\$?(?P<number>\d[\d,]*(?:\.\d+)?)\**(?:\s+[A-Za-z]+){0,5}$"
+    r"\b[A-Za-z'’]+\s+\**\\?\$?(?P<number>\d[\d,]*(?:\.\d+)?)\**"
+    r"(?!\s+(?:divides|is|are|was|were|does|do|can|or|to|times|and|has|have)\b)(?:\s+[A-Za-z'’-]+){0,12}$"
+)
+_COMPUTED = re.compile(r"[-+*/×x÷().,$\\%\d\s]{1,60}=\s*")
+_OPENS = re.compile(
+    r"(?:therefore|thus|hence|so|finally|consequently|altogether|in total|in all|it (?:will )?takes?)\b", re.IGNORECASE
 )
 _IN_TOTAL = re.compile(r"\b(?:in\s+total|altogether|in\s+all|left|remaining|overall)$", re.IGNORECASE)
 _DIGITS = re.compile(r"\d[\d,]*(?:\.\d+)?")
@@ -105,7 +111,11 @@ _CHECKED = re.compile(
     r"(?<=[.$])\s(?:we|one|you)\s+can\s+(?:check|verify)\s[^.]{0,160}\.$|(?<=[.$])\sthe\s+value\s+of\s[^.]{1,20}\sis\s+irrelevant\.$",
     re.IGNORECASE,
 )
-_AS_DESIRED = re.compile(r",? as (?:desired|required|claimed|wanted|needed|stated)$", re.IGNORECASE)
+_AFTERTHOUGHT = re.compile(
+    r",? as (?:desired|required|claimed|wanted|needed|stated)$"
+    r"|,? (?:(?:and|which) (?:is|are) )?(?:attained|achieved|obtained|reached|occurring|with equality)\b[^.]{0,80}$",
+    re.IGNORECASE,
+)
 _BOLD_AT_END = re.compile(r"(?:\\mathbf\s*\{[^{}]*\}[}\s]*\$|\w\*\*)$")
 _JOINED = re.compile(r"(?:,|;|、|和|或)? ?(?:\\q?quad)? ?(?:and|or)? ?(?:\\q?quad)? ?(?:also)?", re.IGNORECASE)
 _OR, _COMMA_AND = re.compile(r"\bor\b"), re.compile(r",\s*and\b")
@@ -195,7 +205,7 @@ def _last_sentence(tail: str) -> tuple[str | None, bool]:
     if not line.endswith((".", "。", "!", ".$", ".**", r".\)")) and not _BOLD_AT_END.search(line[-200:]):
         return None, False
     sentence = _ASIDE.sub("", " ".join(_SENTENCE_END.split(line)[-1].split()).rstrip(".。! "))
-    sentence = _AS_DESIRED.sub("", sentence)
+    sentence = _AFTERTHOUGHT.sub("", sentence)
     return sentence.replace(".$", "$").replace("=$ $", "=").replace("= $ $", "="), False
 
 
@@ -212,7 +222,7 @@ def _named_as_answer(sentence: str) -> str | None:
     if choice is not None and choice[1].isupper() and not is_hedged(sentence[: choice.start()]):
         return choice[1]
     for match in reversed(list(_IS_THE_ANSWER.finditer(sentence))[-_MOST_TRIED:]):
-        before = sentence[: match.start()].rstrip(" ,")
+        before = _FOR_ALL.sub("", sentence[: match.start()].rstrip(" ,"))
         if _DENIED.search(before + " ") or is_hedged(before):
             return None
         found = _run_of_formulas(before)
@@ -272,10 +282,14 @@ def _counted(sentence: str) -> str | None:
 
 def _has(sentence: str) -> str | None:
     """`36` of "Thus, John has 36 marbles left.", where it is the only number and the sentence concludes."""
+    sentence = _COMPUTED.sub(" ", sentence)
     match = _HAS.search(sentence)
-    if match is None or len(_DIGITS.findall(sentence)) > 1 or is_hedged(sentence[: match.start()]):
+    if match is None or len(_DIGITS.findall(sentence)) > 1:
         return None
-    return match["number"] if _CONCLUDES.match(sentence) or _IN_TOTAL.search(sentence) else None
+    before = sentence[: match.start("number")].rstrip("$\\* ") + " "
+    if _BOUND.search(before) or _DENIED.search(before) or is_hedged(before):
+        return None
+    return match["number"] if _OPENS.match(sentence) or _IN_TOTAL.search(sentence) else None
 
 
 _RULES = (

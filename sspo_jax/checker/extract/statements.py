@@ -13,10 +13,12 @@ _STATED = re.compile(
     r"|\banswer\s+(?:to|for)\s[^.\n:]{0,80}?\s(?:is|are)\b(?!\s+n[o']t)"
     r"|\banswers?(?:\s+(?:to|for)\s[^.\n:]{0,80}?)?\s*(?:\*\*)?\s*[:：=]"
     r"|(?:^|\n)[ #*]*(?:the\s+)?(?:final\s+)?(?:answer|result)[ *]*(?:\n|(?=\$|\\\[|\\\())"
-    rf"|(?:^|\n)[ #*]*{_LABELS}[ *]*[:：]"
+    rf"|(?:^|\n)[ #*]*{_LABELS}[ *]*[:：]|(?:^|\n)ans\.(?=\s)"
+    r"|\b(?:réponse|antwort|respuesta|risposta|resposta|ответ)\s*[:：]"
     r"|\b(?:la\s+(?:réponse|respuesta|risposta)|die\s+antwort|a\s+resposta)(?:\s+fin\w{0,5})?\s+(?:est|es|è|ist|lautet|é)\b"
     r"|答案\s*(?:应该|应)?\s*(?:是|为|：|:|就是)+|答えは|(?:^|\n)\s*答\s*[:：]|(?:故|因此|所以|应|故应)选)"
-    r"[\s:：*_]*(?:(?:therefore|thus|then|hence|simply|just|exactly|indeed|given by|equal to)\b)?[\s:：*_]*",
+    r"[\s:：*_]*(?:(?:therefore|thus|then|hence|simply|just|exactly|indeed|given by|equal to|donc|alors|also|entonces"
+    r"|quindi)\b)?[\s:：*_]*",
     re.IGNORECASE,
 )
 _LABELLED = re.compile(r"(?:^|\n)[ #*]*(?:the\s+)?(?:final\s+)?answer[ *]*[:：][ *]*([^\n]{1,200})", re.IGNORECASE)
@@ -43,9 +45,9 @@ def from_statement(tail: str) -> Extraction | None:
         answer = _LEAD.sub("", clip(tail[statement.end() :]))
         if answer and (is_bare_answer(answer) or (len(answer) < 200 and _SAYS_ANSWER.search(statement.group()))):
             start = statement.start()
-            if is_hedged(tail[max(0, start - 200) : start]):
-                continue
-            if _is_remark(answer, tail[tail.find(answer, statement.end()) + len(answer) :]):
+            following = tail[tail.find(answer, statement.end()) + len(answer) :]
+            is_asked = following.lstrip("$* ").startswith("?")
+            if is_asked or is_hedged(tail[max(0, start - 200) : start]) or _is_remark(answer, following):
                 continue
             return Extraction(answer, "stated answer")
         if not answer and statement is statements[-1]:

@@ -12,6 +12,7 @@ from .normalise import fold, tidy
 from .numerals import decimal
 from .parser import END, Parser
 from .tokens import COMMA_GROUPS, Token, join_thousands, tokenize
+from .units import counted_noun, is_describing, known_unit
 from .words import clock_or_date, words
 
 MAX_DEPTH = 60  # nested groups; some eight Python frames each
@@ -52,6 +53,7 @@ def _trees(answer: str, plain_commas: bool, max_depth: int) -> list[Node]:
     if not text:
         raise ParseError("the answer is empty")
     text = _REMARKS.sub("", text) if _MAY_REMARK.search(text) else text
+    text = _IN_BRACKETS.sub(_without_aside, text) if "ext" in text and "(" in text else text
     for pattern, replacement in _REWRITES:
         if pattern.match(text) is not None:  # each begins at the beginning
             text = pattern.sub(replacement, text)
@@ -62,7 +64,7 @@ def _trees(answer: str, plain_commas: bool, max_depth: int) -> list[Node]:
     tokens = tokenize(text)
     if not tokens:
         raise ParseError("the answer holds nothing but spaces")
-    is_ambiguous = any(kind == "run" or (kind == "word" and len(piece) == 1) for kind, piece in tokens)
+    is_ambiguous = "g(" in text or any(kind == "run" or (kind == "word" and len(piece) == 1) for kind, piece in tokens)
     trees, failure = [], None
     for units in (True, False) if is_ambiguous else (True,):
         try:
@@ -134,6 +136,15 @@ _REMARKS = re.compile(
     r"|\s*,?\s*(?:\\text\s*\{\s*,?\s*)?\bfor\s+(?:all|any|every|each)\b[^=<>]{0,80}$",
     re.IGNORECASE,
 )
+_IN_BRACKETS = re.compile(r"(?<=[\w}]) ?\\text ?\{ ?\(([a-z ]{4,60})\) ?\}")
+
+
+def _without_aside(match: re.Match[str]) -> str:
+    """Nothing for `\\text{ (double root)}`; what denies the value, or may be its unit, stays."""
+    matters = any(known_unit(word) or counted_noun(word) or not is_describing(word) for word in match[1].split())
+    return match.group() if matters else ""
+
+
 _DIGITS_IN_BASE = r"(?:\\(?:text|mathrm)\s*\{)?\(?((?=[A-F]*[0-9])[0-9A-F]+)\)?\}?\s*"
 _LABEL = "row|column|page|day|line|room|floor|seat|level|position|year|week"
 
@@ -144,6 +155,14 @@ def _counted_label(match: re.Match[str]) -> str:
     return rf"{count}\text{{ {label.lower()}s}}"
 
 
+_CURRENCIES = r"USD|EUR|GBP|INR|CNY|RMB|JPY|R[sp]\.?|US\s?\\?\$"
+
+
+def _in_currency(match: re.Match[str]) -> str:
+    """`\\text{Rs. } 500` as `500 Rs`."""
+    return f"{match[2]} {'USD' if match[1][:2] == 'US' else match[1].rstrip('.')}"
+
+
 _REWRITES = (
     (re.compile(rf"^{_DIGITS_IN_BASE}_\s*\{{?\s*\(?(\d+)\)?\s*\}}?$", re.ASCII), r"{\\digits{\1}{\2}}"),
     (
@@ -152,20 +171,34 @@ _REWRITES = (
     ),
     (
         re.compile(
-            r"^(\d+)\s*\^?\s*\{?\s*(?:\\text\s*\{\s*)?(?:(?<=1)st|(?<=2)nd|(?<=3)rd|th|(?<=[\s{])(?:st|nd|rd))\s*\}?\s*\}?$",
+            r"^(?:\\text\s*\{\s*)?(\d+)\s*\^?\s*\{?\s*(?:\\text\s*\{\s*)?(?:(?<=1)st|(?<=2)nd|(?<=3)rd|th|(?<=[\s{])(?:st|nd|rd))\s*\}?\s*\}?$",
             re.ASCII,
         ),
         r"\1",
     ),
-    (re.compile(r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|(?<=\s)to(?=\s))\s*(\d+)$", re.ASCII), r"\1:\2"),
+    (
+        re.compile(r"^(?:\\text\s*\{\s*)?(\d+)\s*(?:\\text\s*\{\s*to\s*\}|(?<=\s)to(?=\s))\s*(\d+)\s*\}?$", re.ASCII),
+        r"\1:\2",
+    ),
+    (re.compile(r"^(?:\\text\s*\{\s*)?(?:for\s+)?(?:all|any)\s*\}?\s*(?=[a-z]\s*(?:[<>]|\\[lg]e))"), ""),
     (
         re.compile(rf"^{_DIGITS_IN_BASE}_\{{?\\text\s*\{{\s*base[ ~-]*\}}?\s*(\d+)\s*\}}?\}}?$", re.ASCII),
         r"{\\digits{\1}{\2}}",
     ),
     (re.compile(r"^(\d+)\s*(?:\\text\s*\{)?\s*out of\s*\}?\s*(\d+)$", re.ASCII), r"\\frac{\1}{\2}"),
     (re.compile(r"^\\text\s*\{\s*(?:the\s+)?(?:final\s+)?answer\s+is:?\s+", re.IGNORECASE), r"\\text{"),
+    (
+        re.compile(
+            r"^\\text\s*\{\s*(?![^}]*\b(?:not|if|than|or|least|most|when|nor)\b)[A-Z][A-Za-z ]{0,60}"
+            r"\b(?:is|are|equals)\s*\}\s*(?=\S)"
+        ),
+        "",
+    ),
     (re.compile(r"^\\text(?:bf)?\s*\{\s*(?![A-J]\s*:)[A-Za-z][A-Za-z ]{0,40}:\s*\}\s*(?=\S)"), ""),
-    (re.compile(r"^(?:USD|US\s?\\?\$)\s*(-?[\d.,]+)$", re.ASCII), r"\1 USD"),
+    (
+        re.compile(rf"^(?:\\(?:text|mathrm)\s*\{{\s*)?({_CURRENCIES})\s*\}}?\s*(-?[\d.,]+)\s*\}}?$", re.ASCII),
+        _in_currency,
+    ),
     (re.compile(r"^(\d+)\s*'\s*([\d.]+)\s*(?:\"|'')$", re.ASCII), r"\1 feet \2 inches"),
     (re.compile(r"^([\d./]+)\s*(?:\"|'')$", re.ASCII), r"\1 inches"),
     (re.compile(r"^(?:\{\s*\})?[_^]\{?(\d+)\}?\s*(?:C|\\(?:mathrm|text)\s*\{C\})_\{?(\d+)\}?$"), r"\\binom{\1}{\2}"),
@@ -192,7 +225,10 @@ _CHOICE = re.compile(
 )
 
 
-_OTHER_CHOICE = re.compile(r"\([A-J]\)")
+_OTHER_CHOICE = re.compile(r"\([A-J]\)|\{\s*[A-J]\s*\}|^[\W_]*[A-J](?:\s*[,;]|$)")
+_OPTION_WITH_TEXT = re.compile(
+    r"(?:the\s+)?(?:(?:correct|right|best)\s+)?(?:option|choice)\s+(?=\(?[A-J][).:])", re.IGNORECASE
+)
 _SAYS_ABOUT = re.compile(
     r"(?:is|are|was|isn't|not|cannot|can't|can|false|wrong|incorrect|never|neither|or|and)\b", re.IGNORECASE
 )
@@ -206,7 +242,8 @@ def _choice_with_text(text: str, max_depth: int) -> Node | None:
     small = _SMALL_OPTION.fullmatch(text)
     if small is not None:
         return Node(Kind.CHOICE, (), small[1].upper())
-    match = _CHOICE.fullmatch(text)
+    named = _OPTION_WITH_TEXT.match(text)
+    match = _CHOICE.fullmatch(text, named.end() if named else 0)
     if match is None:
         return None
     letter = match[1] or match[2] or match[3]

@@ -33,6 +33,7 @@ _CAMEL = re.compile("[a-z][A-Z]")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _BRACE = re.compile(r"\\?[{}]")
 _ANSWER_BEGINS = re.compile(r"\s*(?:[-+]?(?:\d|\\[dt]?frac\b|\\sqrt\b)|\\pm\b|[A-Za-z](?:_\{?\w\}?)?\s*=)")
+_PREFIXED = re.compile(r"(sqrt|arcsin|arccos|arctan|sin|cos|tan|cot|log|ln|pi)([A-Za-z])")
 _GLUED = re.compile(r"([A-Za-z]|pi)(sqrt|pi|sin|cos|tan|log|ln)")
 _SPOKEN_MODULUS = re.compile(
     r"\\text\s*\{\s*\(?\s*mod\s*\}\s*(\d+)\s*\)|\(\s*(?:\\text\s*\{\s*)?mod\s*\}?\s*(\d+)\s*\)"
@@ -51,7 +52,7 @@ def join_thousands(text: str, *, plain_commas: bool) -> str:
 
     A plain comma inside brackets separates coordinates, so only those outside of any bracket are taken out.
     """
-    text = _TIGHT_GROUPS.sub("", text).replace("{.}", ".").replace("{:}", ":")
+    text = _TIGHT_GROUPS.sub("", text).replace(r"\text{:}", ":").replace("{.}", ".").replace("{:}", ":")
     if "mod" in text:
         text = _SPOKEN_MODULUS.sub(lambda m: rf"\pmod{{{m[1] or m[2]}}}", text)
     text = _SPACED_GROUPS.sub(lambda m: m.group().replace(" ", ""), text)
@@ -106,6 +107,10 @@ def tokenize(text: str, *, in_text: bool = False, depth: int = 0) -> list[Token]
             position += 1
         elif piece == "." and tokens and tokens[-1][0] == "word":
             pass  # an abbreviation, or the end of a sentence inside of \\text
+        elif (
+            piece == "-" and in_text and tokens and tokens[-1][0] == "word" and text[position : position + 1].isalpha()
+        ):
+            pass  # light-years
         else:
             tokens.append(("mark", piece))
         spaced = False
@@ -242,10 +247,8 @@ def _letters(piece: str, text: str, position: int, tokens: list[Token], in_text:
         tokens.append(("command", ALIASES.get(piece, piece)))
     elif after_value and len(piece) > 2 and is_unit_word(piece):
         tokens.append(("word", piece))
-    elif (split := _function_prefix(piece)) is not None:
-        name, rest = split
-        tokens.append(("command", ALIASES.get(name, name)))
-        tokens.extend(("letter", letter) for letter in rest)
+    elif (prefixed := _PREFIXED.fullmatch(piece)) is not None:
+        tokens += [("command", prefixed[1]), ("letter", prefixed[2])]
     elif (glued := _GLUED.fullmatch(piece)) is not None:
         tokens.append(("command", "pi") if glued[1] == "pi" else ("letter", glued[1]))
         tokens.append(("command", glued[2]))
@@ -254,14 +257,6 @@ def _letters(piece: str, text: str, position: int, tokens: list[Token], in_text:
     else:
         tokens.extend(("letter", letter) for letter in piece)
     return position
-
-
-def _function_prefix(piece: str) -> tuple[str, str] | None:
-    """`sinx` as ("sin", "x"); `xsqrt` and words such as `single` are not split."""
-    for name in ("sqrt", "arcsin", "arccos", "arctan", "sin", "cos", "tan", "cot", "log", "ln", "pi"):
-        if piece.startswith(name) and len(piece) == len(name) + 1:
-            return name, piece[len(name) :]
-    return None
 
 
 def _is_word(piece: str) -> bool:

@@ -55,6 +55,8 @@ _BASE: dict[str, tuple[str, int | Fraction]] = {  # names in any case: dimension
     "dollar dollars usd $ buck bucks 美元": ("dollar", 1), "cent cents ¢": ("dollar", _F(1, 100)),
     "euro euros eur 欧元": ("euro", 1), "gbp sterling 英镑": ("pound sterling", 1),
     "yuan rmb cny yen jpy 元 块 人民币": ("yuan", 1), "rupee rupees rs inr": ("rupee", 1),
+    "baht": ("baht", 1), "peso pesos": ("peso", 1), "won": ("won", 1),
+    "rp rupiah": ("rupiah", 1), "ruble rubles": ("ruble", 1),
     "deg degree degrees 度": ("degree", 1), "rad radian radians 弧度": ("radian", 1),
     "arcmin arcminute arcminutes": ("degree", _F(1, 60)), "arcsec arcsecond arcseconds": ("degree", _F(1, 3600)),
     "kelvin kelvins": ("kelvin", 1), "celsius": ("celsius", 1), "fahrenheit": ("fahrenheit", 1),
@@ -135,7 +137,9 @@ COUNTED_IN = frozenset(
 FILLERS = frozenset(
     names(
         "of the in different distinct possible time old long tall high wide deep away apart altogether left remaining "
-        "exactly only more right such all total each overall together ago later now extra additional"
+        "exactly only more right such all total each overall together ago later now extra additional "
+        "up down upward upwards downward downwards left north south east west northeast northwest southeast southwest "
+        "due clockwise counterclockwise"
     )
 )
 """Words beside a unit or what is counted that change nothing."""
@@ -191,7 +195,10 @@ def known_unit(word: str) -> Unit | None:
 
 
 _ANY_CASE = frozenset(
-    names("in ft lb lbs oz mi yd min hr hrs sec day man men usd eur gbp cny rmb yen yr mph kph cm km mm kg kmh")
+    names(
+        "in ft lb lbs oz mi yd min hr hrs sec day man men usd eur gbp cny rmb jpy inr rs rp yen yr mph "
+        "kph cm km mm kg kmh"
+    )
 )
 
 

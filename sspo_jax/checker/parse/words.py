@@ -22,6 +22,7 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operator
 _NO_LETTERS = re.compile(r"[\s{}$~\"`]+")
 _LONE_LETTER = re.compile(r"(?<!\w)[(]([a-z])[)]")
 _PUNCTUATION = re.compile(r"[.,;:!?](?![^.,;:!?\s])")
+_SUBJECT = re.compile(r"^(?:it|[b-z]) is (?=[a-z]{3})")
 _ARTICLE = re.compile(r"\b(?:the|a|an) (?=\w{2})")
 _WRAPPED_TEXT = re.compile(r"\\(?:text|mbox|textbf|textrm|mathrm|textit)\s*\{([^{}]*)\}")
 
@@ -121,6 +122,8 @@ def words(text: str, *, whole: bool = True) -> Node:
     plain = _PUNCTUATION.sub(" ", plain)
     plain = _ARTICLE.sub("", " ".join(plain.split()))
     plain = " ".join(plain.split()).strip(" '.")
+    if plain[:1] + plain[-1:] == "()" and plain.count("(") == 1:
+        plain = plain[1:-1]
     if not plain:
         raise ParseError("the answer holds no words")
     if not whole:
@@ -134,6 +137,6 @@ def words(text: str, *, whole: bool = True) -> Node:
         infinity = Node(Kind.CONSTANT, (), "inf")
         return Node(Kind.NEG, (infinity,)) if plain[0] in "nm" else infinity
     plain = "does not exist" if plain == "dne" else plain
-    plain = plain.removeprefix("on ")
+    plain = _SUBJECT.sub("", plain.removeprefix("on "))
     plain = next((day for day in _DAYS if plain == day[:3] or plain == day[:4]), plain)
     return Node(Kind.TEXT, (), plain)

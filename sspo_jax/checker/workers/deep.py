@@ -26,7 +26,7 @@ def decide_with_sympy(answer: str, gold: str, options: Options) -> Decision:
     if not any(part.kind == Kind.BIG or _is_condition(part) for part in tree.walk() + gold_tree.walk()):
         return status, reason  # out of reach of the bounded arithmetic is out of reach of sympy as well
     try:
-        if _is_set(tree) or _is_set(gold_tree):
+        if tree.kind in _SETS or gold_tree.kind in _SETS:
             equal = _solution_set(tree) == _solution_set(gold_tree)
         else:
             equal = _equal_expressions(to_sympy(tree), to_sympy(gold_tree))
@@ -50,20 +50,8 @@ def _is_condition(node: Node) -> bool:
     return node.kind in (Kind.RELATION, Kind.BUILDER)
 
 
-def _is_set(node: Node) -> bool:
-    return node.kind in (
-        Kind.RELATION,
-        Kind.LIST,
-        Kind.UNION,
-        Kind.GROUP,
-        Kind.BUILDER,
-        Kind.REALS,
-        Kind.INTERSECTION,
-        Kind.DIFFERENCE,
-        Kind.SET,
-    )
-
-
+_SETS = (Kind.RELATION, Kind.LIST, Kind.UNION, Kind.GROUP, Kind.BUILDER, Kind.REALS, Kind.INTERSECTION,
+         Kind.DIFFERENCE, Kind.SET)  # fmt: skip
 _RELATIONS = {"<": sympy.Lt, "<=": sympy.Le, ">": sympy.Gt, ">=": sympy.Ge, "=": sympy.Eq, "!=": sympy.Ne}
 
 
@@ -89,30 +77,34 @@ def _solution_set(node: Node) -> sympy.Set:
     if kind == Kind.DIFFERENCE:
         return _solution_set(args[0]) - _solution_set(args[1])
     if kind == Kind.RELATION:
-        names = free_symbols(node)
-        if len(names) != 1:
+        if len(free_symbols(node)) != 1:
             raise Undecided("a condition on more than one variable")
-        variable = sympy.Symbol(names.pop(), real=True)
-        sets = []
-        for left, operator, right in zip(args, node.value, args[1:], strict=False):
-            if operator == "in":
-                sets.append(_solution_set(right))
-                continue
-            relation = _RELATIONS[operator](to_sympy(left, real=True), to_sympy(right, real=True))
-            if relation in (sympy.true, sympy.false):
-                sets.append(sympy.S.Reals if relation == sympy.true else sympy.S.EmptySet)
-            elif operator == "=":
-                sets.append(sympy.solveset(relation, variable, sympy.S.Reals))
-            elif operator == "!=":
-                sets.append(
-                    sympy.S.Reals - sympy.solveset(sympy.Eq(relation.lhs, relation.rhs), variable, sympy.S.Reals)
-                )
-            else:
-                sets.append(sympy.solve_univariate_inequality(relation, variable, relational=False))
-        return sympy.Intersection(*sets)
+        variable = sympy.Symbol(free_symbols(node).pop(), real=True)
+        triples = zip(args, node.value, args[1:], strict=False)
+        return sympy.Intersection(*(_solutions(*triple, variable) for triple in triples))
     raise Undecided(f"a {kind} is no set")
 
 
+def _solutions(left: Node, operator: str, right: Node, variable: sympy.Symbol) -> sympy.Set:
+    """The real solutions of one relation."""
+    if operator == "in":
+        return _solution_set(right)
+    relation = _RELATIONS[operator](to_sympy(left, real=True), to_sympy(right, real=True))
+    if relation in (sympy.true, sympy.false):
+        return sympy.S.Reals if relation == sympy.true else sympy.S.EmptySet
+    if operator in ("=", "!="):
+        points = sympy.solveset(sympy.Eq(relation.lhs, relation.rhs), variable, sympy.S.Reals)
+        return points if operator == "=" else sympy.S.Reals - points
+    return sympy.solve_univariate_inequality(relation, variable, relational=False)
+
+
+_ARITHMETIC: dict[Kind, Any] = {
+    Kind.ADD: sympy.Add, Kind.MUL: sympy.Mul, Kind.POW: sympy.Pow, Kind.FACTORIAL: sympy.factorial,
+    Kind.NEG: lambda value: -value, Kind.DIV: lambda top, bottom: top / bottom,
+    Kind.FRAC: lambda top, bottom: top / bottom, Kind.PERCENT: lambda value: value / 100,
+    Kind.DEGREE: lambda value: value * sympy.pi / 180, Kind.BASED: lambda value: value,
+    Kind.ROOT: lambda value, degree: (sympy.real_root if degree.is_odd else sympy.root)(value, degree),
+}  # fmt: skip
 _FUNCTIONS: dict[str, Any] = {
     "ln": sympy.log, "exp": sympy.exp, "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling, "max": sympy.Max,
     "min": sympy.Min, "gcd": sympy.gcd, "lcm": sympy.lcm, "binom": sympy.binomial, "arcsin": sympy.asin,
@@ -139,29 +131,9 @@ def to_sympy(node: Node, *, real: bool = False) -> Any:
         return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "inf": sympy.oo}[node.value]
     if kind == Kind.BIG:
         return _big(node, real)
-    args = [to_sympy(arg, real=real) for arg in node.args]
-    if kind == Kind.ADD:
-        return sympy.Add(*args)
-    if kind == Kind.MUL:
-        return sympy.Mul(*args)
-    if kind == Kind.NEG:
-        return -args[0]
-    if kind in (Kind.DIV, Kind.FRAC):
-        return args[0] / args[1]
-    if kind == Kind.POW:
-        return sympy.Pow(*args)
-    if kind == Kind.ROOT:
-        return sympy.real_root(args[0], args[1]) if args[1].is_odd else sympy.root(args[0], args[1])
-    if kind == Kind.FACTORIAL:
-        return sympy.factorial(args[0])
-    if kind == Kind.PERCENT:
-        return args[0] / 100
-    if kind == Kind.DEGREE:
-        return args[0] * sympy.pi / 180
-    if kind == Kind.BASED:
-        return args[0]
-    if kind == "call" and node.value in _FUNCTIONS:
-        return _FUNCTIONS[node.value](*args)
+    function = _FUNCTIONS.get(node.value) if kind is Kind.CALL else _ARITHMETIC.get(kind)
+    if function is not None:
+        return function(*(to_sympy(arg, real=real) for arg in node.args))
     raise Undecided(f"a {kind} is not read into sympy")
 
 
