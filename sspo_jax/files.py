@@ -18,15 +18,31 @@ from typing import Any
 
 _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_POINTER = b"version https://git-lfs"
+_POINTER_ADVICE = (
+    "Git LFS pointer, not the file itself: run `git lfs pull` in its directory, or download it again with `hf download`"
+)
 _OTHER_FORMATS = {
     b"\x1f\x8b": "compressed with gzip: decompress it first (gunzip)",
     b"PAR1": "a Parquet file: convert it to JSON lines first",
     b"PK\x03\x04": "a zip archive: unpack it first",
+    _POINTER: f"a {_POINTER_ADVICE}",
     b"\xff\xfe": "UTF-16: convert it to UTF-8 first",
     b"\xfe\xff": "UTF-16: convert it to UTF-8 first",
 }
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+
+
+def check_not_pointer(file: pathlib.Path) -> None:
+    """Refuses the lines of text that Git leaves in the place of a large file.
+
+    Raises:
+      ValueError: this is such a file; says how to get what it stands for.
+    """
+    with open(file, "rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise ValueError(f"{file}: this is a {_POINTER_ADVICE}")
 
 
 class DiskFullError(OSError):

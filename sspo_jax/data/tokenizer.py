@@ -5,6 +5,8 @@ import json
 import pathlib
 from typing import Any
 
+from sspo_jax.files import check_not_pointer
+
 TINY = "tiny"
 _TINY_PATH = pathlib.Path(__file__).parent / "tiny_tokenizer"
 
@@ -28,6 +30,7 @@ def load_tokenizer(spec: str) -> Any:
                 f"no tokenizer.json in {directory}: copy the tokenizer of the checkpoint there, or name another with "
                 "--model.tokenizer"
             )
+        check_not_pointer(directory / "tokenizer.json")
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
         except Exception as error:  # of its two libraries, each with its own kinds
@@ -44,6 +47,11 @@ def load_tokenizer(spec: str) -> Any:
     if tokenizer.eos_token_id is None:
         raise ValueError(f"tokenizer {spec!r} has no end token: set eos_token in its tokenizer_config.json")
     return tokenizer
+
+
+def count_tokens(tokenizer: Any) -> int:
+    """One more than the largest id that the tokenizer has: a model's rows from there on are no tokens."""
+    return 1 + max(tokenizer.get_vocab().values())
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -107,6 +107,7 @@ class PolicySubject:
 
     @functools.cached_property
     def _sample(self) -> Callable[..., Any]:
+        from sspo_jax.data.tokenizer import count_tokens
         from sspo_jax.models.end_tokens import end_tokens
         from sspo_jax.models.hf.load import load_qwen
         from sspo_jax.sampler import Sampler, SamplingParams
@@ -114,6 +115,7 @@ class PolicySubject:
 
         mesh = make_mesh()
         params, model = load_qwen(self._path, mesh=mesh, dtype=self._dtype, param_dtype=self._dtype)
+        model = model.with_tokens(count_tokens(self._tokenizer))
         sampling = SamplingParams(
             max_new_tokens=self._preset.max_new_tokens,
             temperature=self._preset.temperature,

@@ -1,7 +1,10 @@
-"""Shapes of the Qwen models (known ones by name, any other from a checkpoint's config.json) and how they are computed.
+"""Shapes of the models (known ones by name, any other from a checkpoint's config.json) and how they are computed.
 
 `QwenConfig` is what a checkpoint is. `ComputeConfig` is how it is computed, which no checkpoint knows. `QwenModel` is
 both in one record: a `QwenConfig` that every function of the model and of the sampler takes.
+
+One decoder covers the families Qwen 2, 2.5, 3, 3-MoE and Llama (SmolLM2 is one): they differ in biases, norms of the
+heads, experts and the stretching of the rotary frequencies, and each of these is a field. The names say Qwen for all.
 """
 
 import dataclasses
@@ -13,10 +16,17 @@ from typing import Any, Literal
 from sspo_jax.files import read_json
 from sspo_jax.models.attention import Implementation
 from sspo_jax.models.end_tokens import declared_end_tokens
-from sspo_jax.models.rotary import RopeScaling, scaling_from_hf, scaling_to_hf
+from sspo_jax.models.hf.files import has_tensor, instead
+from sspo_jax.models.rotary import RopeScaling, rope_from_hf, scaling_from_hf, scaling_to_hf
 from sspo_jax.ranges import from_record
 
-SUPPORTED = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
+MODEL_TYPES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+}
+"""Architectures that are read and written, by the `model_type` that stands for each."""
 
 _NOT_ARCHITECTURE = ("max_positions", "init_scale", "eos_token_ids")
 
@@ -31,11 +41,14 @@ class ComputeConfig:
     """What the backward pass recomputes: nothing, whole layers, or all but matrix products."""
     attention: Implementation = "auto"
     """xla, cudnn (GPU, bfloat16), splash (TPU); auto takes the one for the platform where the shapes allow it."""
+    num_tokens: int | None = None
+    """Tokens of the tokenizer: rows of the embedding from there on are padding, with probability 0 when tokens are
+    sampled and scored. None: all rows are tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QwenConfig:
-    """Shape of a Qwen2, 2.5, 2.5-Math or 3 model, as its checkpoint says."""
+    """Shape of a Qwen 2, 2.5 or 3, Llama or SmolLM2 model, as its checkpoint says."""
 
     vocab_size: int
     """Rows of the embedding; at least the tokenizer's size."""
@@ -52,11 +65,11 @@ class QwenConfig:
     head_dim: int
     """Width of one head."""
     attention_bias: bool = True
-    """Bias on the query, key and value projections (Qwen2: yes, Qwen3: no)."""
+    """Bias on the query, key and value projections (Qwen2: yes; Qwen3 and Llama: no)."""
     qk_norm: bool = False
     """RMS norm on queries and keys, per head (Qwen3)."""
     output_bias: bool = False
-    """Bias on the output projection of attention too (what a Qwen3 config means by attention_bias)."""
+    """Bias on the output projection of attention too (what a Qwen3 or Llama config means by attention_bias)."""
     tie_embeddings: bool = True
     """The output projection is the transposed embedding."""
     rope_theta: float = 1e6
@@ -104,6 +117,10 @@ class QwenConfig:
         """
         return QwenModel(**_shape_of(self), how=dataclasses.replace(self.compute, **how))
 
+    def with_tokens(self, count: int) -> "QwenModel":
+        """The model that samples and scores `count` tokens; rows of the embedding from there on only pad it."""
+        return self.computed(num_tokens=count if count < self.vocab_size else None)
+
     @property
     def shape(self) -> "QwenConfig":
         """The shape alone."""
@@ -112,6 +129,11 @@ class QwenConfig:
     def record(self) -> dict[str, Any]:
         """As a run's config.json holds it: the fields of the shape and those of the computation; see `from_record`."""
         return {**dataclasses.asdict(self.shape), **dataclasses.asdict(self.compute)}
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that can be sampled: rows of the embedding without those that pad it."""
+        return min(self.compute.num_tokens or self.vocab_size, self.vocab_size)
 
     @property
     def mlp_size(self) -> int:
@@ -181,6 +203,10 @@ def architecture_differences(theirs: Mapping[str, Any], ours: QwenConfig, *, who
       theirs: an `architecture`, maybe of another version: fields that it lacks are not compared.
       whose: what `ours` is.
     """
+    theirs = dict(theirs)
+    if isinstance(stretched := theirs.get("rope_scaling"), Mapping):
+        known = {field.name: field.default for field in dataclasses.fields(RopeScaling)}
+        theirs["rope_scaling"] = known | dict(stretched)
     return [
         f"{name} {theirs[name]}, {whose} {value}"
         for name, value in ours.architecture.items()
@@ -217,6 +243,47 @@ def _qwen3(hidden: int, inter: int, layers: int, heads: int, kv_heads: int, **ch
     )
 
 
+def _llama(
+    hidden: int, inter: int, layers: int, heads: int, kv_heads: int, stretched: float, **changes: Any
+) -> QwenConfig:
+    """Llama 3.1 or 3.2.
+
+    Args:
+      stretched: longest context over the pretraining's 8,192, as its rotary scaling has it.
+    """
+    return QwenConfig(
+        vocab_size=128256,
+        hidden_size=hidden,
+        intermediate_size=inter,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=hidden // heads,
+        attention_bias=False,
+        rope_theta=5e5,
+        rope_scaling=RopeScaling(kind="llama3", factor=stretched, original_max_positions=8192),
+        norm_epsilon=1e-5,
+        max_positions=131072,
+        **changes,
+    )
+
+
+def _smollm2(hidden: int, inter: int, layers: int, heads: int, kv_heads: int, **changes: Any) -> QwenConfig:
+    return QwenConfig(
+        vocab_size=49152,
+        hidden_size=hidden,
+        intermediate_size=inter,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=hidden // heads,
+        attention_bias=False,
+        norm_epsilon=1e-5,
+        max_positions=8192,
+        **{"rope_theta": 1e5, **changes},
+    )
+
+
 QWEN25_0P5B = _qwen2(896, 4864, 24, 14, 2, 151936)
 QWEN25_1P5B = _qwen2(1536, 8960, 28, 12, 2, 151936)
 QWEN25_3B = _qwen2(2048, 11008, 36, 16, 2, 151936)
@@ -232,9 +299,18 @@ QWEN3_14B = _qwen3(5120, 17408, 40, 40, 8, tie_embeddings=False)
 QWEN3_30B_A3B = _qwen3(
     2048, 6144, 48, 32, 4, tie_embeddings=False, num_experts=128, experts_per_token=8, expert_size=768
 )
+LLAMA32_1B = _llama(2048, 8192, 16, 32, 8, 32.0)
+LLAMA32_3B = _llama(3072, 8192, 28, 24, 8, 32.0)
+LLAMA31_8B = _llama(4096, 14336, 32, 32, 8, 8.0, tie_embeddings=False)
+SMOLLM2_135M = _smollm2(576, 1536, 30, 9, 3)
+SMOLLM2_360M = _smollm2(960, 2560, 32, 15, 5)
+SMOLLM2_1P7B = _smollm2(2048, 8192, 24, 32, 32, rope_theta=1.3e5)
 
-QWEN_END_TOKENS = (151643, 151645)
-"""`<|endoftext|>` and `<|im_end|>` of all these models' tokenizers, for what needs no files."""
+_END_TOKENS = {
+    128256: (128001, 128008, 128009),  # Llama 3: <|end_of_text|>, <|eom_id|>, <|eot_id|>
+    49152: (0, 2),  # SmolLM2: <|endoftext|>, <|im_end|>
+}
+_QWEN_END_TOKENS = (151643, 151645)  # <|endoftext|>, <|im_end|>
 
 HUB_NAMES = {
     "Qwen/Qwen2.5-0.5B": QWEN25_0P5B,
@@ -250,42 +326,57 @@ HUB_NAMES = {
     "Qwen/Qwen3-8B": QWEN3_8B,
     "Qwen/Qwen3-14B": QWEN3_14B,
     "Qwen/Qwen3-30B-A3B": QWEN3_30B_A3B,
+    "meta-llama/Llama-3.2-1B": LLAMA32_1B,
+    "meta-llama/Llama-3.2-1B-Instruct": LLAMA32_1B,
+    "meta-llama/Llama-3.2-3B": LLAMA32_3B,
+    "meta-llama/Llama-3.2-3B-Instruct": LLAMA32_3B,
+    "meta-llama/Llama-3.1-8B": LLAMA31_8B,
+    "meta-llama/Llama-3.1-8B-Instruct": LLAMA31_8B,
+    "HuggingFaceTB/SmolLM2-135M": SMOLLM2_135M,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": SMOLLM2_135M,
+    "HuggingFaceTB/SmolLM2-360M": SMOLLM2_360M,
+    "HuggingFaceTB/SmolLM2-360M-Instruct": SMOLLM2_360M,
+    "HuggingFaceTB/SmolLM2-1.7B": SMOLLM2_1P7B,
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": SMOLLM2_1P7B,
 }
 """Shapes by the names of their checkpoints, for what needs no weights."""
 
 
+def known_end_tokens(config: QwenConfig) -> tuple[int, ...]:
+    """What ends a response of the model with this vocabulary that is known by name, for what needs no files."""
+    ids = _END_TOKENS.get(config.vocab_size, _QWEN_END_TOKENS)
+    return tuple(token for token in ids if token < config.vocab_size) or config.eos_token_ids
+
+
 def config_from_hf(path: pathlib.Path) -> QwenConfig:
-    """Reads the config.json of a Hugging Face checkpoint directory.
+    """Reads the config.json of a Hugging Face checkpoint directory, and what ends a text from beside it.
+
+    A Qwen2 checkpoint with weights but without biases of the queries has none, whatever its config says.
 
     Raises:
       FileNotFoundError: no config.json there.
       ValueError: an architecture or a feature that this model does not compute, by name.
     """
-    file = pathlib.Path(path) / "config.json"
+    path = pathlib.Path(path)
+    file = path / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"no config.json in {path}: expected the directory of a Hugging Face checkpoint")
+        raise FileNotFoundError(
+            f"no config.json in {path}: expected the directory of a Hugging Face checkpoint{instead(path)}"
+        )
     hf = read_hf(file)
     if (generation := file.with_name("generation_config.json")).is_file():
         read_hf(generation)
-    architecture = (hf.get("architectures") or ["?"])[0]
-    if architecture not in SUPPORTED:
-        raise ValueError(f"{file}: architecture {architecture!r}, expected one of {', '.join(SUPPORTED)}")
-    if quantization := hf.get("quantization_config"):
-        method = quantization.get("quant_method", "?")
-        raise ValueError(
-            f"{file}: quantized weights ({method}) are not supported, expected float32, bfloat16 or float16"
-        )
-    layer_types = set(hf.get("layer_types") or [])
-    if hf.get("use_sliding_window") or layer_types - {"full_attention"}:
-        raise ValueError(f"{file}: sliding-window attention is not supported; this model attends to the full context")
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    max_positions = int(hf.get("max_position_embeddings", 32768))
-    if hf.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"{file}: hidden_act {hf['hidden_act']!r}, expected 'silu'")
-    is_qwen3 = architecture != "Qwen2ForCausalLM"
-    is_moe = architecture == "Qwen3MoeForCausalLM"
-    if is_moe and (hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1):
-        raise ValueError(f"{file}: mlp_only_layers and decoder_sparse_step are not supported; all layers have experts")
+    architecture = _architecture(hf)
+    if architecture is None or architecture not in MODEL_TYPES.values():
+        came = repr(architecture) if architecture else "none, and model_type " + repr(hf.get("model_type"))
+        raise ValueError(f"{file}: architecture {came}, expected one of {', '.join(MODEL_TYPES.values())}")
+    _check_computable(file, hf, architecture)
+    theta, rope = rope_from_hf(str(file), hf)
+    max_positions = _max_positions(hf, architecture)
+    has_bias = bool(hf.get("attention_bias", architecture == "Qwen2ForCausalLM"))
+    if has_bias and architecture == "Qwen2ForCausalLM":
+        has_bias = has_tensor(path, "q_proj.bias") is not False
+    is_qwen3 = architecture in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
     fields = {
         "vocab_size": hf["vocab_size"],
         "hidden_size": hf["hidden_size"],
@@ -294,23 +385,67 @@ def config_from_hf(path: pathlib.Path) -> QwenConfig:
         "num_heads": hf["num_attention_heads"],
         "num_kv_heads": hf.get("num_key_value_heads") or hf["num_attention_heads"],
         "head_dim": hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
-        "attention_bias": bool(hf.get("attention_bias", False)) if is_qwen3 else True,
-        "output_bias": bool(hf.get("attention_bias", False)) and is_qwen3,
+        "attention_bias": has_bias,
+        "output_bias": has_bias and architecture != "Qwen2ForCausalLM",
         "qk_norm": is_qwen3,
         "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
-        "rope_theta": float(rope.get("rope_theta") or hf.get("rope_theta") or 1e4),
+        "rope_theta": theta,
         "norm_epsilon": float(hf.get("rms_norm_eps", 1e-6)),
         "rope_scaling": scaling_from_hf(str(file), rope, max_positions),
         "max_positions": max_positions,
         "init_scale": float(hf.get("initializer_range", 0.02)),
-        "eos_token_ids": declared_end_tokens(file.parent, hf),
+        "eos_token_ids": declared_end_tokens(path, hf),
     }
-    if is_moe:
+    if architecture == "Qwen3MoeForCausalLM":
         fields["num_experts"] = hf.get("num_experts") or hf["num_local_experts"]
         fields["experts_per_token"] = hf["num_experts_per_tok"]
         fields["expert_size"] = hf["moe_intermediate_size"]
         fields["normalize_experts"] = bool(hf.get("norm_topk_prob", False))
     return QwenConfig(**fields)
+
+
+def _architecture(hf: dict[str, Any]) -> str | None:
+    """The first of the architectures, else the one that `model_type` stands for; None where neither is known."""
+    return next(iter(hf.get("architectures") or ()), None) or MODEL_TYPES.get(hf.get("model_type") or "")
+
+
+def _max_positions(hf: dict[str, Any], architecture: str) -> int:
+    """The longest context; transformers' defaults where the config does not say it."""
+    return hf.get("max_position_embeddings") or (2048 if architecture == "LlamaForCausalLM" else 32768)
+
+
+def _check_computable(file: pathlib.Path, hf: dict[str, Any], architecture: str) -> None:
+    """Raises ValueError where the config asks for what this model does not compute."""
+    if quantization := hf.get("quantization_config"):
+        method = quantization.get("quant_method", "?")
+        raise ValueError(
+            f"{file}: quantized weights ({method}) are not supported, expected float32, bfloat16 or float16"
+        )
+    if hf.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise ValueError(f"{file}: hidden_act {hf['hidden_act']!r}, expected 'silu'")
+    if architecture == "LlamaForCausalLM" and hf.get("mlp_bias"):
+        raise ValueError(f"{file}: mlp_bias is not supported, expected false")
+    if architecture == "Qwen3MoeForCausalLM" and (hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1):
+        raise ValueError(f"{file}: mlp_only_layers and decoder_sparse_step are not supported; all layers have experts")
+    if _windows(hf, architecture):
+        raise ValueError(f"{file}: sliding-window attention is not supported; this model attends to the full context")
+
+
+def _windows(hf: dict[str, Any], architecture: str) -> bool:
+    """Whether a layer attends to less than the whole context, as transformers reads the config."""
+    layers, types = hf["num_hidden_layers"], hf.get("layer_types")
+    if architecture == "LlamaForCausalLM":  # reads none of this
+        return False
+    if set(types or ()) - {"full_attention", "sliding_attention"}:
+        return True
+    window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
+    if window is None:
+        return "sliding_attention" in (types or ())
+    if window >= _max_positions(hf, architecture):
+        return False
+    if architecture == "Qwen3MoeForCausalLM":  # all layers, whatever max_window_layers is
+        return True
+    return "sliding_attention" in types if types else hf.get("max_window_layers", 28) < layers
 
 
 _HF_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -320,9 +455,11 @@ _HF_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("rope_parameters", "rope_scaling", "quantization_config"), (dict,)),
     **dict.fromkeys(("rope_theta", "rms_norm_eps", "initializer_range"), (int, float)),
     **dict.fromkeys(("factor", "beta_fast", "beta_slow", "attention_factor"), (int, float)),
+    **dict.fromkeys(("low_freq_factor", "high_freq_factor"), (int, float)),
+    **dict.fromkeys(("sliding_window", "max_window_layers"), (int,)),
     **dict.fromkeys((*_HF_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings"), (int,)),
     **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size"), (int,)),
-    **dict.fromkeys(("rope_type", "type"), (str,)),
+    **dict.fromkeys(("rope_type", "type", "model_type"), (str,)),
     "original_max_position_embeddings": (int, float),
     "eos_token_id": (int, list),
 }
@@ -354,11 +491,24 @@ def read_hf(file: pathlib.Path) -> dict[str, Any]:
             raise ValueError(f"{file}: {name} is {value!r:.80}; expected a list of {items.__name__}")
     for name in ("rope_scaling", "rope_parameters"):
         kind = rope.get(f"{name}.rope_type") or rope.get(f"{name}.type") or "default"
-        if kind in ("yarn", "linear") and not rope.get(f"{name}.factor"):
+        if kind in ("yarn", "llama3", "linear") and not rope.get(f"{name}.factor"):
             raise ValueError(f"{file}: {name} has no factor; expected one with {kind!r}")
+    _check_end_tokens(file, hf)
     if file.name == "config.json" and (missing := [name for name in _needed(hf) if hf.get(name) is None]):
         raise ValueError(f"{file}: no {missing[0]}; expected the config.json of a Hugging Face checkpoint")
     return hf
+
+
+def _check_end_tokens(file: pathlib.Path, hf: dict[str, Any]) -> None:
+    """Raises ValueError where a text would end with what is no token; generation_config.json is beside config.json."""
+    ids = hf.get("eos_token_id")
+    ids = [ids] if isinstance(ids, int) else ids or []
+    config = file.with_name("config.json")
+    size = hf.get("vocab_size") if file == config else read_json(config).get("vocab_size") if config.is_file() else None
+    beyond = [token for token in ids if token < 0 or (isinstance(size, int) and token >= size)]
+    if beyond:
+        known = f"0 to {size - 1}, the model's vocabulary" if isinstance(size, int) else "0 or more"
+        raise ValueError(f"{file}: eos_token_id is {', '.join(map(str, beyond))}; expected {known}")
 
 
 def _is_object(hf: dict[str, Any], name: str) -> bool:
@@ -367,21 +517,24 @@ def _is_object(hf: dict[str, Any], name: str) -> bool:
 
 def _needed(hf: dict[str, Any]) -> tuple[str, ...]:
     """The sizes without which there is no model; none where the architecture is refused anyhow."""
-    architecture = (hf.get("architectures") or ["?"])[0]
+    architecture = _architecture(hf)
     experts = ("num_experts_per_tok", "moe_intermediate_size") if architecture == "Qwen3MoeForCausalLM" else ()
     if experts and hf.get("num_experts") is None:
         experts = (*experts, "num_local_experts")
-    return (*_HF_SIZES, *experts) if architecture in SUPPORTED else ()
+    return (*_HF_SIZES, *experts) if architecture in MODEL_TYPES.values() else ()
 
 
 def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:
-    """The config.json that transformers and vLLM read, with both spellings of the rotary base."""
-    is_qwen3 = config.qk_norm
-    family = "Qwen3Moe" if config.num_experts else "Qwen3" if is_qwen3 else "Qwen2"
+    """The config.json that transformers and vLLM read, with both spellings of the rotary base.
+
+    The family is the one that has what the shape has: without biases and norms of the heads it is Llama's.
+    """
+    is_qwen3, is_qwen2 = config.qk_norm, config.attention_bias and not config.output_bias
+    model_type = "qwen3_moe" if config.num_experts else "qwen3" if is_qwen3 else "qwen2" if is_qwen2 else "llama"
     scaling = scaling_to_hf(config.rope_scaling)
     hf: dict[str, Any] = {
-        "architectures": [f"{family}ForCausalLM"],
-        "model_type": {"Qwen3Moe": "qwen3_moe", "Qwen3": "qwen3", "Qwen2": "qwen2"}[family],
+        "architectures": [MODEL_TYPES[model_type]],
+        "model_type": model_type,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -403,8 +556,12 @@ def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:
     }
     if is_qwen3 or config.head_dim * config.num_heads != config.hidden_size:
         hf["head_dim"] = config.head_dim
-    if is_qwen3:
+    if model_type != "qwen2":
         hf["attention_bias"] = config.attention_bias
+    if model_type == "llama":
+        del hf["use_sliding_window"]
+        # transformers has other defaults for Llama: 1 and 2.
+        hf |= {"mlp_bias": False, "bos_token_id": None, "eos_token_id": None}
     if config.num_experts:
         hf["num_experts"] = config.num_experts
         hf["num_experts_per_tok"] = config.experts_per_token

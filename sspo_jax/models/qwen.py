@@ -1,4 +1,4 @@
-"""Qwen2, 2.5, 3 and 3-MoE: one decoder block, scanned over stacked layers.
+"""Qwen 2, 2.5, 3 and 3-MoE, and Llama: one decoder block, scanned over stacked layers.
 
 `Qwen` (Flax NNX) declares the parameters: names, shapes, logical axes, random init. Everything that computes is a pure
 function of `(params, config, ...)`, where `params` is the declared tree as plain nested dicts of arrays.
@@ -215,6 +215,14 @@ def unembedding(params: Params) -> Float[Array, "embed vocab"]:
     return params["unembedding"] if "unembedding" in params else params["embedding"].T
 
 
+def without_padding(logits: Float[Array, "... vocab"], config: QwenConfig) -> Float[Array, "... vocab"]:
+    """The logits with those of rows that are no tokens (`ComputeConfig.num_tokens`) at minus infinity."""
+    if config.num_tokens == config.vocab_size:
+        return logits
+    is_token = jnp.expand_dims(jnp.arange(config.vocab_size) < config.num_tokens, tuple(range(logits.ndim - 1)))
+    return jnp.where(is_token, logits, -jnp.inf)
+
+
 def default_positions(segment_ids: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
     """Positions that restart at 0 with each segment (runs of equal ids), whatever the side of the padding."""
     time = segment_ids.shape[1]
@@ -275,6 +283,8 @@ def apply_qwen(
     segment_ids: Int[Array, "batch time"] | None = None,
 ) -> Float[Array, "batch time vocab"]:
     """Logits in float32; position t predicts token t + 1. Arguments as for `hidden_states`.
+
+    Of all rows of the embedding, as transformers gives them, also of those that only pad it.
 
     Training and sampling never call this: they need a few positions or a few entries of the vocabulary
     (`sspo_jax.logprobs`), and [batch, time, vocab] is the largest array there is.

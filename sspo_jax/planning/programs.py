@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from sspo_jax.config import ModelConfig, RolloutConfig
 from sspo_jax.data.tokenizer import TINY, load_tokenizer
-from sspo_jax.models.configs import HUB_NAMES, QWEN_END_TOKENS, QwenModel, config_from_hf
+from sspo_jax.models.configs import HUB_NAMES, QwenModel, config_from_hf, known_end_tokens
 from sspo_jax.models.end_tokens import end_tokens
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable
@@ -72,10 +72,10 @@ def run_sampler(spec: str, rollout: RolloutConfig, model: QwenModel, mesh: Mesh)
     """The sampler of the run's rollouts.
 
     Args:
-      spec: directory or name of the tokenizer; one on the Hub is not fetched: it is taken for Qwen's.
+      spec: directory or name of the tokenizer; one on the Hub is not fetched: its end tokens are taken from the shape.
     """
     is_here = spec == TINY or (pathlib.Path(spec) / "tokenizer.json").is_file()
-    declared = model.eos_token_ids if is_here else QWEN_END_TOKENS
+    declared = model.eos_token_ids if is_here else known_end_tokens(model)
     ends = end_tokens(load_tokenizer(spec) if is_here else None, declared, own=rollout.stop_token_ids)
     engine = LocalEngine(model, slots=rollout.slots, mesh=mesh)
     return engine.sampler(rollout_sampling(rollout, ends))

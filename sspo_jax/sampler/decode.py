@@ -124,6 +124,7 @@ def decode_logits(
 ) -> tuple[Array, Cache]:
     """Logits [slots, vocab], float32, after one token a slot, and the cache with that token written.
 
+    Those of rows that pad the embedding are minus infinity.
     `angles` are the rotary angles of `positions`.
     """
     columns = cache[0][0].shape[KEY_COLUMNS]
@@ -167,9 +168,10 @@ def decode_logits(
         cache = ((keys,), (values,))
     x = qwen.rms_norm(x, weights["final_norm"], config.norm_epsilon)
     if platform() == "cpu" and "unembedding" not in weights and x.shape[0] <= _FEW_SLOTS:
-        return OutputMajor(weights["embedding"], (config.vocab_size,)).product(x, dtype=jnp.float32), cache
-    table = qwen.unembedding(weights)
-    return jnp.einsum("bd,dv->bv", x, table, preferred_element_type=jnp.float32), cache
+        logits = OutputMajor(weights["embedding"], (config.vocab_size,)).product(x, dtype=jnp.float32)
+    else:
+        logits = jnp.einsum("bd,dv->bv", x, qwen.unembedding(weights), preferred_element_type=jnp.float32)
+    return qwen.without_padding(logits, config), cache
 
 
 def _buffers(max_steps: int, slots: int, sampling: SamplingParams, top: int) -> dict[str, Array]:

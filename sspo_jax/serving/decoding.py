@@ -123,7 +123,7 @@ class Stream(Run):
             self.group_sizes[place] += 1
             self.queue.append(sample)
         top = max((request.top for request in self._requests.values()), default=0)
-        self.top = min(self._most_top, self.config.vocab_size) if top else 0
+        self.top = min(self._most_top, self.config.num_tokens) if top else 0
         needed = running + len(self.queue)
         if needed > self.slots:
             self._grow(min(size for size in self._sizes if size >= needed))

@@ -234,8 +234,8 @@ class RequestReader:
                     "a list of these",
                     param="prompt",
                 )
-            if min(one) < 0 or max(one) >= self._config.vocab_size:
-                raise RequestError(f"prompt has token ids outside 0 to {self._config.vocab_size - 1}", param="prompt")
+            if min(one) < 0 or max(one) >= self._config.num_tokens:
+                raise RequestError(f"prompt has token ids outside 0 to {self._config.num_tokens - 1}", param="prompt")
             prompts.append(one)
         return prompts
 
@@ -298,7 +298,7 @@ class RequestReader:
             )
 
     def _sampling(self, fields: Fields, max_new_tokens: int) -> SamplingParams:
-        vocab = self._config.vocab_size
+        vocab = self._config.num_tokens
         stops = fields.get("stop_token_ids")
         stops = [] if stops is None else stops
         if not isinstance(stops, list) or not all(type(token) is int and 0 <= token < vocab for token in stops):

@@ -72,6 +72,7 @@ def score_prompts(
     def scores(chunked: tuple[Array, Array, Array]) -> dict[str, Array]:
         hidden, targets, inverse = chunked
         logits = jnp.einsum("td,dv->tv", hidden, table, preferred_element_type=jnp.float32) * inverse[:, None]
+        logits = qwen.without_padding(logits, config)
         total = jax.nn.logsumexp(logits, axis=-1)
         found = {"logprobs": jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - total}
         if top:
@@ -99,7 +100,7 @@ def prompt_scores(
     by_width: dict[int, list[int]] = {}
     for index, prompt in enumerate(prompts):
         by_width.setdefault(_width(len(prompt)), []).append(index)
-    top = min(top, sampler.config.vocab_size)
+    top = min(top, sampler.config.num_tokens)
     for width, indices in by_width.items():
         most = max(1, min(8, TOKENS // width))
         for start in range(0, len(indices), most):

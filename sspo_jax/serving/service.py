@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from sspo_jax.data.tokenizer import count_tokens
 from sspo_jax.models.configs import QwenConfig, architecture_differences
 from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.qwen import Params
@@ -106,6 +107,8 @@ class CompletionService:
           limits: of requests.
           reload_directory: weights are only read from below it; none: not at all.
         """
+        if tokenizer is not None:
+            config = config.with_tokens(count_tokens(tokenizer))
         self._params, self._config, self._name = params, config, name
         self._gather_seconds = gather_seconds
         self._max_tokens = min(max_tokens, config.max_positions - 1)

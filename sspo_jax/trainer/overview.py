@@ -51,6 +51,21 @@ def show_plan(
             ("written to", str(path)),
         ],
     )
+    if warning := truncation_warning(rollout):
+        display.say(warning)
+
+
+def truncation_warning(rollout: RolloutConfig) -> str | None:
+    """What top-p and top-k mean for training; None where both are off."""
+    chosen = [f"--rollout.top-p {rollout.top_p:g}"] if rollout.top_p < 1 else []
+    chosen += [f"--rollout.top-k {rollout.top_k}"] if rollout.top_k else []
+    if not chosen:
+        return None
+    return (
+        f"warning: with {' and '.join(chosen)} responses are sampled from another policy than the one that is "
+        "trained: tokens are left out there, and log-probabilities, ratios and KL are of the whole softmax. Leave "
+        "both off (1 and 0) to train on samples of the policy itself"
+    )
 
 
 def _sampling(server: ServerConfig | None) -> list[tuple[str, str]]:

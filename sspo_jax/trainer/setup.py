@@ -10,10 +10,11 @@ from sspo_jax.config import EvaluationConfig, ModelConfig, RolloutConfig, TrainC
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource, iterate
 from sspo_jax.data.prompts import PromptTokenizer, load_template
-from sspo_jax.data.tokenizer import load_tokenizer, tokenizer_digest
+from sspo_jax.data.tokenizer import count_tokens, load_tokenizer, tokenizer_digest
 from sspo_jax.distributed.processes import is_main
 from sspo_jax.models.configs import QwenModel, config_from_hf
 from sspo_jax.models.end_tokens import end_tokens
+from sspo_jax.models.hf.files import weight_files
 from sspo_jax.models.hf.hub import fetch_model, model_digest
 from sspo_jax.models.qwen import qwen_shardings
 from sspo_jax.models.trainable import Trainable
@@ -63,6 +64,7 @@ def check(config: TrainConfig) -> RunInputs:
             f"the tokenizer has {len(tokenizer)} entries, the model's vocabulary {model.vocab_size}: they do not "
             "belong together; set --model.tokenizer"
         )
+    model = model.with_tokens(count_tokens(tokenizer))
     _check_lengths(model, config.rollout, config.evaluation)
     if config.model.lora is not None and config.model.lora.rank > model.hidden_size:
         raise ValueError(
@@ -160,9 +162,9 @@ def resolve_model(config: ModelConfig) -> tuple[QwenModel, pathlib.Path | None]:
                 raise ValueError(f"model.shape.{field.name} is {value}; expected at least 1")
         return config.computed(config.shape), None
     path = fetch_model(config.path)
-    if not list(path.glob("*.safetensors")):
-        raise FileNotFoundError(f"no .safetensors file in {path}; expected a Hugging Face checkpoint")
-    return config.computed(config_from_hf(path)), path
+    shape = config_from_hf(path)
+    weight_files(path)  # refuses a directory without any
+    return config.computed(shape), path
 
 
 def _fit_prompts(data: ProblemSource, prompts: PromptTokenizer, rollout: RolloutConfig) -> tuple[ProblemSource, int]:

@@ -52,8 +52,8 @@ def sequence_logprobs(
 ) -> tuple[Float[Array, "batch time"], Float[Array, "batch time"]]:
     """Log-probability of each token given what precedes it in its sequence, and the entropy it was drawn with.
 
-    The softmax is over all rows of the embedding, those that only pad it included, as in the sampler and in the
-    inference engines; computed where the next token is in the mask.
+    The softmax is over the tokens of the tokenizer, without the rows that pad the embedding, as in the sampler;
+    computed where the next token is in the mask.
 
     Position t of both results speaks of token t: the shift by one happens here and nowhere else. What position 0 and
     masked positions hold means nothing.
@@ -72,6 +72,7 @@ def sequence_logprobs(
         params["embedding" if tied else "unembedding"].astype(hidden.dtype),
         following(batch.tokens),
         temperature=temperature,
+        vocab_size=config.num_tokens,
         mask=after(following(batch.mask), hidden),
         vocab_axis=0 if tied else 1,
         vocab_shards=shards("vocab"),

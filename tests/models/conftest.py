@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
+VOCAB = 96  # and 4 key heads: what eight devices divide
 SHAPE = {
-    "vocab_size": 97,
+    "vocab_size": VOCAB,
     "hidden_size": 32,
     "intermediate_size": 48,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "max_position_embeddings": 4096,
@@ -30,7 +32,24 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "norm_topk_prob": True,
     },
     "qwen3-bias": {"tie_word_embeddings": False, "head_dim": 8, "attention_bias": True},
+    "llama": {
+        "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {
+            "rope_theta": 1e4,
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "llama-tied": {"tie_word_embeddings": True, "num_attention_heads": 4, "head_dim": 16, "eos_token_id": None},
+    "llama-bias": {"tie_word_embeddings": True, "attention_bias": True},
+    "qwen2-no_bias": {"tie_word_embeddings": True, "num_attention_heads": 4, "head_dim": 16},  # the same to us
 }
+"""Settings of transformers' configs; what is before the dash is the family."""
+CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3moe": "Qwen3Moe", "llama": "Llama"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +67,12 @@ class Checkpoint:
             return self.model(input_ids=torch.as_tensor(np.array(tokens)).long(), **tensors).logits.float().numpy()
 
 
+def _drop_biases(file: pathlib.Path) -> None:
+    """As a Qwen2 checkpoint without biases is saved."""
+    tensors = {k: v for k, v in safetensors.numpy.load_file(file).items() if not k.endswith("_proj.bias")}
+    safetensors.numpy.save_file(tensors, file, metadata={"format": "pt"})
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Checkpoint]:
     """make_checkpoint(family, dtype="float32", **config): every weight random, biases and norms too."""
@@ -60,7 +85,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., C
         key = repr((family, dtype, save, sorted(changes.items())))
         if key in made:
             return made[key]
-        prefix = {"qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3moe": "Qwen3Moe"}[family.split("-")[0]]
+        prefix = CLASSES[family.split("-")[0]]
         config = getattr(transformers, f"{prefix}Config")(**{**SHAPE, **FAMILIES[family], **changes})
         torch.manual_seed(0)
         model = getattr(transformers, f"{prefix}ForCausalLM")(config).eval()
@@ -68,8 +93,12 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., C
             for name, parameter in model.named_parameters():
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
                 parameter.copy_(1 + 0.2 * noise if "norm" in name else 0.3 * noise)
+                if family.endswith("no_bias") and name.endswith("bias"):
+                    parameter.zero_()
         path = tmp_path_factory.mktemp(family)
         model.to(getattr(torch, dtype)).save_pretrained(str(path), **(save or {}))
+        if family.endswith("no_bias"):
+            _drop_biases(path / "model.safetensors")
         # Read back: casting the model in place would round the rotary frequencies as well.
         model = getattr(transformers, f"{prefix}ForCausalLM").from_pretrained(
             str(path), dtype=torch.float32, attn_implementation="eager"

@@ -1,6 +1,4 @@
-"""Logits against transformers, for random tiny checkpoints of every family; nothing attends to padding."""
-
-import json
+"""Logits where a short batch of `test_families` does not reach: far positions, bfloat16, padding that is poisoned."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +6,8 @@ import numpy as np
 import pytest
 
 from sspo_jax.models import apply_qwen, configs, load_qwen
-from sspo_jax.models.configs import config_from_hf, config_to_hf
 from sspo_jax.models.qwen import hidden_states
-from tests.models.conftest import FAMILIES
+from tests.models.conftest import VOCAB
 
 TOLERANCE = 2e-5  # of logits, absolute; they are of order 1 to 10 here
 
@@ -18,7 +15,7 @@ apply = jax.jit(apply_qwen, static_argnums=1)
 
 
 def tokens_of(shape: tuple[int, int]) -> np.ndarray:
-    return np.random.default_rng(0).integers(1, 97, shape).astype(np.int32)
+    return np.random.default_rng(0).integers(1, VOCAB, shape).astype(np.int32)
 
 
 def assert_same_logits(ours: jax.Array, theirs: np.ndarray) -> None:
@@ -27,44 +24,18 @@ def assert_same_logits(ours: jax.Array, theirs: np.ndarray) -> None:
     np.testing.assert_array_equal(np.argmax(ours, -1), np.argmax(theirs, -1))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_of_every_family(make_checkpoint, family):
-    checkpoint = make_checkpoint(family)
-    params, config = load_qwen(checkpoint.path)
-    tokens = tokens_of((2, 12))
-    assert_same_logits(apply(params, config, tokens), checkpoint.logits(tokens))
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("family", ["qwen2-tied", "qwen3"])
-def test_padding_is_not_attended(make_checkpoint, family, side):
-    checkpoint = make_checkpoint(family)
-    params, config = load_qwen(checkpoint.path)
-    tokens, lengths = tokens_of((3, 12)), (12, 7, 1)
-    mask = np.stack([np.arange(12) < n if side == "right" else np.arange(12) >= 12 - n for n in lengths])
-    ours = apply(params, config, tokens, segment_ids=mask.astype(np.int32))
-    theirs = checkpoint.logits(
-        tokens, attention_mask=mask.astype(np.int64), position_ids=np.cumsum(mask, 1) * mask - mask
-    )
-    assert_same_logits(ours[mask], theirs[mask])
-
-
-def test_packed_rows_equal_separate_rows(make_checkpoint):
-    checkpoint = make_checkpoint("qwen2-tied")
-    params, config = load_qwen(checkpoint.path)
-    tokens = tokens_of((1, 12))
-    segments = np.array([[1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 0, 0]], np.int32)
-    ours = apply(params, config, tokens, segment_ids=segments)
-    for start, end in ((0, 5), (5, 8), (8, 10)):
-        assert_same_logits(ours[:, start:end], checkpoint.logits(tokens[:, start:end]))
-
-
-@pytest.mark.parametrize("theta", [1e4, 1e6])
-def test_long_positions(make_checkpoint, theta):
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "default"},
+        {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 4096, "attention_factor": 1.3},
+    ],
+    ids=["plain", "yarn"],
+)
+def test_long_positions(make_checkpoint, rope):
     """32 k positions: the angles are in the tens of thousands, where float32 has 1e-3 left."""
-    checkpoint = make_checkpoint("qwen2-tied", rope_parameters={"rope_theta": theta, "rope_type": "default"})
+    checkpoint = make_checkpoint("qwen2-tied", rope_parameters={"rope_theta": 1e6, **rope})
     params, config = load_qwen(checkpoint.path)
-    assert config.rope_theta == theta
     tokens = tokens_of((2, 12))
     positions = (np.arange(12) * 17 + np.array([[3000], [32000]])).astype(np.int32)
     theirs = checkpoint.logits(tokens, position_ids=positions.astype(np.int64))
@@ -95,11 +66,11 @@ def test_poisoned_padding_changes_nothing(make_checkpoint):
     params, config = load_qwen(make_checkpoint("qwen2").path)
     segments = np.array([[0, 0, 1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0, 0, 0]], np.int32)
     real = segments > 0
-    tokens, segments = jnp.where(real, tokens_of((2, 8)) % 90, 96), jnp.asarray(segments)
+    tokens, segments = jnp.where(real, tokens_of((2, 8)) % 90, 95), jnp.asarray(segments)
 
     @jax.jit
     def loss_and_logits(params, fill):
-        params = params | {"embedding": params["embedding"].at[96].set(fill)}
+        params = params | {"embedding": params["embedding"].at[95].set(fill)}
         logits = apply_qwen(params, config, tokens, segment_ids=segments)
         return jnp.sum(jnp.where(real[..., None], jnp.sin(logits), 0)), logits
 
@@ -116,49 +87,18 @@ def test_keys_and_values_of_padding_do_not_leak(make_checkpoint):
     tokens = tokens_of((1, 8)) % 90
     segments = np.array([[1, 1, 1, 1, 1, 0, 0, 0]], np.int32)
 
-    def with_padding(token: int) -> jax.Array:
+    @jax.jit
+    def with_padding(token: jax.Array) -> jax.Array:
         filled = jnp.where(segments > 0, tokens, token)
         return hidden_states(params, config, filled, segment_ids=jnp.asarray(segments))[0]
 
     np.testing.assert_array_equal(with_padding(91)[:, :5], with_padding(95)[:, :5])
 
 
-@pytest.mark.parametrize(
-    "rope",
-    [
-        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024},
-        {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 4096, "attention_factor": 1.3},
-        {"rope_type": "linear", "factor": 3.0},
-    ],
-    ids=["yarn", "yarn-factor", "linear"],
-)
-def test_stretched_rotary(make_checkpoint, tmp_path, rope):
-    """Also in the older spelling, `rope_scaling` beside `rope_theta`."""
-    checkpoint = make_checkpoint("qwen3", rope_parameters={"rope_theta": 1e4, **rope})
-    tokens = tokens_of((2, 12))
-    positions = (np.arange(12) * 11 + np.array([[0], [4000]])).astype(np.int32)
-    theirs = checkpoint.logits(tokens, position_ids=positions.astype(np.int64))
-    params, config = load_qwen(checkpoint.path)
-    assert_same_logits(apply(params, config, tokens, positions=positions), theirs)
-
-    hf = json.loads((checkpoint.path / "config.json").read_text())
-    del hf["rope_parameters"]
-    old = hf | {"rope_theta": 1e4, "rope_scaling": {"type": rope["rope_type"], **rope}}
-    (tmp_path / "config.json").write_text(json.dumps(old))
-    assert config_from_hf(tmp_path) == config.shape
-    (tmp_path / "config.json").write_text(json.dumps(config_to_hf(config, dtype="float32")))
-    assert config_from_hf(tmp_path) == config.shape
-
-
 def test_named_shapes_have_the_published_sizes():
     """Parameters in millions, as on the model cards (with embeddings)."""
     published = {"QWEN25_0P5B": 494, "QWEN25_1P5B": 1544, "QWEN25_7B": 7616, "QWEN25_14B": 14770, "QWEN3_0P6B": 596,
-                 "QWEN3_4B": 4022, "QWEN3_8B": 8191, "QWEN3_30B_A3B": 30532}  # fmt: skip
+                 "QWEN3_4B": 4022, "QWEN3_8B": 8191, "QWEN3_30B_A3B": 30532, "LLAMA32_1B": 1236, "LLAMA32_3B": 3213,
+                 "LLAMA31_8B": 8030, "SMOLLM2_135M": 135, "SMOLLM2_360M": 362, "SMOLLM2_1P7B": 1711}  # fmt: skip
     for name, millions in published.items():
         assert round(getattr(configs, name).num_parameters / 1e6) == millions, name
-
-
-def test_number_of_parameters_counts_all(make_checkpoint):
-    for family in FAMILIES:
-        params, config = load_qwen(make_checkpoint(family).path)
-        assert config.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(params)), family

@@ -1,5 +1,6 @@
 """Checkpoints in and out: the same bytes both ways, onto any mesh, and errors that name tensor and file."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,9 +17,8 @@ from sspo_jax.models import apply_qwen, init_qwen, load_qwen, model_digest, save
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import qwen_shardings
 from sspo_jax.sharding import MeshConfig, make_mesh
-from tests.models.conftest import FAMILIES
 
-MESHES = {"8x1": (8, 1), "4x2": (4, 2), "2x4": (2, 4)}
+MESHES = {"8x1": (8, 1), "2x4": (2, 4)}
 
 
 def tensors_of(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -35,12 +35,11 @@ def assert_same_bytes(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
         assert ours[name].tobytes() == array.tobytes(), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_round_trip_is_byte_identical(make_checkpoint, tmp_path, family, dtype):
-    checkpoint = make_checkpoint(family, dtype=dtype)
-    params, config = load_qwen(checkpoint.path, param_dtype=dtype)
-    save_qwen(tmp_path / "out", params, config, dtype=dtype)
+@pytest.mark.parametrize("family", ["llama", "qwen3moe"])
+def test_round_trip_in_bfloat16_is_byte_identical(make_checkpoint, tmp_path, family):
+    checkpoint = make_checkpoint(family, dtype="bfloat16")
+    params, config = load_qwen(checkpoint.path, param_dtype="bfloat16")
+    save_qwen(tmp_path / "out", params, config, dtype="bfloat16")
     assert_same_bytes(tensors_of(tmp_path / "out"), tensors_of(checkpoint.path))
     assert sorted(os.listdir(tmp_path)) == ["out"]  # nothing is left of the temporary directory
 
@@ -54,33 +53,10 @@ def test_files_are_those_of_the_safetensors_library(make_checkpoint, tmp_path):
     assert ours.read_bytes() == expected
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_reads_what_we_write(make_checkpoint, tmp_path, family):
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    checkpoint = make_checkpoint(family, eos_token_id=5)
-    params, config = load_qwen(checkpoint.path)
-    save_qwen(tmp_path / "out", params, config, dtype="float32", max_shard_bytes=20_000)
-    assert (tmp_path / "out" / "model.safetensors.index.json").is_file()
-    model, info = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "out", dtype=torch.float32, attn_implementation="eager", output_loading_info=True
-    )
-    assert not any(info.values()), info
-    assert type(model) is type(checkpoint.model)
-    tokens = np.arange(20).reshape(2, 10)
-    with torch.no_grad():
-        np.testing.assert_array_equal(model.eval()(torch.as_tensor(tokens)).logits.numpy(), checkpoint.logits(tokens))
-    assert model.generation_config.eos_token_id == [5]
-    again, config_again = load_qwen(tmp_path / "out")
-    assert config_again == config
-    jax.tree.map(np.testing.assert_array_equal, again, params)
-
-
 @pytest.mark.parametrize("shape", MESHES)
 def test_sharded_files_onto_a_mesh(make_checkpoint, tmp_path, shape):
     """Several files, a vocabulary that the mesh divides; every parameter lies as `qwen_shardings` says."""
-    checkpoint = make_checkpoint("qwen3-bias", vocab_size=96, num_key_value_heads=8, save={"max_shard_size": "30KB"})
+    checkpoint = make_checkpoint("qwen3-bias", num_key_value_heads=8, save={"max_shard_size": "30KB"})
     assert len(list(checkpoint.path.glob("*.safetensors"))) > 2
     fsdp, tensor = MESHES[shape]
     mesh = make_mesh(MeshConfig(fsdp=fsdp, tensor=tensor))
@@ -135,7 +111,8 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(make_checkpoint, tmp_path):
 def test_tokenizer_and_end_tokens(real_data, make_checkpoint, tmp_path):
     from transformers import AutoTokenizer
 
-    params, config = load_qwen(make_checkpoint("qwen2", eos_token_id=151643).path)
+    params, config = load_qwen(make_checkpoint("qwen2").path)
+    config = dataclasses.replace(config, eos_token_ids=(151643,))
     path = real_data / "qwen2.5-tokenizer"
     for tokenizer in (path, AutoTokenizer.from_pretrained(path)):
         save_qwen(tmp_path / "out", params, config, tokenizer=tokenizer, overwrite=True)
@@ -158,6 +135,7 @@ def rewrite(path: pathlib.Path, change) -> None:
     safetensors.numpy.save_file(change(tensors), path / "model.safetensors", metadata={"format": "pt"})
 
 
+WINDOW = {"use_sliding_window": True, "sliding_window": 64, "layer_types": None}
 NAME = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -196,9 +174,14 @@ def test_missing_shard_is_named(make_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["LlamaForCausalLM"]}, "architecture 'LlamaForCausalLM', expected one of Qwen2ForCausalLM"),
-        ({"use_sliding_window": True}, "sliding-window"),
-        ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "sliding-window"),
+        ({"architectures": ["GemmaForCausalLM"]}, "architecture 'GemmaForCausalLM', expected one of LlamaForCausalLM"),
+        ({"architectures": None, "model_type": "gemma"}, "architecture none, and model_type 'gemma', expected one of"),
+        ({"architectures": ["LlamaForCausalLM"], "mlp_bias": True}, "mlp_bias is not supported"),
+        (WINDOW | {"max_window_layers": 1}, "sliding-window"),
+        ({"eos_token_id": 96}, "config.json: eos_token_id is 96; expected 0 to 95"),
+        ({"eos_token_id": [5, 151645]}, "eos_token_id is 151645; expected 0 to 95"),
+        ({"eos_token_id": -1}, "eos_token_id is -1; expected 0 to 95"),
+        ({"layer_types": ["full_attention", "sliding_attention"], "use_sliding_window": True}, "sliding-window"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "scaling 'dynamic'.*'yarn'"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"tie_word_embeddings": True}, "lm_head.weight' differs.*tie_word_embeddings"),

@@ -4,6 +4,8 @@ import hashlib
 import os
 import pathlib
 
+from sspo_jax.models.hf.files import weight_files
+
 
 def fetch_model(name: str) -> pathlib.Path:
     """The directory of a checkpoint: `name` itself, or what the Hub has under it."""
@@ -14,7 +16,11 @@ def fetch_model(name: str) -> pathlib.Path:
 
     try:
         return pathlib.Path(
-            huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
+            huggingface_hub.snapshot_download(
+                name,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"],
+                ignore_patterns=["original/*", "consolidated*"],  # Llama's and Mistral's weights once more
+            )
         )
     except Exception as error:
         # The Hub's client has a dozen ways to say no; all mean that there is nothing to train.
@@ -26,9 +32,13 @@ def fetch_model(name: str) -> pathlib.Path:
 
 
 def model_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of the config and the weights of a checkpoint directory, as recorded in a run's config.json."""
+    """SHA-256 of the config and the weights of a checkpoint directory, as recorded in a run's config.json.
+
+    Raises:
+      FileNotFoundError: no weights there.
+    """
     directory = pathlib.Path(path)
-    files = [directory / "config.json", *sorted(directory.glob("*.safetensors"))]
+    files = [directory / "config.json", *weight_files(directory)]
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as stream:

@@ -5,7 +5,6 @@ and transposed, converted and written into its layer of the stacked array there.
 """
 
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,10 +15,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from sspo_jax.models.attention import Implementation
 from sspo_jax.models.configs import QwenConfig, QwenModel, config_from_hf
+from sspo_jax.models.hf.files import file_of_each_tensor, open_weights
 from sspo_jax.models.hf.layout import DType, HfTensor, flatten, from_hf, hf_axes, hf_tensors, nest
 from sspo_jax.models.qwen import Params, abstract_qwen, qwen_shardings
 from sspo_jax.sharding import named_sharding
@@ -33,38 +33,10 @@ class _Reader:
 
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
-        self.files = self._weight_map()
+        self.files = file_of_each_tensor(directory)
         self._open_file: pathlib.Path | None = None
         self._handle: Any = None
         self._mapped_bytes = 0
-
-    def _weight_map(self) -> dict[str, pathlib.Path]:
-        """The file of each tensor, from the index where there is one, else from the files' own headers."""
-        index = self.directory / "model.safetensors.index.json"
-        if index.is_file():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            for file in sorted(set(weight_map.values())):
-                if not (self.directory / file).is_file():
-                    names = [name for name, at in weight_map.items() if at == file]
-                    raise FileNotFoundError(
-                        f"{self.directory / file} is missing; {index.name} places {len(names)} tensors in it, "
-                        f"{names[0]!r} first: download it again"
-                    )
-            return {name: self.directory / file for name, file in weight_map.items()}
-        files = sorted(self.directory.glob("*.safetensors"))
-        if not files:
-            others = sorted(file.name for file in self.directory.glob("*.bin"))
-            raise FileNotFoundError(
-                f"no *.safetensors in {self.directory}"
-                + (f" (there is {', '.join(others)}: convert it with transformers first)" if others else "")
-            )
-        found: dict[str, pathlib.Path] = {}
-        for file in files:
-            for name in _open(file).keys():  # noqa: SIM118 (a handle is no mapping)
-                if name in found:
-                    raise ValueError(f"tensor {name!r} is in both {found[name]} and {file}: remove one of them")
-                found[name] = file
-        return found
 
     def header(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and dtype of a tensor, without reading it."""
@@ -83,21 +55,11 @@ class _Reader:
     def _slice(self, name: str) -> Any:
         file = self.files[name]
         if file != self._open_file:
-            self._handle, self._open_file, self._mapped_bytes = _open(file), file, 0
+            self._handle, self._open_file, self._mapped_bytes = open_weights(file), file, 0
         try:
             return self._handle.get_slice(name)
         except SafetensorError as error:
             raise ValueError(f"{file}: no tensor {name!r}, where the index says it is: download both again") from error
-
-
-def _open(file: pathlib.Path) -> Any:
-    try:
-        return safe_open(str(file), framework="np")
-    except SafetensorError as error:
-        raise ValueError(
-            f"{file} ({file.stat().st_size} bytes) is truncated or no safetensors file: {error}; "
-            "download or export it again"
-        ) from error
 
 
 def _some(names: Sequence[str]) -> str:
@@ -114,6 +76,7 @@ def _check(reader: _Reader, wanted: dict[str, HfTensor], config: QwenConfig) -> 
     missing = [name for name in wanted if name not in reader.files]
     if missing:
         hint = ": set tie_word_embeddings in its config.json" if missing == ["lm_head.weight"] else ""
+        hint = hint or _renamed(extra, missing)
         raise ValueError(
             f"{where}: {len(missing)} tensors that config.json asks for are missing, {_some(missing)}{hint}"
         )
@@ -126,10 +89,30 @@ def _check(reader: _Reader, wanted: dict[str, HfTensor], config: QwenConfig) -> 
                 f"{reader.files[name]}: tensor {name!r} has shape {shape}, config.json expects {tensor.shape}"
             )
         if dtype not in _DTYPES:
+            hint = "quantized checkpoints are not read"
+            if dtype == "F64":
+                hint = "save it again as float32 (model.float().save_pretrained)"
             raise ValueError(
-                f"{reader.files[name]}: tensor {name!r} has dtype {dtype}, expected one of {', '.join(_DTYPES)}: "
-                "quantized checkpoints are not read"
+                f"{reader.files[name]}: tensor {name!r} has dtype {dtype}, expected one of {', '.join(_DTYPES)}: {hint}"
             )
+
+
+def _renamed(extra: list[str], missing: list[str]) -> str:
+    """What to do where the missing tensors are there under names with something before them, or without a part."""
+    for name in extra:
+        longer = [name.removesuffix(other) for other in missing if name.endswith("." + other)]
+        if longer:
+            return (
+                f": the names there begin with {longer[0]!r}, as those of a wrapped model do; save the model inside it "
+                "(torch.compile: model._orig_mod, DDP: model.module, PEFT: merge_and_unload)"
+            )
+        shorter = [other.removesuffix(name) for other in missing if other.endswith("." + name)]
+        if shorter:
+            return (
+                f": the names there lack {shorter[0]!r}, as those of the model without its output layer do; save it "
+                "as AutoModelForCausalLM"
+            )
+    return ""
 
 
 def _check_tied(reader: _Reader) -> None:
