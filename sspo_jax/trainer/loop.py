@@ -7,6 +7,7 @@ function of (seed, step, prompt, sample, position). What is kept of a run is `ru
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 
@@ -31,7 +32,7 @@ from sspo_jax.runs.compilation import CompileLog
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
 from sspo_jax.runs.manager import RunManager
-from sspo_jax.runs.metrics_file import combine, host_value
+from sspo_jax.runs.metrics_file import combine, each_update, host_value
 from sspo_jax.runs.stopwatch import Stopwatch
 from sspo_jax.runs.summary import Summary, show_summary
 from sspo_jax.runs.threads import ThreadDiedError, ThreadGuard
@@ -376,15 +377,16 @@ class Trainer:
     def update(self, minibatches: list[list[TrainBatch]]) -> dict[str, float]:
         """Several updates of the policy on one rollout."""
         self.engine.release()  # the updates take over the memory of the weights
-        parts, applied = [], []
+        parts, applied = [], []  # of each update
         total = len(minibatches) * self.config.update.epochs
         for number in range(total):
             self.display.phase("update", total=total, done=number)
+            parts.append([])
             for batch in minibatches[number % len(minibatches)]:
                 self.gradients, _, _, metrics = self.programs.micro_batch(
                     self.state.params, self.gradients, batch, True, self.base
                 )
-                parts.append(metrics)
+                parts[-1].append(metrics)
             self.state.params, self.state.optimizer, self.gradients, figures = self.programs.apply_update(
                 self.state.params, self.state.optimizer, self.gradients
             )
@@ -392,10 +394,11 @@ class Trainer:
         self.gradients = None  # made again for the next scoring: no memory for them while responses are sampled
         parts, applied = jax.device_get((parts, applied))
         self.check_finite([bool(figures["is_applied"]) for figures in applied])
-        metrics = {name: host_value(metric) for name, metric in combine(parts).items()}
+        metrics = {name: host_value(metric) for name, metric in combine(itertools.chain(*parts)).items()}
         norms = [figures["grad_norm"] for figures in applied if figures["is_applied"]]
         return {
             **metrics,
+            **each_update(parts, [float(figures["grad_norm"]) for figures in applied]),
             "optim/grad_norm": float(np.mean(norms)) if norms else 0.0,
             "optim/grad_norm_max": float(np.max(norms)) if norms else 0.0,
             "optim/learning_rate": float(applied[-1]["learning_rate"]) if applied else 0.0,

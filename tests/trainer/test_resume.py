@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from sspo_jax.runs.metric_table import describe
 from sspo_jax.runs.policy import read_policy
 from tests.trainer.conftest import SMALL, run_cli
 
@@ -87,6 +88,10 @@ def test_a_run_writes_what_the_contract_lists(uninterrupted: pathlib.Path):
     ):
         assert isinstance(last[name], float), name
     assert all(isinstance(value, int | float) for row in rows for value in row.values())
+    assert not [name for name in last if name != "step" and describe(name) is None]
+    first, *others = (last[f"update/{number}/clip_fraction"] for number in (1, 2))
+    assert first == 0.0  # the policy that is updated is the one that was scored
+    assert np.mean([first, *others]) == pytest.approx(last["ratio/clip_fraction"], abs=0.1)
     assert len((uninterrupted / "rollouts" / "step_000003.jsonl").read_text(encoding="utf-8").splitlines()) == 16
     assert list((uninterrupted / "tensorboard").glob("events.*"))
     summary = json.loads((uninterrupted / "summary.json").read_text(encoding="utf-8"))
