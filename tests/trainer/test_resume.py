@@ -16,6 +16,7 @@ import pytest
 
 from sspo_jax.runs.metric_table import describe
 from sspo_jax.runs.policy import read_policy
+from sspo_jax.runs.token_log import read_token_log
 from tests.trainer.conftest import SMALL, run_cli
 
 
@@ -63,6 +64,10 @@ def same_as(run: pathlib.Path, whole: pathlib.Path) -> None:
     assert metrics(run) == metrics(whole)
     (ours, _, step), (theirs, _, last) = read_policy(run), read_policy(whole)
     assert step == last == 4
+    for ours_file, theirs_file in zip(*(sorted((one / "tokens").iterdir()) for one in (run, whole)), strict=True):
+        for mine, other in zip(*(read_token_log(file).responses for file in (ours_file, theirs_file)), strict=True):
+            assert (mine.about, mine.pieces) == (other.about, other.pieces)
+            assert all(np.array_equal(values, other.arrays[name]) for name, values in mine.arrays.items())
     assert np.array_equal(np.asarray(ours["embedding"]), np.asarray(theirs["embedding"]))
     for name, leaf in ours["blocks"].items():
         assert np.array_equal(np.asarray(leaf), np.asarray(theirs["blocks"][name])), name
@@ -70,7 +75,7 @@ def same_as(run: pathlib.Path, whole: pathlib.Path) -> None:
 
 def test_a_run_writes_what_the_contract_lists(uninterrupted: pathlib.Path):
     names = {entry.name for entry in uninterrupted.iterdir()}
-    assert {"config.json", "metrics.jsonl", "checkpoints", "rollouts", "summary.json", "tensorboard"} <= names
+    assert {"config.json", "metrics.jsonl", "checkpoints", "rollouts", "summary.json", "tensorboard", "tokens"} <= names
     rows = metrics(uninterrupted)
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     relied_on = (
