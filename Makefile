@@ -13,7 +13,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install install-dev train eval test test-all coverage routes lint format bench bench-peers smoke-real lock clean
+.PHONY: help install install-dev train eval test test-all coverage routes metrics-page lint format bench bench-peers smoke-real lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -51,6 +51,9 @@ coverage: $(DEV)  ## the fast suite, and the share of lines it runs in the packa
 
 routes: $(DEV)  ## the table of docs/architecture.md: how long the routes through the package are
 	@$(BIN)/python scripts/routes.py $(ARGS)
+
+metrics-page: $(RUN)  ## docs/metrics.md from the table in the code
+	@$(BIN)/python -m sspo_jax.runs.metric_table > docs/metrics.md
 
 lint: $(DEV)  ## ruff and types
 	$(BIN)/ruff check .

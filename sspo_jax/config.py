@@ -255,6 +255,11 @@ class LogConfig:
     """Steps between printed samples; 0: never."""
     rollouts_every: Whole = 1
     """Steps between written rollouts; 0: never."""
+    tokens_every: Whole = 5
+    """Steps between files of per-token data (log-probs of each update, entropies, clauses, bounds, what was clipped),
+    which the report shows; 0: never."""
+    tokens_responses: Count = 16
+    """Responses in each of these files: half spread over the step, half those of which most was clipped."""
     tensorboard: bool = True
     """Write TensorBoard events."""
 

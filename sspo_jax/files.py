@@ -200,9 +200,14 @@ def append_json_lines(file: pathlib.Path, rows: Iterable[Any]) -> None:
 
 def replace_text(file: pathlib.Path, text: str) -> None:
     """Writes a file so that it has the old content or the new one, never a part."""
+    replace_bytes(file, _characters(text).encode("utf-8"))
+
+
+def replace_bytes(file: pathlib.Path, content: bytes) -> None:
+    """As `replace_text`."""
     part = file.with_name(file.name + ".part")
-    with open(part, "w", encoding="utf-8", newline="") as stream:
-        stream.write(_characters(text))
+    with open(part, "wb") as stream:
+        stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(file)

@@ -13,6 +13,7 @@ from sspo_jax.losses.grpo import Grpo, dapo_loss, dr_grpo_loss, grpo_loss
 from sspo_jax.losses.gspo import Gspo, gspo_loss
 from sspo_jax.losses.kl import kl_penalty
 from sspo_jax.losses.objective import Objective
+from sspo_jax.losses.per_token import per_token
 from sspo_jax.losses.ratios import subsentence_ratio
 from sspo_jax.losses.sapo import Sapo, sapo_loss
 from sspo_jax.losses.sspo import Sspo, sspo_loss
@@ -38,6 +39,7 @@ __all__ = [
     "gspo_loss",
     "kl_penalty",
     "loss_denominator",
+    "per_token",
     "sapo_loss",
     "sspo_loss",
     "subsentence_ratio",

@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 from sspo_jax.losses.aggregation import Aggregation, Reduction
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
-from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
+from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, Decisions, finish
 from sspo_jax.ranges import FileOnly, NotNegative, Positive
-from sspo_jax.types import Max, Mean, Number, Scalar
+from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
 
 def cispo_loss(
@@ -88,3 +88,10 @@ class Cispo(Objective):
     """Width of the bound of the weight above 1."""
     log_ratio_limit: FileOnly[Positive | None] = TOKEN_LOG_RATIO_LIMIT
     """Clamp of the log-ratio, nats; None means none."""
+
+    def decisions(self, logprobs: Float[Array, "batch time"], batch: TrainBatch) -> Decisions:
+        units, mask, limit = level_units("token", batch.mask), batch.mask, self.log_ratio_limit
+        ratio = importance_ratio(logprobs, batch.old_logprobs, mask, units, gradient="plain", log_ratio_limit=limit)
+        low, high = 1 - self.clip_low, 1 + self.clip_high
+        clipped = Clipped(mask & (ratio < low), mask & (ratio > high), jnp.zeros_like(mask))
+        return Decisions.between(ratio, low, high, clipped)

@@ -4,6 +4,8 @@ The counterfactual clip fractions measure the claim SSPO rests on (GRPO clips ou
 nothing); the histograms, the effective sample size and the entropy by subsentence show why.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -11,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from sspo_jax.losses.aggregation import masked_mean
 from sspo_jax.losses.grpo import Grpo
 from sspo_jax.losses.gspo import Gspo
+from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import Units, float_type, level_units, token_log_ratio, unit_mean
 from sspo_jax.losses.sspo import Sspo, bound_scales
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate
@@ -20,6 +23,7 @@ from sspo_jax.types import Max, Mean, SampleSize, TrainBatch
 LOG_RATIO_EDGES = (-0.5, -0.2, -0.05, -0.02, -0.005, -3e-4, 3e-4, 0.005, 0.02, 0.05, 0.2, 0.5)
 
 _GRPO, _GSPO, _SSPO = Grpo(), Gspo(), Sspo()
+PUBLISHED: Mapping[str, Objective] = {"grpo": _GRPO, "gspo": _GSPO, "sspo": _SSPO}
 
 
 def diagnostics(

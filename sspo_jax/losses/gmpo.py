@@ -1,6 +1,7 @@
 """GMPO: Geometric-Mean Policy Optimization (arXiv:2507.20673)."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -8,9 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 from sspo_jax.losses.aggregation import Reduction
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, clamp_log_ratio, level_units, token_log_ratio, unit_mean
-from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
+from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, Decisions, finish
 from sspo_jax.ranges import FileOnly, NotNegative, Positive
-from sspo_jax.types import Max, Mean, Number, Scalar
+from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
 
 def gmpo_loss(
@@ -88,3 +89,16 @@ class Gmpo(Objective):
     """Bound of the log-ratio above 0, nats."""
     log_ratio_limit: FileOnly[Positive | None] = TOKEN_LOG_RATIO_LIMIT
     """Clamp of each log-ratio, nats; None means none."""
+
+    def decisions(self, logprobs: Float[Array, "batch time"], batch: TrainBatch) -> Decisions:
+        """Of each token, before the mean over the response."""
+        mask = batch.mask
+        log_ratio = clamp_log_ratio(token_log_ratio(logprobs, batch.old_logprobs, mask), self.log_ratio_limit)
+        units = level_units("response", mask, segment_ids=batch.segment_ids)
+        advantages = unit_mean(batch.advantages.astype(log_ratio.dtype), mask, units)
+        clipped = Clipped(
+            (advantages < 0) & (log_ratio < -self.clip_low),
+            (advantages > 0) & (log_ratio > self.clip_high),
+            jnp.zeros_like(mask),
+        )
+        return Decisions.between(jnp.exp(log_ratio), math.exp(-self.clip_low), math.exp(self.clip_high), clipped)

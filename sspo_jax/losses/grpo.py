@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 from sspo_jax.losses.aggregation import Reduction
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
-from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate, finish
+from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Decisions, clipped_surrogate, finish
 from sspo_jax.ranges import AboveOne, FileOnly, NotNegative, Positive
-from sspo_jax.types import Max, Mean, Number, Scalar
+from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
 
 def grpo_loss(
@@ -117,3 +117,13 @@ class Grpo(Objective):
     def dapo(cls, **changes: object) -> "Grpo":
         """DAPO (arXiv:2503.14476); see `dapo_loss`."""
         return dataclasses.replace(cls(clip_high=0.28, dual_clip=10.0, aggregation="token-mean"), **changes)
+
+    def decisions(self, logprobs: Float[Array, "batch time"], batch: TrainBatch) -> Decisions:
+        units = level_units("token", batch.mask)
+        limit = self.log_ratio_limit
+        ratio = importance_ratio(
+            logprobs, batch.old_logprobs, batch.mask, units, gradient="plain", log_ratio_limit=limit
+        )
+        bounds = self.clip_low, self.clip_high, self.dual_clip
+        _, clipped = clipped_surrogate(ratio, batch.advantages, batch.mask, *bounds)
+        return Decisions.between(ratio, 1 - self.clip_low, 1 + self.clip_high, clipped)

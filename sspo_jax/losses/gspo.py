@@ -7,9 +7,9 @@ from jaxtyping import Array, Bool, Float, Int
 from sspo_jax.losses.aggregation import Reduction
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import Gradient, check_shapes, importance_ratio, level_units
-from sspo_jax.losses.surrogate import RESPONSE_LOG_RATIO_LIMIT, clipped_surrogate, finish
+from sspo_jax.losses.surrogate import RESPONSE_LOG_RATIO_LIMIT, Decisions, clipped_surrogate, finish
 from sspo_jax.ranges import FileOnly, NotNegative, Positive
-from sspo_jax.types import Max, Mean, Number, Scalar
+from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
 
 def gspo_loss(
@@ -94,3 +94,16 @@ class Gspo(Objective):
     """Gradient through each token's own ratio ("token", GSPO-token) or the geometric mean ("plain", GSPO)."""
     log_ratio_limit: FileOnly[Positive | None] = RESPONSE_LOG_RATIO_LIMIT
     """Clamp of log s from above, nats; None means none."""
+
+    def decisions(self, logprobs: Float[Array, "batch time"], batch: TrainBatch) -> Decisions:
+        ratio = importance_ratio(
+            logprobs,
+            batch.old_logprobs,
+            batch.mask,
+            level_units("response", batch.mask, segment_ids=batch.segment_ids),
+            gradient="plain",
+            log_ratio_limit=self.log_ratio_limit,
+            clamp_both_sides=False,
+        )
+        _, clipped = clipped_surrogate(ratio, batch.advantages, batch.mask, self.clip_low, self.clip_high)
+        return Decisions.between(ratio, 1 - self.clip_low, 1 + self.clip_high, clipped)

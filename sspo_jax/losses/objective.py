@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 from sspo_jax.losses.aggregation import Aggregation, aggregate, loss_denominator
 from sspo_jax.losses.correction import RolloutCorrection
 from sspo_jax.losses.kl import KlEstimator, kl_penalty
-from sspo_jax.losses.ratios import Level
+from sspo_jax.losses.ratios import Level, importance_ratio, level_units
+from sspo_jax.losses.surrogate import Clipped, Decisions
 from sspo_jax.ranges import NotNegative, Positive, Range
 from sspo_jax.types import Max, Mean, TrainBatch
 
@@ -71,6 +72,15 @@ class Objective(abc.ABC):
     def entropy_unit(self) -> Level:
         """Whose entropies `TrainBatch.entropy_std` is the spread of."""
         return "subsentence"
+
+    def decisions(self, logprobs: Float[Array, "batch time"], batch: TrainBatch) -> Decisions:
+        """Ratio, bounds and clip of each token, by the functions that the loss is made of; no gradient flows.
+
+        An objective that does not say gets the ratio of each token, and no bounds.
+        """
+        units = level_units("token", batch.mask)
+        ratio = importance_ratio(logprobs, batch.old_logprobs, batch.mask, units, gradient="plain")
+        return Decisions.between(ratio, 0.0, float("inf"), Clipped.nowhere(batch.mask))
 
     def denominator(self, batch: TrainBatch) -> Float[Array, ""]:
         """This objective's count for these rows: sum it over all parts of an update, then set `batch.denominator`."""

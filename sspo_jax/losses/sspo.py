@@ -24,7 +24,7 @@ from sspo_jax.losses.ratios import (
     level_units,
     unit_mean,
 )
-from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, clipped_surrogate, finish
+from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Decisions, clipped_surrogate, finish
 from sspo_jax.ranges import AboveOne, FileOnly, NotNegative, Positive, Range
 from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
 
@@ -290,3 +290,25 @@ class Sspo(Objective):
             "mean_entropy": batch.mean_entropy,
             "entropy_std": batch.entropy_std,
         }
+
+    def decisions(self, logprobs: Float[Array, "batch time"], batch: TrainBatch) -> Decisions:
+        mask, limit = batch.mask, self.log_ratio_limit
+        units = level_units(self.ratio_level, mask, batch.subsentence_ids, batch.segment_ids)
+        ratio = importance_ratio(logprobs, batch.old_logprobs, mask, units, gradient="plain", log_ratio_limit=limit)
+        entropy = {
+            "exponent": self.entropy_exponent,
+            "floor": self.entropy_floor,
+            "ceiling": self.entropy_ceiling,
+            "mean_entropy": batch.mean_entropy,
+            "entropy_std": batch.entropy_std,
+            "rule": self.entropy_rule,
+            "level": self.entropy_level,
+            "vocab_size": self.vocab_size,
+        }
+        entropies = batch.entropies if self.adapt_entropy else None
+        lengths = {"length_reference": self.length_reference, "dtype": ratio.dtype}
+        low, high = bound_scales(entropies, mask, units, bounds=self.entropy_bounds, **lengths, **entropy)
+        low, high = self.clip_low * low, self.clip_high * high
+        _, clipped = clipped_surrogate(ratio, batch.advantages, mask, low, high, self.dual_clip)
+        scale = jnp.ones_like(ratio) if entropies is None else entropy_scale(entropies, mask, units, **entropy)
+        return Decisions(ratio, 1 - low, 1 + high, clipped, scale, length_scale(units, **lengths))

@@ -106,3 +106,25 @@ def finish(
     log_ratio = token_log_ratio(logprobs, old_logprobs, mask)
     metrics = ratio_metrics(ratio, log_ratio, mask, clipped)
     return loss, metrics | {"loss/policy": jax.lax.stop_gradient(mean)}
+
+
+class Decisions(NamedTuple):
+    """What an objective decides about each token, for people and files: the loss itself is computed without it."""
+
+    ratio: Float[Array, "batch time"]  # of the token's unit; 1 where the mask is false
+    low: Float[Array, "batch time"]  # bounds of that ratio; 0 and inf where there is none
+    high: Float[Array, "batch time"]
+    clipped: Clipped
+    entropy_scale: Float[Array, "batch time"]  # g_k and l_k, by which SSPO scales its bounds; 1 elsewhere
+    length_scale: Float[Array, "batch time"]
+
+    @staticmethod
+    def between(
+        ratio: Float[Array, "batch time"],
+        low: Float[Array, "batch time"] | Number,
+        high: Float[Array, "batch time"] | Number,
+        clipped: Clipped,
+    ) -> "Decisions":
+        """Bounds that are the same for all tokens, or an array; nothing scales them."""
+        one = jnp.ones_like(ratio)
+        return Decisions(ratio, low * one, high * one, clipped, one, one)

@@ -5,6 +5,7 @@ metrics.jsonl    one object a step
 checkpoints/     to resume from; in checkpoints/best the policy of the best evaluation, named by checkpoints/best.json
 base/            the frozen weights of a LoRA run that started from none that are kept elsewhere
 rollouts/        sampled texts with rewards and verdicts, one file a step
+tokens/          per-token data of the updates of some steps (--log.tokens-every); see runs/token_log.py
 evaluations/     scores and responses of the evaluations inside the run
 weights/         what a server of rollouts loads (--rollout.server), the latest only
 tensorboard/     events
@@ -36,12 +37,14 @@ from sspo_jax.files import (
     DiskFullError,
     check_writable_name,
     read_json,
+    replace_bytes,
     step_files,
     write_json,
     write_json_lines,
 )
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.runs.metrics_file import read_metrics
+from sspo_jax.runs.token_log import TokenLog
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"),
@@ -52,7 +55,8 @@ _MAY_DIFFER = (
     *("run_dir", "log", "mesh", "checkpoint", "distributed", "rollout.server", "rollout.slots", "update.micro_rows"),
     *("model.remat", "model.attention", "reward.workers", "reward.timeout_seconds", "reward.memory_limit_gib"),
 )
-_OF_THE_STEPS = ("metrics.jsonl", "rollouts", "evaluations", "tensorboard", "summary.json")
+_OF_THE_STEPS = ("metrics.jsonl", "rollouts", "tokens", "evaluations", "tensorboard", "summary.json")
+_STEP_FILES = (("rollouts", ".jsonl"), ("tokens", ".npz"), ("evaluations", ".jsonl"), ("evaluations", ".json"))
 _OF_A_START = ("base", "weights", "exported", "checkpoints")
 _MIN_FREE_BYTES = 64 * 1024 * 1024
 
@@ -207,6 +211,16 @@ class RunDirectory:
         """The file of the sampled texts of a step."""
         return self.path / "rollouts" / f"step_{step:06d}.jsonl"
 
+    def tokens(self, step: int) -> pathlib.Path:
+        """The file of the per-token data of a step."""
+        return self.path / "tokens" / f"step_{step:06d}.npz"
+
+    def write_tokens(self, log: TokenLog) -> None:
+        """Writes the per-token data of a step."""
+        file = self.tokens(log.step)
+        file.parent.mkdir(exist_ok=True)
+        replace_bytes(file, log.to_bytes())
+
     def evaluation(self, step: int) -> pathlib.Path:
         """The scores of the evaluation after a step; the responses are beside it, with the suffix .jsonl."""
         return self.path / "evaluations" / f"step_{step:06d}.json"
@@ -221,7 +235,7 @@ class RunDirectory:
             return
         if self.metrics.exists():
             write_json_lines(self.metrics, (row for row in read_metrics(self.metrics) if row["step"] <= step))
-        for folder, suffix in (("rollouts", ".jsonl"), ("evaluations", ".jsonl"), ("evaluations", ".json")):
+        for folder, suffix in _STEP_FILES:
             for number, file in step_files(self.path / folder, suffix).items():
                 if number > step:
                     file.unlink()

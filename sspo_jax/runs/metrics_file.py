@@ -4,7 +4,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,30 @@ def combine(parts: Iterable[Mapping[str, Mean | Max]]) -> dict[str, Mean | Max]:
             before: Any = total.get(name)  # of the same kind: a name is a Mean everywhere, or a Max
             total[name] = metric if before is None else before + metric
     return total
+
+
+_OF_EACH_UPDATE = {
+    "clip_fraction": "ratio/clip_fraction",
+    "kl_old": "policy/kl_old",
+    "effective_sample_size": "ratio/subsentence_effective_sample_size",
+}
+
+
+def each_update(parts: Sequence[Sequence[Mapping[str, Mean | Max]]], norms: Sequence[float]) -> dict[str, float]:
+    """`update/<n>/...` of every update of a step, n from 1: what their mean over the step hides.
+
+    Args:
+      parts: metrics of the micro-batches of each update, on the host.
+      norms: gradient norm of each.
+    """
+    metrics: dict[str, float] = {}
+    for number, (own, norm) in enumerate(zip(parts, norms, strict=True), 1):
+        whole = combine({name: part[name] for name in _OF_EACH_UPDATE.values() if name in part} for part in own)
+        for name, source in _OF_EACH_UPDATE.items():
+            if source in whole:
+                metrics[f"update/{number}/{name}"] = host_value(whole[source])
+        metrics[f"update/{number}/grad_norm"] = norm
+    return metrics
 
 
 def read_metrics(file: pathlib.Path) -> list[dict[str, Any]]:
@@ -56,13 +80,14 @@ class MetricsWriter:
         self._events = None if tensorboard is None else _Events(tensorboard, start)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One row; numbers only. Not-a-number has no JSON and is written as null.
+        """One row; numbers only, with the time by the clock. Not-a-number has no JSON and is written as null.
 
         Raises:
           OSError: the disk is full, or out of order.
         """
+        timed = {**metrics, "time/unix_seconds": round(time.time(), 3)}
         row = {"step": step} | {
-            name: float(value) if math.isfinite(value) else None for name, value in sorted(metrics.items())
+            name: float(value) if math.isfinite(value) else None for name, value in sorted(timed.items())
         }
         append_json_lines(self._file, [row])
         if self._events is not None:

@@ -36,6 +36,14 @@ def pack_rows(
     Raises:
       ValueError: a prompt and its response are longer than a row.
     """
+    members = assign_rows(rollout, chosen, row_tokens=row_tokens)
+    rows = -(-len(members) // micro_rows) * micro_rows
+    packed = lay_out(rollout, advantages, members, (rows, row_tokens))
+    return [_cut(packed, first, first + micro_rows) for first in range(0, rows, micro_rows)]
+
+
+def assign_rows(rollout: Rollout, chosen: np.ndarray, *, row_tokens: int) -> list[list[int]]:
+    """Which of the chosen responses each row of `pack_rows` holds, in order: segment n of row r is `[r][n - 1]`."""
     prompt_lengths = np.array([len(prompt) for prompt in rollout.prompts], np.int64)
     lengths = (prompt_lengths + rollout.lengths)[chosen]
     if len(chosen) and lengths.max() > row_tokens:
@@ -53,9 +61,7 @@ def pack_rows(
             room.append(row_tokens)
         members[row].append(int(chosen[place]))
         room[row] -= length
-    rows = -(-len(members) // micro_rows) * micro_rows
-    packed = lay_out(rollout, advantages, members, (rows, row_tokens))
-    return [_cut(packed, first, first + micro_rows) for first in range(0, rows, micro_rows)]
+    return members
 
 
 def lay_out(

@@ -7,6 +7,7 @@ function of (seed, step, prompt, sample, position). What is kept of a run is `ru
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 
@@ -31,10 +32,11 @@ from sspo_jax.runs.compilation import CompileLog
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
 from sspo_jax.runs.manager import RunManager
-from sspo_jax.runs.metrics_file import combine, host_value
+from sspo_jax.runs.metrics_file import combine, each_update, host_value
 from sspo_jax.runs.stopwatch import Stopwatch
 from sspo_jax.runs.summary import Summary, show_summary
 from sspo_jax.runs.threads import ThreadDiedError, ThreadGuard
+from sspo_jax.runs.token_log import TokenLog
 from sspo_jax.sampler import RolloutEngine
 from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
@@ -46,6 +48,7 @@ from sspo_jax.trainer.overview import show_plan
 from sspo_jax.trainer.rollout_engine import open_engine, rollout_sampling
 from sspo_jax.trainer.setup import RunInputs, check
 from sspo_jax.trainer.step import TrainPrograms
+from sspo_jax.trainer.token_record import TokenRecord, piece_texts
 from sspo_jax.trainer.warm_start import warm_start
 from sspo_jax.types import TrainBatch
 
@@ -183,6 +186,8 @@ class Trainer:
         )
         self.gradients: Params | None = None
         self.skipped = 0  # updates in a row that were not finite
+        self.record: TokenRecord | None = None  # of a step whose tokens are logged
+        self.token_log: TokenLog | None = None  # what it came to, until it is written
 
     def run(self) -> bool:
         """All steps that are left; false if it was asked to stop before the last.
@@ -232,9 +237,14 @@ class Trainer:
         sampled = self.sampled_groups  # metrics are of everything sampled, also of what dynamic sampling dropped
         if is_main() and self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
             sampled.write(self.manager.directory.rollouts(step))  # before the parameters change: a disk may refuse
+        every = self.config.log.tokens_every
+        self.record = TokenRecord(self.config.log.tokens_responses) if every and step % every == 0 else None
         self.is_updating = True
         with watch("update"):
             learning = self.update(minibatches)
+        if self.record is not None and minibatches:
+            with watch("token_log"):
+                self.token_log = self.log_tokens(step, self.record, minibatches, groups, advantages)
         self.state.step, self.state.data, self.is_updating = step, self.stream.state(), False
         tokens = float(sampled.rollout.lengths.sum())
         times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
@@ -304,21 +314,25 @@ class Trainer:
         ids, valid = jnp.asarray(groups.rollout.group_ids), jnp.asarray(groups.is_judged)
         return np.asarray(estimate(rewards, ids, estimator=settings.estimator, scale=settings.scale, valid=valid))
 
+    def parts(self, groups: GradedRollout) -> list[np.ndarray]:
+        """The responses of each minibatch: those with a reward."""
+        judged = np.flatnonzero(groups.is_judged)
+        return [judged[part] for part in split_groups(groups.rollout.group_ids[judged], self.config.update.per_rollout)]
+
     def score(
         self, groups: GradedRollout, advantages: Float[np.ndarray, " batch"]
     ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
         """Old log-probs, entropies and subsentences: micro-batches of each update, and sampler/logprob_gap_*."""
         settings, programs = self.config.update, self.programs
-        judged = np.flatnonzero(groups.is_judged)
         minibatches = [
             pack_rows(
                 groups.rollout,
                 advantages,
-                judged[part],
+                part,
                 row_tokens=self.config.row_tokens,
                 micro_rows=settings.micro_rows,
             )
-            for part in split_groups(groups.rollout.group_ids[judged], settings.per_rollout)
+            for part in self.parts(groups)
         ]
         rows = [micro_batch for minibatch in minibatches for micro_batch in minibatch]
         scored, poll = [], self.stop.polls()
@@ -376,15 +390,18 @@ class Trainer:
     def update(self, minibatches: list[list[TrainBatch]]) -> dict[str, float]:
         """Several updates of the policy on one rollout."""
         self.engine.release()  # the updates take over the memory of the weights
-        parts, applied = [], []
+        parts, applied = [], []  # of each update
         total = len(minibatches) * self.config.update.epochs
         for number in range(total):
             self.display.phase("update", total=total, done=number)
+            parts.append([])
             for batch in minibatches[number % len(minibatches)]:
-                self.gradients, _, _, metrics = self.programs.micro_batch(
+                self.gradients, logprobs, _, metrics = self.programs.micro_batch(
                     self.state.params, self.gradients, batch, True, self.base
                 )
-                parts.append(metrics)
+                parts[-1].append(metrics)
+                if self.record is not None:
+                    self.record.add(number, logprobs)
             self.state.params, self.state.optimizer, self.gradients, figures = self.programs.apply_update(
                 self.state.params, self.state.optimizer, self.gradients
             )
@@ -392,15 +409,36 @@ class Trainer:
         self.gradients = None  # made again for the next scoring: no memory for them while responses are sampled
         parts, applied = jax.device_get((parts, applied))
         self.check_finite([bool(figures["is_applied"]) for figures in applied])
-        metrics = {name: host_value(metric) for name, metric in combine(parts).items()}
+        metrics = {name: host_value(metric) for name, metric in combine(itertools.chain(*parts)).items()}
         norms = [figures["grad_norm"] for figures in applied if figures["is_applied"]]
         return {
             **metrics,
+            **each_update(parts, [float(figures["grad_norm"]) for figures in applied]),
             "optim/grad_norm": float(np.mean(norms)) if norms else 0.0,
             "optim/grad_norm_max": float(np.max(norms)) if norms else 0.0,
             "optim/learning_rate": float(applied[-1]["learning_rate"]) if applied else 0.0,
             "optim/skipped_updates": float(len(applied) - len(norms)),
         }
+
+    def log_tokens(
+        self,
+        step: int,
+        record: TokenRecord,
+        minibatches: list[list[TrainBatch]],
+        groups: GradedRollout,
+        advantages: Float[np.ndarray, " batch"],
+    ) -> TokenLog:
+        """What the updates of a step did, token by token."""
+        return record.log(
+            step=step,
+            objective=type(self.config.loss).__name__,
+            per_token=self.programs.per_token,
+            minibatches=minibatches,
+            parts=self.parts(groups),
+            groups=groups,
+            advantages=advantages,
+            pieces=piece_texts(self.inputs.segmenter.host.pieces, self.inputs.tokenizer),
+        )
 
     def check_finite(self, is_applied: list[bool]) -> None:
         """Counts the updates of a step that were left out because a number was not finite.
@@ -426,6 +464,9 @@ class Trainer:
         """Evaluates where that is due, then writes the step's metrics; the evaluation may be interrupted."""
         step = self.state.step
         self.state.unrecorded = metrics
+        if self.token_log is not None and is_main():
+            self.manager.directory.write_tokens(self.token_log)
+        self.record = self.token_log = None
         if self.evaluator.is_due(step):
             metrics = metrics | self.evaluate(step)
         self.manager.record(step, metrics)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from sspo_jax.config import OptimizerConfig
 from sspo_jax.logprobs import logprobs_and_entropies
-from sspo_jax.losses import Objective, diagnostics
+from sspo_jax.losses import Objective, diagnostics, per_token
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params, hidden_states
@@ -116,6 +116,7 @@ class TrainPrograms:
             self._apply_update, donate_argnums=(0, 1, 2), out_shardings=(shardings, state_shardings, shardings, scalar)
         )
         self.segment = jax.jit(self._segment, out_shardings=rows)
+        self.per_token = jax.jit(functools.partial(per_token, self.objective), out_shardings=rows)
 
     def place(self, rows: TrainBatch, *, put: Callable[..., Any] = put) -> TrainBatch:
         """Puts a packed micro-batch on the mesh; what scoring fills in and what all of an update shares is made up.

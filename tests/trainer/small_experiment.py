@@ -3,6 +3,7 @@
 from sspo_jax.config import (
     CheckpointConfig,
     EvaluationConfig,
+    LogConfig,
     ModelConfig,
     OptimizerConfig,
     RolloutConfig,
@@ -45,4 +46,5 @@ def config() -> TrainConfig:
             data=(ArithmeticData(split="held_out", size=4, min_steps=1, max_steps=2),), samples=2
         ),
         checkpoint=CheckpointConfig(every=1, keep=3),
+        log=LogConfig(tokens_every=2, tokens_responses=6),
     )

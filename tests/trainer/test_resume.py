@@ -14,7 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from sspo_jax.runs.metric_table import describe
 from sspo_jax.runs.policy import read_policy
+from sspo_jax.runs.token_log import read_token_log
 from tests.trainer.conftest import QUICK, SMALL, run_cli
 
 
@@ -62,6 +64,10 @@ def same_as(run: pathlib.Path, whole: pathlib.Path) -> None:
     assert metrics(run) == metrics(whole)
     (ours, _, step), (theirs, _, last) = read_policy(run), read_policy(whole)
     assert step == last == 4
+    for ours_file, theirs_file in zip(*(sorted((one / "tokens").iterdir()) for one in (run, whole)), strict=True):
+        for mine, other in zip(*(read_token_log(file).responses for file in (ours_file, theirs_file)), strict=True):
+            assert (mine.about, mine.pieces) == (other.about, other.pieces)
+            assert all(np.array_equal(values, other.arrays[name]) for name, values in mine.arrays.items())
     assert np.array_equal(np.asarray(ours["embedding"]), np.asarray(theirs["embedding"]))
     for name, leaf in ours["blocks"].items():
         assert np.array_equal(np.asarray(leaf), np.asarray(theirs["blocks"][name])), name
@@ -69,7 +75,7 @@ def same_as(run: pathlib.Path, whole: pathlib.Path) -> None:
 
 def test_a_run_writes_what_the_contract_lists(uninterrupted: pathlib.Path):
     names = {entry.name for entry in uninterrupted.iterdir()}
-    assert {"config.json", "metrics.jsonl", "checkpoints", "rollouts", "summary.json", "tensorboard"} <= names
+    assert {"config.json", "metrics.jsonl", "checkpoints", "rollouts", "summary.json", "tensorboard", "tokens"} <= names
     rows = metrics(uninterrupted)
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     relied_on = (
@@ -87,6 +93,10 @@ def test_a_run_writes_what_the_contract_lists(uninterrupted: pathlib.Path):
     ):
         assert isinstance(last[name], float), name
     assert all(isinstance(value, int | float) for row in rows for value in row.values())
+    assert not [name for name in last if name != "step" and describe(name) is None]
+    first, *others = (last[f"update/{number}/clip_fraction"] for number in (1, 2))
+    assert first == 0.0  # the policy that is updated is the one that was scored
+    assert np.mean([first, *others]) == pytest.approx(last["ratio/clip_fraction"], abs=0.1)
     assert len((uninterrupted / "rollouts" / "step_000003.jsonl").read_text(encoding="utf-8").splitlines()) == 16
     assert list((uninterrupted / "tensorboard").glob("events.*"))
     summary = json.loads((uninterrupted / "summary.json").read_text(encoding="utf-8"))
