@@ -193,7 +193,7 @@ CHECKPOINTS = [
     ("", "config.json: empty"),
     (DEEP, "config.json: JSON that is nested too deeply"),
     ("[1]", "config.json: a list; expected an object"),
-    ("{}", "architecture '?'"),
+    ("{}", "architecture none"),
     (changed(HF, "hidden_size", ...), "config.json: no hidden_size"),
     (changed(HF, "hidden_size", "32"), "hidden_size is '32'; expected int"),
     (changed(HF, "hidden_size", None), "config.json: no hidden_size"),
