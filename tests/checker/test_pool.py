@@ -61,7 +61,7 @@ def test_waiting_for_a_free_worker_counts_for_a_single_check():
 
 def test_the_seconds_of_a_verdict_leave_out_the_queue():
     with Verifier(workers=1, timeout_seconds=10, cache_size=0) as verifier:
-        call(verifier, "math:sqrt", 2).result()
+        verifier.submit(NEEDS_A_WORKER, "1").result()  # loads what the check takes
         call(verifier, "time:sleep", 3)
         started = time.monotonic()
         verdict = verifier.submit(NEEDS_A_WORKER, "1").result()
