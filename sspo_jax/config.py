@@ -274,7 +274,7 @@ class TrainConfig:
     data: Data
     """Training problems."""
     prompt: str = "qwen-math"
-    """Prompt template: chat, qwen-math, qwen-boxed, r1, none, or a Jinja file."""
+    """Prompt template: chat, qwen-math, qwen-boxed, r1, stories, none, or a Jinja file."""
     curriculum: CurriculumConfig | None = None
     """Draw problems that are always or never solved less often; None: every problem once an epoch. Any of its options
     switches it on, for instance --curriculum.floor 0.1."""

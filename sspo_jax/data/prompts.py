@@ -5,7 +5,8 @@ model scores differently under another prompt. Special tokens are spelled out in
 tokenizer is asked to add none of its own.
 
 The shipped ones, by name: `chat` (a bare user turn), `qwen-math` (Qwen2.5-Math's own), `qwen-boxed` (SimpleRL-Zoo:
-a generic system prompt, the instruction after the problem), `r1` (the DeepSeek-R1-Zero prompt), `none`.
+a generic system prompt, the instruction after the problem), `r1` (the DeepSeek-R1-Zero prompt), `stories` (two worked
+examples, for small models), `none`.
 """
 
 import dataclasses
@@ -73,7 +74,14 @@ R1 = PromptTemplate(
     "User: {{ problem }}\nAssistant: <think>",
 )
 NONE = PromptTemplate(name="none", text="{{ problem }}")
-TEMPLATES = (CHAT, QWEN_MATH, QWEN_BOXED, R1, NONE)
+STORIES = PromptTemplate(
+    name="stories",
+    text="<|im_start|>user\nTom has 5 pens and gets 3 more. How many pens does Tom have now?<|im_end|>\n"
+    "<|im_start|>assistant\n5 + 3 = 8. The answer is \\boxed{8}.<|im_end|>\n"
+    "<|im_start|>user\nThere are 4 bags with 6 nuts in each. How many nuts are there in all?<|im_end|>\n"
+    "<|im_start|>assistant\n4 * 6 = 24. The answer is \\boxed{24}.<|im_end|>\n" + CHAT.text,
+)
+TEMPLATES = (CHAT, QWEN_MATH, QWEN_BOXED, R1, STORIES, NONE)
 
 
 def load_template(spec: str) -> PromptTemplate:

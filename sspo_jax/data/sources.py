@@ -16,6 +16,7 @@ from sspo_jax.data.arithmetic import ArithmeticData
 from sspo_jax.data.filters import KEEP_ALL, ProblemFilter, SubsetSource, filtered
 from sspo_jax.data.mixtures import MixtureSource
 from sspo_jax.data.problems import JsonlSource, ProblemSource
+from sspo_jax.data.stories import StoryData
 from sspo_jax.ranges import Count, Positive, from_record
 
 DATA_VARIABLE = "SSPO_DATA"
@@ -102,7 +103,7 @@ class MixtureData:
         return MixtureSource([part.open(tokenizer) for part in self.parts], self.weights)
 
 
-Data = JsonlData | TfdsData | HubData | ArithmeticData | MixtureData
+Data = JsonlData | TfdsData | HubData | ArithmeticData | StoryData | MixtureData
 
 
 def data_from_record(record: Any) -> Data:

@@ -55,7 +55,7 @@ def test_a_jinja_file_keeps_its_last_newline(tmp_path):
 
 def test_an_unknown_name_lists_the_known():
     assert prompts.load_template("r1") is prompts.R1
-    with pytest.raises(ValueError, match="chat, qwen-math, qwen-boxed, r1, none, or the path"):
+    with pytest.raises(ValueError, match="chat, qwen-math, qwen-boxed, r1, stories, none, or the path"):
         prompts.load_template("qwen_math")
 
 

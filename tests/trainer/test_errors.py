@@ -5,6 +5,8 @@ import json
 import pytest
 
 from sspo_jax.commands.main import main
+from sspo_jax.config import RolloutConfig
+from sspo_jax.trainer.overview import truncation_warning
 from tests.trainer.conftest import SMALL
 
 SERVED = SMALL.with_name("served_experiment.py")  # without a warm start, whose rows 8 devices do not divide
@@ -117,3 +119,11 @@ def test_full_disk(capsys, cache, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 5 * 10**6))
     arguments = (str(SERVED), "--run-dir", str(tmp_path / "run"), "--update.micro-rows", "8")
     assert "5 MB free, expected at least" in error_of(capsys, *arguments, code=75)
+
+
+def test_truncated_sampling_is_said_to_train_another_policy():
+    assert truncation_warning(RolloutConfig()) is None
+    warning = truncation_warning(RolloutConfig(top_p=0.95, top_k=20))
+    assert warning is not None
+    assert "--rollout.top-p 0.95 and --rollout.top-k 20" in warning
+    assert "--rollout.top-p" not in str(truncation_warning(RolloutConfig(top_k=5)))

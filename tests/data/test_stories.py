@@ -1,0 +1,73 @@
+"""Stories: right answers, two splits that share nothing, the same problems everywhere."""
+
+import re
+
+import pytest
+
+from sspo_jax.data.stories import ONE_STEP, TWO_STEPS, StoryData, split_of
+
+
+def test_known_problems():
+    """Problems are a function of (seed, index): a change to them raises `_VERSION`."""
+    source = StoryData().open()
+    assert source[0] == source[0]
+    assert source[0] != StoryData(seed=1).open()[0]
+    assert {source[i].level for i in range(50)} == {1, 2}
+    assert {StoryData(max_steps=1).open()[i].level for i in range(50)} == {1}
+    assert {StoryData(min_steps=2).open()[i].level for i in range(50)} == {2}
+    assert StoryData().open().digest != StoryData(max_steps=1).open().digest
+    with pytest.raises(IndexError, match="expected 0 to 999999"):
+        source[1_000_000]
+
+
+def by_hand(problem: str) -> int:
+    """What the sentence says, read from its verbs."""
+    a, b, *more = map(int, re.findall(r"\d+", problem))
+    c = more[0] if more else 0
+    if "gives" in problem:
+        return a + b - c
+    if "gave" in problem:
+        return a - b
+    if "mice" in problem:
+        return a * b - c
+    is_product = "in each" in problem or " of " in problem.partition(".")[0]
+    return a * b + c if is_product else a + b + c
+
+
+def test_answers():
+    source = StoryData().open()
+    for index in range(500):
+        problem = source[index]
+        assert int(problem.answer) == by_hand(problem.problem) > 0, problem
+        assert "{" not in problem.problem
+        assert problem.problem.endswith("?")
+
+
+def test_the_splits_share_no_numbers():
+    """Every (kind, numbers) belongs to one split, about one in eight to the held-out one."""
+    shares = []
+    for kind in (*ONE_STEP, *TWO_STEPS):
+        largest = [range(2, most + 1) if most else (0,) for most in kind.largest]
+        splits = [split_of(kind, (a, b, c)) for a in largest[0] for b in largest[1] for c in largest[2]]
+        shares.append(splits.count("held_out") / len(splits))
+    assert 0.08 < sum(shares) / len(shares) < 0.17
+    train = {re.sub(r"[A-Z][a-z]+|[a-z]+", "", StoryData().open()[i].problem) for i in range(300)}
+    assert len(train) > 200
+
+
+@pytest.mark.parametrize("fields", [{"min_steps": 0}, {"max_steps": 3}, {"min_steps": 2, "max_steps": 1}])
+def test_steps_are_one_or_two(fields):
+    with pytest.raises(ValueError, match="expected 1 <= min_steps <= max_steps <= 2"):
+        StoryData(**fields)
+
+
+def test_the_experiment_has_room_for_its_prompts():
+    """By the words of the longest prompt, which no tokenizer that knows English cuts in more than two on average."""
+    from sspo_jax.commands.experiments import load_experiment
+    from sspo_jax.data.prompts import load_template
+
+    config = load_experiment("smollm2_135m_sspo")
+    template = load_template(config.prompt)
+    source = config.data.open()
+    assert max(len(template.fill(source[i].problem).split()) for i in range(200)) < config.rollout.max_prompt_tokens
+    assert config.update.row_tokens == config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
