@@ -40,13 +40,13 @@ eval: $(RUN)  ## evaluate MODEL=path-or-run, on DATA=aime24,math500 or the run's
 	@$(BIN)/python -m sspo_jax evaluate --model $(MODEL) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: $(DEV)  ## the fast suite
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not accelerator" $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not accelerator" $(ARGS)
 
 test-all: $(DEV)  ## with the slow tests
-	$(BIN)/python -m pytest -q -n 2 -m "not accelerator" $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not accelerator" $(ARGS)
 
 coverage: $(DEV)  ## the fast suite, and the share of lines it runs in the package
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not accelerator" --cov=sspo_jax --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not accelerator" --cov=sspo_jax --cov-report= $(ARGS)
 	@echo "coverage of sspo_jax: $$($(BIN)/python -m coverage report --format=total) %"
 
 routes: $(DEV)  ## the table of docs/architecture.md: how long the routes through the package are

@@ -260,6 +260,8 @@ class LogConfig:
     which the report shows; 0: never."""
     tokens_responses: Count = 16
     """Responses in each of these files: half spread over the step, half those of which most was clipped."""
+    report_every: Whole = 10
+    """Steps between writings of report.html in the run directory, which is also written at the end; 0: never."""
     tensorboard: bool = True
     """Write TensorBoard events."""
 

@@ -233,6 +233,13 @@ class RewardConfig:
         chosen = (self.correctness, self.format, self.overlong, self.length, *self.user)
         return tuple(term for term in chosen if term is not None)
 
+    def named_terms(self) -> dict[str, Reward]:
+        """The terms by the names under which `score` gives them."""
+        named: dict[str, Reward] = {}
+        for term in self.terms:
+            named[_free_name(term, named)] = term
+        return named
+
     def within(self, budget: int) -> "RewardConfig":
         """The same, with what the terms leave open set for responses of at most `budget` tokens.
 

@@ -25,12 +25,14 @@ from sspo_jax.files import DiskFullError, is_disk_full
 from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.optimizer import abstract_state
+from sspo_jax.report.page import RunReport
 from sspo_jax.rewards import RewardError
 from sspo_jax.runs.base_weights import frozen_weights
 from sspo_jax.runs.checkpoint import Checkpoint
 from sspo_jax.runs.compilation import CompileLog
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
+from sspo_jax.runs.health import remarks
 from sspo_jax.runs.manager import RunManager
 from sspo_jax.runs.metrics_file import combine, each_update, host_value
 from sspo_jax.runs.stopwatch import Stopwatch
@@ -103,6 +105,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         file = directory.path / "summary.json"
         if is_main() and (trainer.manager.history or not file.exists()):  # a run that was complete keeps its own
             summary.write(file)
+            trainer.write_report()
         show_summary(display, summary, directory.path)
     else:
         display.say(_stopped(trainer))
@@ -186,6 +189,7 @@ class Trainer:
         )
         self.gradients: Params | None = None
         self.skipped = 0  # updates in a row that were not finite
+        self.report, self.remarked = RunReport(directory.path), set[str]()
         self.record: TokenRecord | None = None  # of a step whose tokens are logged
         self.token_log: TokenLog | None = None  # what it came to, until it is written
 
@@ -471,10 +475,29 @@ class Trainer:
             metrics = metrics | self.evaluate(step)
         self.manager.record(step, metrics)
         self.state.unrecorded = None
+        self.say_remarks()
+        every = self.config.log.report_every
+        if every and step % every == 0 and step < self.config.steps:
+            self.write_report()
         every = self.config.log.samples_every
         if step and every and step % every == 0 and len(self.sampled_groups):
             rows = np.linspace(0, len(self.sampled_groups) - 1, 2).astype(int)
             self.display.samples(step, [self.sampled_groups.row(int(row)) for row in rows])
+
+    def say_remarks(self) -> None:
+        """Where the run is at odds with itself, each remark once."""
+        rows = [{"step": step, **metrics} for step, metrics in enumerate(self.manager.history[-10:], 1)]
+        weights = {name: term.weight for name, term in self.config.reward.named_terms().items()}
+        updates = self.config.update.per_rollout * self.config.update.epochs
+        for remark in remarks(rows, updates_per_rollout=updates, weights=weights) if rows else ():
+            if remark.key not in self.remarked:
+                self.remarked.add(remark.key)
+                self.display.say(f"warning after step {self.state.step}: {remark.text}")
+
+    def write_report(self) -> None:
+        """report.html; a failure is a warning."""
+        if is_main() and self.config.log.report_every:
+            self.report.refresh()
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Scores of the present policy, as metrics."""

@@ -146,6 +146,7 @@ def test_records_of_earlier_versions(tmp_path: pathlib.Path):
 
 def test_the_base_of_earlier_lora_runs_is_found(tmp_path: pathlib.Path):
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
     for name in ("base", "model"):
         with pytest.raises(ValueError, match="is not the one that"):
             base_directory(tmp_path, {"provenance": {name: {str(tmp_path): "3c"}}})

@@ -1,0 +1,38 @@
+"""`sspo report RUN [RUN ...]`: one HTML file of a run, or of several beside each other."""
+
+import dataclasses
+import pathlib
+import webbrowser
+from collections.abc import Sequence
+
+import tyro
+
+from sspo_jax.commands.options import parse
+from sspo_jax.report.page import write_report
+from sspo_jax.report.reader import RunReader
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Writes a page with curves, clauses and problems that opens without a network."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run directories; several are drawn over each other, and compared with the first."""
+    out: str | None = None
+    """File to write; None: report.html in the run directory, or report.html here for several runs."""
+    open: bool = False
+    """Open it in the browser."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line of `sspo report`."""
+    config = parse(ReportConfig, arguments, prog="sspo report")
+    if not config.runs:
+        raise ValueError("no run is named; expected one run directory or more, as in sspo report runs/NAME")
+    paths = [pathlib.Path(run) for run in config.runs]
+    file = pathlib.Path(config.out) if config.out else (paths[0] if len(paths) == 1 else pathlib.Path()) / "report.html"
+    write_report([RunReader(path) for path in paths], file)
+    print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    if config.open and not webbrowser.open(file.resolve().as_uri()):
+        print("no browser answered; open the file by hand")
+    return 0

@@ -1,0 +1,100 @@
+"""The clause inspector's data: subsentences of the logged responses, within a budget of bytes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sspo_jax.files import to_json
+from sspo_jax.report.curves import rounded
+from sspo_jax.report.reader import RunData
+from sspo_jax.runs.token_log import LoggedResponse, Subsentence, TokenLog
+
+BUDGET_BYTES = 2_000_000
+
+
+def logged_steps(run: RunData, budget: int = BUDGET_BYTES) -> list[dict[str, Any]]:
+    """Steps with their responses, in order, as many as fit: the last one first, then the first, then those between."""
+    chosen: dict[int, dict[str, Any]] = {}
+    left = budget
+    for step in _spread(list(run.tokens)):
+        record = _step(run.tokens[step], left)
+        size = len(to_json(record))
+        if not record["responses"] or (size > left and chosen):
+            continue
+        chosen[step] = record
+        left -= size
+        if left <= 0:
+            break
+    return [chosen[step] for step in sorted(chosen)]
+
+
+def _spread(steps: Sequence[int]) -> list[int]:
+    """The last, the first, then halves of what is between."""
+    if len(steps) < 3:
+        return list(reversed(steps))
+    order, gaps = [len(steps) - 1, 0], [(0, len(steps) - 1)]
+    while gaps:
+        first, last = gaps.pop(0)
+        middle = (first + last) // 2
+        if first < middle < last:
+            order.append(middle)
+            gaps += [(first, middle), (middle, last)]
+    return [steps[place] for place in order]
+
+
+def _step(log: TokenLog, budget: int) -> dict[str, Any]:
+    responses: list[dict[str, Any]] = []
+    left = budget
+    for response in log.responses:
+        record = _response(response)
+        left -= len(to_json(record))
+        if left < 0 and responses:
+            break
+        responses.append(record)
+    return {
+        "step": log.step,
+        "objective": log.objective,
+        "mean_entropy": rounded(log.mean_entropy),
+        "left_out": len(log.responses) - len(responses),
+        "responses": responses,
+    }
+
+
+def _response(response: LoggedResponse) -> dict[str, Any]:
+    arrays = response.arrays
+    epochs = range(len(response.updates))
+    return {
+        **response.about,
+        "problem": str(response.about["problem"])[:2000],
+        "advantage": rounded(response.advantage),
+        "updates": response.updates.tolist(),
+        "pieces": list(response.pieces),
+        "old": _numbers(arrays["old_logprobs"]),
+        "entropy": _numbers(arrays["entropies"]),
+        "new": [_numbers(arrays["logprobs"][epoch]) for epoch in epochs],
+        "clipped": [_sparse(arrays["clipped"][epoch]) for epoch in epochs],
+        "grpo": [_sparse(arrays["clipped_grpo"][epoch]) for epoch in epochs],
+        "clauses": [[_clause(clause) for clause in response.subsentences(epoch)] for epoch in epochs],
+    }
+
+
+def _clause(clause: Subsentence) -> list[Any]:
+    """[start, end, log s_k, H_k, g_k, l_k, low, high, side, clipped tokens, and those of grpo, gspo, sspo]."""
+    numbers = (clause.log_ratio, clause.entropy, clause.entropy_scale, clause.length_scale, clause.low, clause.high)
+    return [
+        clause.start,
+        clause.end,
+        *(rounded(value) for value in numbers),
+        clause.clipped,
+        clause.clipped_tokens,
+        *(clause.others[name] for name in ("grpo", "gspo", "sspo")),
+    ]
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [rounded(float(value), 4) for value in values]
+
+
+def _sparse(codes: np.ndarray) -> list[list[int]]:
+    return [[int(place), int(codes[place])] for place in np.flatnonzero(codes)]

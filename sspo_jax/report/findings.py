@@ -1,0 +1,165 @@
+"""What a run says, in sentences: did it learn, was the clip active, which clause was clipped most."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from sspo_jax.evaluation.intervals import Difference, paired_difference
+from sspo_jax.report.reader import RunData
+from sspo_jax.runs.health import remarks
+from sspo_jax.runs.token_log import LoggedResponse, Subsentence
+
+
+def findings(run: RunData) -> list[dict[str, Any]]:
+    """Question, verdict in a word or two, and answer; the answer about the clause says where it is."""
+    return [
+        {"question": "Did it learn?", **_learned(run)},
+        {"question": "Was the clip active?", **_active(run)},
+        {"question": "Which clause was clipped most?", **_most_clipped(run)},
+    ]
+
+
+def warnings_of(run: RunData) -> list[dict[str, Any]]:
+    """Where the run is at odds with itself, each remark once, at the step where it was first true."""
+    weights = reward_weights(run.record["config"].get("reward") or {})
+    rows = [row for row in run.rows if row["step"] > 0]
+    first: dict[str, dict[str, Any]] = {}
+    for count in range(1, len(rows) + 1):
+        for remark in remarks(
+            rows[max(0, count - 10) : count], updates_per_rollout=run.updates_per_step, weights=weights
+        ):
+            first.setdefault(remark.key, {"step": remark.step, "text": remark.text})
+    return list(first.values())
+
+
+def reward_weights(reward: Any) -> dict[str, float]:
+    """Weight of each reward term by the name it is logged under, from a recorded configuration."""
+    found = {name: term["weight"] for name, term in reward.items() if isinstance(term, dict) and "weight" in term}
+    return found | {term["function"]: term["weight"] for term in reward.get("user") or []}
+
+
+def differences(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """Every run against the first: held-out scores of their last evaluations, by the paired bootstrap."""
+    found = []
+    first = runs[0]
+    for other in runs[1:]:
+        for name, kind, one, two in _pairs(first, other):
+            found.append({"run": other.name, "set": name, "kind": kind, **_difference(two, one)})
+    return found
+
+
+def _pairs(first: RunData, other: RunData) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+    if not (first.held_out and other.held_out):
+        return
+    one, two = (run.held_out[max(run.held_out)] for run in (first, other))
+    for name in one:
+        if name in two and one[name].ids == two[name].ids:
+            yield name, "greedy", one[name].greedy, two[name].greedy
+            sampled = one[name].sampled, two[name].sampled
+            if sampled[0] is not None and sampled[1] is not None:
+                yield name, "samples", sampled[0], sampled[1]
+
+
+def _difference(new: np.ndarray, old: np.ndarray) -> dict[str, float]:
+    difference: Difference = paired_difference(new, old)
+    return {
+        "before": float(old.mean()),
+        "after": float(new.mean()),
+        "difference": difference.value,
+        "low": difference.low,
+        "high": difference.high,
+        "p": difference.p_value,
+    }
+
+
+def _learned(run: RunData) -> dict[str, Any]:
+    steps = sorted(run.held_out)
+    parts, verdicts = [], []
+    if len(steps) > 1:
+        first, last = run.held_out[steps[0]], run.held_out[steps[-1]]
+        for name in last:
+            if name not in first or first[name].ids != last[name].ids:
+                continue
+            found = _difference(last[name].greedy, first[name].greedy)
+            is_better, is_worse = found["low"] > 0, found["high"] < 0
+            verdicts.append("Yes" if is_better else "No, it got worse" if is_worse else "Not for sure")
+            parts.append(
+                f"Greedy on {name}: {_percent(found['before'])} before, {_percent(found['after'])} after step "
+                f"{steps[-1]}, a difference of {100 * found['difference']:+.1f} points "
+                f"[{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]."
+            )
+    if parts:
+        return {"verdict": "; ".join(dict.fromkeys(verdicts)), "answer": " ".join(parts)}
+    rewards = [row["reward/mean"] for row in run.rows if row.get("reward/mean") is not None]
+    if not rewards:
+        return {"answer": "No step is done yet."}
+    size = max(1, len(rewards) // 5)
+    before, after = np.mean(rewards[:size]), np.mean(rewards[-size:])
+    return {
+        "answer": f"Mean reward {before:.3f} in the first {size} steps, {after:.3f} in the last {size}; there are no "
+        "two evaluations to compare."
+    }
+
+
+def _active(run: RunData) -> dict[str, Any]:
+    rows = [row for row in run.rows if row.get("ratio/clip_fraction") is not None]
+    if not rows:
+        return {"answer": "No step is done yet."}
+
+    def mean(name: str) -> float:
+        return float(np.mean([row.get(name) or 0.0 for row in rows]))
+
+    values, share = [row["ratio/clip_fraction"] for row in rows], mean("ratio/clip_fraction")
+    compared = ", ".join(
+        f"{name.upper()} {_percent(mean(f'counterfactual/{name}_clip_fraction'), 2)}"
+        for name in ("grpo", "sspo", "gspo")
+    )
+    return {
+        "verdict": "Hardly" if share < 0.001 else "Yes" if share <= 0.2 else "Too much",
+        "answer": f"It removed the gradient of {_percent(share, 2)} of the tokens ({_percent(min(values), 2)} to "
+        f"{_percent(max(values), 2)} by step), {_percent(mean('ratio/clip_fraction_high'), 2)} at the upper bound, "
+        f"{_percent(mean('ratio/clip_fraction_low'), 2)} at the lower. With published bounds, on the same tokens: "
+        f"{compared}.",
+    }
+
+
+def _most_clipped(run: RunData) -> dict[str, Any]:
+    if not run.tokens:
+        return {"answer": "There are no per-token data: start the run with --log.tokens-every 5."}
+    clipped = list(_clipped(run))
+    if not clipped:
+        return {"verdict": "None", "answer": f"None was, of those in the {len(run.tokens)} logged steps."}
+    step, number, epoch, response, clause, _ = max(clipped, key=lambda entry: entry[-1])
+    kept = sum(1 for entry in clipped if not entry[4].others["gspo"]) / len(clipped)
+    spared = sum(1 for entry in clipped if not entry[4].others["grpo"]) / len(clipped)
+    gspo = (
+        "GSPO would have clipped it too, with its whole response"
+        if clause.others["gspo"]
+        else "GSPO would have kept it"
+    )
+    return {
+        "answer": f"Of {len(clipped)} clipped clauses in {len(run.tokens)} logged steps, one of step {step} went "
+        f"furthest beyond its bound: ratio {math.exp(clause.log_ratio):.3f} where {clause.low:.3f} to {clause.high:.3f}"
+        f" is allowed, clipped {clause.clipped}, advantage {response.advantage:+.2f}. {gspo}; GRPO would have clipped "
+        f"{clause.others['grpo']} of its {clause.tokens} tokens. Of all {len(clipped)}, GSPO would have kept "
+        f"{_percent(kept, 0)}, and GRPO every token of {_percent(spared, 0)}.",
+        "clause": clause.text,
+        "place": {"step": step, "response": number, "epoch": epoch, "start": clause.start},
+    }
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def _clipped(run: RunData) -> Iterator[tuple[int, int, int, LoggedResponse, Subsentence, float]]:
+    """Clipped clauses with where they are, and how far beyond their bound, in log-ratio over the bound's width."""
+    for step, log in run.tokens.items():
+        for number, response in enumerate(log.responses):
+            for epoch in range(len(response.updates)):
+                for clause in response.subsentences(epoch):
+                    if clause.clipped:
+                        bound = math.log(max(clause.low, 1e-6) if clause.clipped == "low" else clause.high)
+                        yield step, number, epoch, response, clause, clause.log_ratio / bound if bound else math.inf

@@ -1,0 +1,121 @@
+"""What a report says is what the run's files say, and it is one file of a bounded size that needs no network."""
+
+import json
+import logging
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from sspo_jax.commands.main import main
+from sspo_jax.evaluation.intervals import paired_difference
+from sspo_jax.losses.diagnostics import LOG_RATIO_EDGES
+from sspo_jax.report.clauses import logged_steps
+from sspo_jax.report.curves import _quantile
+from sspo_jax.report.page import RunReport, html
+from sspo_jax.report.reader import RunReader
+from tests.report.conftest import make_run, row
+
+
+def data_of(page: str) -> dict:
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, flags=re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_a_page_has_the_numbers_of_the_run(run: pathlib.Path):
+    (shown,) = data_of(html([RunReader(run).read()]))["runs"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert shown["steps"] == [each["step"] for each in rows]
+    for name in ("reward/mean", "ratio/clip_fraction", "update/3/clip_fraction"):
+        expected = [each.get(name) for each in rows]
+        assert shown["series"][name] == [None if value is None else float(f"{value:.5g}") for value in expected]
+    assert {event["kind"] for event in shown["events"]} == {"evaluated", "skipped"}
+    assert [log["step"] for log in shown["tokens"]] == [5, 10]
+    clause = shown["tokens"][1]["responses"][1]["clauses"][0][1]
+    assert clause[:2] == [6, 12]
+    assert clause[2] == pytest.approx(0.12, rel=1e-4)
+    assert clause[8:] == ["high", 6, 0, 6, 0]  # grpo would have kept exp(0.12); gspo clips exp(0.06)
+    problems = shown["problems"]
+    assert problems["shares"]["always"][-1] == 1.0
+    assert problems["unread"][0]["status"] == "unparsed"
+
+
+def test_the_answers(run: pathlib.Path, other: pathlib.Path):
+    one, two = (data_of(html([RunReader(path).read()]))["runs"][0]["findings"] for path in (run, other))
+    learned, active, clipped = one
+    assert learned["verdict"] == "Yes"
+    assert "25.0 % before, 75.0 % after" in learned["answer"]
+    assert two[0]["verdict"] == "Not for sure"  # 10 and 12 of 40
+    assert active["verdict"] == "Yes"
+    assert "GSPO 40.00 %" in active["answer"]
+    assert clipped["clause"] == " so it is </script>5."
+    assert clipped["place"] == {"step": 10, "response": 1, "epoch": 0, "start": 6}
+    assert "ratio 1.127 where 0.980 to 1.020 is allowed, clipped high" in clipped["answer"]
+    assert "GSPO would have clipped it too" in clipped["answer"]
+
+
+def test_several_runs_are_compared_on_the_same_problems(run: pathlib.Path, other: pathlib.Path):
+    found = data_of(html([RunReader(run).read(), RunReader(other).read()]))["differences"]
+    greedy = next(each for each in found if each["kind"] == "greedy")
+    expected = paired_difference(*(np.arange(40)[:, None] < solved for solved in (12, 30)))
+    assert (greedy["run"], greedy["difference"]) == ("two", expected.value)
+    assert (greedy["low"], greedy["high"]) == (expected.low, expected.high)
+    assert {each["kind"] for each in found} == {"greedy", "samples"}
+
+
+def test_nothing_is_fetched_and_nothing_escapes(run: pathlib.Path):
+    page = html([RunReader(run).read()])
+    assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(?!data:)', page)
+    assert page.count("</script>") == 3  # those of the page, none of a response
+    assert "\\u003c/script>" in page
+
+
+def test_a_long_run_stays_below_five_megabytes(tmp_path: pathlib.Path):
+    path = make_run(tmp_path / "long", steps=500, tokens_every=100, responses=16, response_tokens=2000)
+    with open(path / "metrics.jsonl", "a") as stream:  # as many keys as a real run has
+        for step in range(501, 510):
+            stream.write(
+                json.dumps({"step": step, **row(step, 500), **{f"more/{n}": 0.123456789 for n in range(60)}}) + "\n"
+            )
+    run = RunReader(path).read()
+    assert len(html([run]).encode()) < 5e6
+    steps = logged_steps(run)
+    assert [log["step"] for log in steps][-1] == 500
+    assert steps[0]["step"] == 100
+    assert sum(len(log["responses"]) for log in steps) + sum(log["left_out"] for log in steps) < 16 * 5
+
+
+def test_quantiles_are_read_off_the_histogram():
+    edges = np.array(LOG_RATIO_EDGES)
+    values = np.random.default_rng(0).normal(0, 0.05, 200_000)
+    shares = (np.histogram(values, [-np.inf, *edges, np.inf])[0] / len(values)).tolist()
+    for quantile in (0.05, 0.5, 0.95):
+        exact = np.quantile(values, quantile)
+        around = edges[max(0, np.searchsorted(edges, exact) - 1) : np.searchsorted(edges, exact) + 1]
+        assert around.min() <= _quantile(shares, quantile) <= around.max()
+    assert _quantile([0.0] * 13, 0.5) == 0.0
+
+
+def test_a_report_that_fails_ends_nothing(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING):
+        assert RunReport(tmp_path).refresh() is None
+    assert "no report: FileNotFoundError" in caplog.text
+
+
+def test_a_refresh_reads_finished_steps_once(tmp_path: pathlib.Path, run: pathlib.Path):
+    shutil.copytree(run, tmp_path / "run")
+    reader = RunReader(tmp_path / "run")
+    first = reader.read()
+    second = reader.read()
+    assert all(second.problems[step] is rates for step, rates in first.problems.items())
+    assert all(second.tokens[step] is log for step, log in first.tokens.items())
+
+
+def test_the_command(run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["report", str(run), "--out", str(tmp_path / "a.html")]) == 0
+    assert (tmp_path / "a.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert main(["report", str(tmp_path)]) == 1
+    assert "no config.json" in capsys.readouterr().err
