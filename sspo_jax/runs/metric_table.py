@@ -259,6 +259,13 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
         "Each update of a step",
         (
             Metric(
+                "update/fill",
+                "share",
+                "Places of the training rows with a token; the others, empty rows among them, are computed too.",
+                "above 0.7",
+                "--update.micro-rows that divides the rows of an update, or another --update.row-tokens",
+            ),
+            Metric(
                 "update/<n>/clip_fraction",
                 "share of tokens",
                 "ratio/clip_fraction of update n alone.",

@@ -326,7 +326,7 @@ class Trainer:
     def score(
         self, groups: GradedRollout, advantages: Float[np.ndarray, " batch"]
     ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
-        """Old log-probs, entropies and subsentences: micro-batches of each update, and sampler/logprob_gap_*."""
+        """Old log-probs, entropies, subsentences: micro-batches of each update; their fill and sampler/logprob_gap_*."""
         settings, programs = self.config.update, self.programs
         minibatches = [
             pack_rows(
@@ -385,7 +385,9 @@ class Trainer:
             np.abs(batch.sampler_logprobs - values)[batch.mask] for batch, values in zip(rows, logprobs, strict=True)
         ]
         gap = np.concatenate(gaps or [np.zeros(1, np.float32)])
+        held = [np.count_nonzero(batch.segment_ids) for batch in rows]
         return updates, {
+            "update/fill": sum(held) / max(sum(batch.segment_ids.size for batch in rows), 1),
             "policy/entropy": mean,
             "sampler/logprob_gap_mean": float(gap.mean(dtype=np.float64)),
             "sampler/logprob_gap_max": float(gap.max()),
