@@ -318,7 +318,7 @@ def train_once(profile: contextlib.AbstractContextManager[Any]) -> None:
     from sspo_jax.commands.main import main
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        arguments = ["train", __file__, "--run-dir", f"{folder}/run", "--log.quiet", "--log.no-tensorboard"]
+        arguments = ["train", __file__, "--run-dir", f"{folder}/run", "--log.quiet", "--log.trackers", "none"]
         with profile:
             code = main(arguments)
     if code != 0:

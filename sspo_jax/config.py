@@ -262,8 +262,9 @@ class LogConfig:
     """Responses in each of these files: half spread over the step, half those of which most was clipped."""
     report_every: Whole = 10
     """Steps between writings of report.html in the run directory, which is also written at the end; 0: never."""
-    tensorboard: bool = True
-    """Write TensorBoard events."""
+    trackers: str = "tensorboard"
+    """Where metrics go beside metrics.jsonl, comma-separated: tensorboard, wandb, trackio, mlflow, or module:name of
+    one's own; none: nowhere."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -31,9 +31,9 @@ const swatch = (number) => element("span", { class: "swatch", style: `background
 function open(page) {
   document.querySelectorAll("nav button").forEach((tab) => tab.setAttribute("aria-selected", tab.dataset.page === page));
   document.querySelectorAll(".page").forEach((section) => { section.hidden = section.id !== "page-" + page; });
+  scrollTo(0, 0);
   if (page === "problems") problems();
   if (page === "clauses") inspector();
-  scrollTo(0, 0);
 }
 document.querySelectorAll("nav button").forEach((tab) => tab.addEventListener("click", () => { location.hash = tab.dataset.page; }));
 addEventListener("hashchange", () => open(["clauses", "problems"].find((page) => location.hash === "#" + page) || "run"));

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from sspo_jax.runs.display import Display
 from sspo_jax.runs.metrics_file import MetricsWriter
 from sspo_jax.runs.stopwatch import Stopwatch
 from sspo_jax.runs.summary import Summary, peak_memory_bytes
+from sspo_jax.runs.trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class RunManager:
       steps: of the whole run.
       checkpoint: how often the state is saved, and how many are kept.
       best: score by which the best policy is kept, or `none`.
-      tensorboard: whether events are written.
+      trackers: opens those of a run that goes on with a step.
     """
 
     def __init__(
@@ -42,11 +43,11 @@ class RunManager:
         steps: int,
         checkpoint: CheckpointConfig,
         best: str,
-        tensorboard: bool,
+        trackers: Callable[[int], list[Tracker]],
     ):
         self.directory, self.display = directory, display
         self.steps, self._every, self._keep, self._metric = steps, checkpoint.every, checkpoint.keep, best
-        self._tensorboard = tensorboard
+        self._trackers = trackers
         self.best = BestPolicy(directory.checkpoints, best)
         self.stage_seconds = Stopwatch()
         self.history: list[dict[str, float]] = []
@@ -123,8 +124,7 @@ class RunManager:
         if is_resumed and on_main(lambda: self.directory.is_recorded(state.step)):
             state.unrecorded = None  # its metrics were written after the checkpoint
         if is_main():
-            events = self.directory.path / "tensorboard" if self._tensorboard else None
-            self._writer = MetricsWriter(self.directory.metrics, events, start=state.step + 1)
+            self._writer = MetricsWriter(self.directory.metrics, self._trackers(state.step + 1))
 
     def save(self, state: Checkpoint) -> None:
         """Starts writing the state, unless it is on disk; that of step 0 is made again instead."""

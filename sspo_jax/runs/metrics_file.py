@@ -1,7 +1,6 @@
-"""Metrics of a step to metrics.jsonl and TensorBoard."""
+"""Metrics of a step to metrics.jsonl and to trackers."""
 
 import math
-import os
 import pathlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from sspo_jax.files import append_json_lines, read_json_lines
+from sspo_jax.runs.trackers import Tracker
 from sspo_jax.types import Max, Mean
 
 
@@ -64,20 +64,18 @@ def read_metrics(file: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class MetricsWriter:
-    """Appends to metrics.jsonl and, if asked, to TensorBoard events.
+    """Appends to metrics.jsonl, and hands each row to the trackers.
 
     Everything is written by the thread that calls, so that a disk that refuses is an error there.
 
     Args:
       file: metrics.jsonl; rows already there are kept.
-      tensorboard: directory of the events, or None.
-      start: the first step that will be written; later events of an interrupted run are hidden.
+      trackers: see `runs.trackers`; closed by `close`.
     """
 
-    def __init__(self, file: pathlib.Path, tensorboard: pathlib.Path | None, *, start: int):
-        self._file = file
+    def __init__(self, file: pathlib.Path, trackers: Sequence[Tracker] = ()):
+        self._file, self._trackers = file, trackers
         file.touch()
-        self._events = None if tensorboard is None else _Events(tensorboard, start)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """One row; numbers only, with the time by the clock. Not-a-number has no JSON and is written as null.
@@ -90,44 +88,13 @@ class MetricsWriter:
             name: float(value) if math.isfinite(value) else None for name, value in sorted(timed.items())
         }
         append_json_lines(self._file, [row])
-        if self._events is not None:
-            self._events.write(step, metrics)
+        for tracker in self._trackers:
+            tracker.write(step, metrics)
 
     def close(self) -> None:
-        """Closes the events; rows of metrics are on the disk already."""
-        if self._events is not None:
-            self._events.close()
-
-
-class _Events:
-    """TensorBoard events without the thread and the queue of tensorboardX, whose end a run would wait for in vain.
-
-    Args:
-      folder: of the events; made when missing.
-      start: events of this step and later ones that an earlier process wrote are hidden.
-    """
-
-    def __init__(self, folder: pathlib.Path, start: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.summary import scalar
-
-        self._proto: Any = event_pb2  # its classes are made at run time
-        self._scalar = scalar
-        folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
-        # Where a session starts at a step, TensorBoard hides what was written about that step and later ones before.
-        session = self._proto.SessionLog(status=self._proto.SessionLog.START)
-        self._writer.write_event(self._proto.Event(wall_time=time.time(), step=start, session_log=session))
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            event = self._proto.Event(wall_time=time.time(), step=step, summary=self._scalar(name, value))
-            self._writer.write_event(event)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
+        """Closes the trackers; rows of metrics are on the disk already."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def host_value(metric: Mean | Max) -> float:

@@ -39,6 +39,7 @@ from sspo_jax.runs.stopwatch import Stopwatch
 from sspo_jax.runs.summary import Summary, show_summary
 from sspo_jax.runs.threads import ThreadDiedError, ThreadGuard
 from sspo_jax.runs.token_log import TokenLog
+from sspo_jax.runs.trackers import TrackedRun, open_trackers
 from sspo_jax.sampler import RolloutEngine
 from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
@@ -157,7 +158,7 @@ class Trainer:
             steps=config.steps,
             checkpoint=config.checkpoint,
             best=config.evaluation.best,
-            tensorboard=config.log.tensorboard,
+            trackers=lambda start: open_trackers(config.log.trackers, self.tracked(start)),
         )
         self.stream = stream.open_stream(
             inputs.data, config.curriculum, batch_size=config.rollout.prompts, seed=config.seed
@@ -485,6 +486,10 @@ class Trainer:
         if step and every and step % every == 0 and len(self.sampled_groups):
             rows = np.linspace(0, len(self.sampled_groups) - 1, 2).astype(int)
             self.display.samples(step, [self.sampled_groups.row(int(row)) for row in rows])
+
+    def tracked(self, start: int) -> TrackedRun:
+        """What trackers are told of this run, which goes on with step `start`."""
+        return TrackedRun(path=self.manager.directory.path, config=self.config.resolved(), start=start)
 
     def say_remarks(self) -> None:
         """Where the run is at odds with itself, each remark once."""

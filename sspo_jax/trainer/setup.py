@@ -18,6 +18,7 @@ from sspo_jax.models.hf.files import weight_files
 from sspo_jax.models.hf.hub import fetch_model, model_digest
 from sspo_jax.models.qwen import qwen_shardings
 from sspo_jax.models.trainable import Trainable
+from sspo_jax.runs.trackers import find_trackers
 from sspo_jax.sharding import batch_shards, make_mesh
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.rollout_engine import check_server
@@ -47,6 +48,7 @@ def check(config: TrainConfig) -> RunInputs:
       ValueError, FileNotFoundError, ServerError: states the value, what was expected and the fix.
     """
     config.check()
+    find_trackers(config.log.trackers)
     mesh = make_mesh(config.mesh)
     model, path = resolve_model(config.model)
     if config.model.path is not None and config.warm_start is not None:

@@ -145,7 +145,11 @@ def test_one_run(browser: Browser, run: pathlib.Path, tmp_path: pathlib.Path, pi
     )
     browser.picture(pictures / "report_run.png")
 
-    browser.point("[data-page=clauses]", click=True)
+    browser.run("document.querySelector('.answer button').click()")  # to the clause that was clipped most
+    browser.settle(0.3)
+    assert browser.run("document.querySelector('.clause.kept').textContent") == " so it is </script>5.▲"
+    assert browser.run("document.querySelector('.clause.kept').getBoundingClientRect().top") > 0
+    browser.run("document.querySelector('.clause.kept').click()")
     assert browser.run("document.querySelectorAll('.response').length") == 4
     assert browser.run("document.getElementById('step').value") == "10"  # where the most clipped clause is
     assert browser.run("document.getElementById('epochs').offsetParent") is None

@@ -11,6 +11,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from sspo_jax.runs.metrics_file import MetricsWriter, read_metrics
+from sspo_jax.runs.trackers import Events
 
 PROTO: Any = event_pb2  # its classes are made at run time
 
@@ -29,7 +30,7 @@ def events(folder: pathlib.Path) -> list[Any]:
 
 def test_a_step_is_on_the_disk_when_it_is_written(tmp_path: pathlib.Path):
     threads = threading.active_count()
-    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", start=3)
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", [Events(tmp_path / "tensorboard", 3)])
     writer.write(3, {"loss/policy": 0.25, "reward/mean": float("nan")})
     assert threading.active_count() == threads
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
@@ -46,7 +47,7 @@ def test_a_step_is_on_the_disk_when_it_is_written(tmp_path: pathlib.Path):
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_refuses_is_an_error_of_the_caller(tmp_path: pathlib.Path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    writer = MetricsWriter(tmp_path / "metrics.jsonl", None, start=1)
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
     with pytest.raises(OSError, match="No space left") as raised:
         writer.write(1, {"loss/policy": 0.25})
     assert raised.value.errno == errno.ENOSPC

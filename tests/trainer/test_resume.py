@@ -75,7 +75,16 @@ def same_as(run: pathlib.Path, whole: pathlib.Path) -> None:
 
 def test_a_run_writes_what_the_contract_lists(uninterrupted: pathlib.Path):
     names = {entry.name for entry in uninterrupted.iterdir()}
-    assert {"config.json", "metrics.jsonl", "checkpoints", "rollouts", "summary.json", "tensorboard", "tokens"} <= names
+    assert {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "rollouts",
+        "summary.json",
+        "tensorboard",
+        "tokens",
+        "report.html",
+    } <= names
     rows = metrics(uninterrupted)
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     relied_on = (
