@@ -327,7 +327,7 @@ class Trainer:
     def score(
         self, groups: GradedRollout, advantages: Float[np.ndarray, " batch"]
     ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
-        """Old log-probs, entropies, subsentences: micro-batches of each update; their fill and sampler/logprob_gap_*."""
+        """Old log-probs, entropies, subsentences: micro-batches of each update; fill and sampler/logprob_gap_*."""
         settings, programs = self.config.update, self.programs
         minibatches = [
             pack_rows(
