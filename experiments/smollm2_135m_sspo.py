@@ -33,6 +33,6 @@ def config() -> TrainConfig:
         loss=Sspo.calibrated(),
         update=UpdateConfig(per_rollout=2, row_tokens=176, micro_rows=4),
         optimizer=OptimizerConfig(learning_rate=1e-5, warmup_updates=4, b2=0.99),
-        evaluation=EvaluationConfig(data=(StoryData(split="held_out", size=64, max_steps=1),), every=10, samples=1),
+        evaluation=EvaluationConfig(data=(StoryData(split="held_out", size=64, max_steps=1),), every=10, samples=0),
         checkpoint=CheckpointConfig(every=10),
     )

@@ -82,10 +82,12 @@ class Evaluator:
             if samples:
                 sampled, sampled_rows = self._score(engine, source, self._sampled, samples, display, poll)
                 rows += sampled_rows
+                # With one sample pass@1 is the accuracy, and is not reported apart from it.
+                passed = sampled.metrics.get(f"pass@{samples}", sampled.accuracy)
                 scores[source.name] |= {
                     "samples": samples,
                     "avg": dataclasses.asdict(sampled.accuracy),
-                    f"pass@{samples}": dataclasses.asdict(sampled.metrics[f"pass@{samples}"]),
+                    f"pass@{samples}": dataclasses.asdict(passed),
                     "sampled_length_mean": sampled.metrics["length_mean"].value,
                 }
         if is_main():
