@@ -6,7 +6,6 @@ but the lengths, so that a resumed run packs the same rows.
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -37,9 +36,9 @@ def pack_rows(
       ValueError: a prompt and its response are longer than a row.
     """
     members = assign_rows(rollout, chosen, row_tokens=row_tokens)
-    rows = -(-len(members) // micro_rows) * micro_rows
-    packed = lay_out(rollout, advantages, members, (rows, row_tokens))
-    return [_cut(packed, first, first + micro_rows) for first in range(0, rows, micro_rows)]
+    shape = micro_rows, row_tokens
+    cuts = range(0, len(members), micro_rows)
+    return [lay_out(rollout, advantages, members[cut : cut + micro_rows], shape) for cut in cuts]
 
 
 def assign_rows(rollout: Rollout, chosen: np.ndarray, *, row_tokens: int) -> list[list[int]]:
@@ -102,11 +101,6 @@ def lay_out(
         entropies=unknown,
         subsentence_ids=np.full(shape, -1, np.int32),
     )
-
-
-def _cut(rows: TrainBatch, first: int, last: int) -> TrainBatch:
-    """Consecutive rows, as views."""
-    return jax.tree.map(lambda array: array[first:last], rows)
 
 
 def split_groups(group_ids: Int[np.ndarray, " batch"], parts: int) -> list[np.ndarray]:

@@ -302,8 +302,11 @@ class Trainer:
             with watch("verify"):  # what the rollout did not hide
                 groups = grading.result(dataclasses.replace(sampled, group_ids=group_ids))
             stream.learn(self.stream, groups)
+            if not rollout.dynamic_sampling:
+                self.sampled_groups = groups
+                return groups
             drawn.append(groups)
-            kept.append(groups.take(groups.informative()) if rollout.dynamic_sampling else groups)
+            kept.append(groups.take(groups.informative()))
             if sum(map(len, kept)) >= wanted:
                 break
         self.sampled_groups = GradedRollout.concatenate(drawn)
