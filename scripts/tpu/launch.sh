@@ -129,7 +129,10 @@ echo \$! > ../sspo.pid"
 
 # A run that cannot begin ends within seconds, and a started process is no started run.
 if [[ $DRY_RUN == 0 ]]; then echo "looking for ${TPU_CHECK_SECONDS:-20} s whether it runs"; fi
-on_all_hosts "lives() { kill -0 \"\$(cat sspo.pid)\" 2> /dev/null && ! grep -q '^sspo: the run ended with' sspo.log; }
+on_all_hosts "lives() {
+  case \"\$(ps -o stat= -p \"\$(cat sspo.pid)\")\" in '' | Z*) return 1 ;; esac # none, or one that nobody has buried
+  ! grep -q '^sspo: the run ended with' sspo.log
+}
 for _ in \$(seq ${TPU_CHECK_SECONDS:-20}); do sleep 1; lives || break; done
 lives && exit 0
 echo 'the run has ended already (or has been started again); the end of its output:' >&2

@@ -60,13 +60,14 @@ def naive_kept(logits: np.ndarray, top_k: int, top_p: float, min_p: float) -> se
     return {int(i) for i in order if p[i] >= min_p * p.max()}
 
 
-@pytest.mark.parametrize("vocab", [151936, 997])
+@pytest.mark.parametrize("vocab", [pytest.param(151936, marks=pytest.mark.slow), 997])
 def test_draws_follow_the_softmax_by_chi_square(vocab):
     logits = np.random.default_rng(vocab).normal(0, 2.5, vocab)
     counts = frequencies(logits, SamplingParams(max_new_tokens=1), 64 * 250)
     assert abs(chi_square_score(counts, softmax(logits))) < 4
 
 
+@pytest.mark.slow
 def test_rare_tokens_keep_their_share():
     """150,000 tokens of probability 2e-8 each, 0.3 % together, behind one of 99.7 %: float32 sums lose them."""
     vocab = 151936

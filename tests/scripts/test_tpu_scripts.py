@@ -286,7 +286,7 @@ def test_launch_keeps_the_words_of_the_command_line(gcloud):
 )
 def test_a_run_that_dies_at_once_is_not_called_started(gcloud, program, said):
     install(gcloud, "#!/bin/bash\n" + program)
-    result = gcloud("launch", "exp", FAKE_RUN="1")
+    result = gcloud("launch", "exp", FAKE_RUN="1", settings="TPU_CHECK_SECONDS=20\n")  # or until it has ended
     assert result.returncode == 1
     assert "the run has ended already" in result.stderr
     assert said in result.stderr

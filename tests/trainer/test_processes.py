@@ -40,6 +40,7 @@ def uninterrupted(setting: tuple[pathlib.Path, dict[str, str]]) -> pathlib.Path:
     return launch.run_dir
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_two_devices(
     setting: tuple[pathlib.Path, dict[str, str]], uninterrupted: pathlib.Path
 ) -> None:
