@@ -73,6 +73,7 @@ def test_nothing_is_fetched_and_nothing_escapes(run: pathlib.Path):
     assert "\\u003c/script>" in page
 
 
+@pytest.mark.slow
 def test_a_long_run_stays_below_five_megabytes(tmp_path: pathlib.Path):
     path = make_run(tmp_path / "long", steps=500, tokens_every=100, responses=16, response_tokens=2000)
     with open(path / "metrics.jsonl", "a") as stream:  # as many keys as a real run has
