@@ -26,12 +26,12 @@ def config() -> TrainConfig:
     return TrainConfig(
         steps=40,
         model=ModelConfig(path="HuggingFaceTB/SmolLM2-135M-Instruct", dtype="float32", remat="none"),
-        data=StoryData(split="train", max_steps=1),
+        data=StoryData(split="train", most_steps=1),
         prompt="stories",
         rollout=RolloutConfig(prompts=8, group_size=8, max_new_tokens=32, max_prompt_tokens=144, temperature=0.7),
         loss=Sspo.calibrated(),
         update=UpdateConfig(per_rollout=2, row_tokens=176, micro_rows=4),
         optimizer=OptimizerConfig(learning_rate=1e-5, warmup_updates=4, b2=0.99),
-        evaluation=EvaluationConfig(data=(StoryData(split="held_out", size=64, max_steps=1),), every=10, samples=0),
+        evaluation=EvaluationConfig(data=(StoryData(split="held_out", size=64, most_steps=1),), every=10, samples=0),
         checkpoint=CheckpointConfig(every=10),
     )

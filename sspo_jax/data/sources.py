@@ -114,7 +114,7 @@ def data_from_record(record: Any) -> Data:
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"data is {record!r:.80}; expected an object: give the sets with --data")
-    kinds = (JsonlData, TfdsData, HubData, ArithmeticData, MixtureData)
+    kinds = (JsonlData, TfdsData, HubData, ArithmeticData, StoryData, MixtureData)
     fields = {kind: {field.name: field for field in dataclasses.fields(kind)} for kind in kinds}
     fitting = [
         kind

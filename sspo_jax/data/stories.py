@@ -74,18 +74,18 @@ class StoryData:
     """Problems are a function of (seed, index)."""
     size: Count = 1_000_000
     """Number of problems; they are made on demand, so a large number costs nothing."""
-    min_steps: Count = 1
+    least_steps: Count = 1
     """Fewest steps of arithmetic, 1 or 2."""
-    max_steps: Count = 2
-    """Most steps of arithmetic, 1 or 2."""
+    most_steps: Count
+    """Most steps of arithmetic, 1 or 2; always given, so that a record of stories is never taken for other data."""
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "held_out"):
             raise ValueError(f"split is {self.split!r}; expected train or held_out")
-        if not 1 <= self.min_steps <= self.max_steps <= 2:
+        if not 1 <= self.least_steps <= self.most_steps <= 2:
             raise ValueError(
-                f"min_steps is {self.min_steps} and max_steps {self.max_steps}; expected 1 <= min_steps <= max_steps "
-                "<= 2"
+                f"least_steps is {self.least_steps} and most_steps {self.most_steps}; expected 1 <= "
+                "least_steps <= most_steps <= 2"
             )
 
     def open(self, tokenizer: Any = None) -> "StorySource":
@@ -102,7 +102,7 @@ class StorySource:
         self.name = f"stories_{data.split}"
         content = json.dumps({"version": _VERSION, **dataclasses.asdict(data)}, sort_keys=True)
         self.digest = hashlib.sha256(content.encode()).hexdigest()
-        self._kinds = [*ONE_STEP * (data.min_steps == 1), *TWO_STEPS * (data.max_steps == 2)]
+        self._kinds = [*ONE_STEP * (data.least_steps == 1), *TWO_STEPS * (data.most_steps == 2)]
 
     def __len__(self) -> int:
         return self.data.size

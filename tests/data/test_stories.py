@@ -1,21 +1,24 @@
 """Stories: right answers, two splits that share nothing, the same problems everywhere."""
 
+import dataclasses
 import re
 
 import pytest
 
+from sspo_jax.data.arithmetic import ArithmeticData
+from sspo_jax.data.sources import data_from_record
 from sspo_jax.data.stories import ONE_STEP, TWO_STEPS, StoryData, split_of
 
 
 def test_known_problems():
     """Problems are a function of (seed, index): a change to them raises `_VERSION`."""
-    source = StoryData().open()
+    source = StoryData(most_steps=2).open()
     assert source[0] == source[0]
-    assert source[0] != StoryData(seed=1).open()[0]
+    assert source[0] != StoryData(seed=1, most_steps=2).open()[0]
     assert {source[i].level for i in range(50)} == {1, 2}
-    assert {StoryData(max_steps=1).open()[i].level for i in range(50)} == {1}
-    assert {StoryData(min_steps=2).open()[i].level for i in range(50)} == {2}
-    assert StoryData().open().digest != StoryData(max_steps=1).open().digest
+    assert {StoryData(most_steps=1).open()[i].level for i in range(50)} == {1}
+    assert {StoryData(least_steps=2, most_steps=2).open()[i].level for i in range(50)} == {2}
+    assert StoryData(most_steps=2).open().digest != StoryData(most_steps=1).open().digest
     with pytest.raises(IndexError, match="expected 0 to 999999"):
         source[1_000_000]
 
@@ -35,7 +38,7 @@ def by_hand(problem: str) -> int:
 
 
 def test_answers():
-    source = StoryData().open()
+    source = StoryData(most_steps=2).open()
     for index in range(500):
         problem = source[index]
         assert int(problem.answer) == by_hand(problem.problem) > 0, problem
@@ -51,14 +54,14 @@ def test_the_splits_share_no_numbers():
         splits = [split_of(kind, (a, b, c)) for a in largest[0] for b in largest[1] for c in largest[2]]
         shares.append(splits.count("held_out") / len(splits))
     assert 0.08 < sum(shares) / len(shares) < 0.17
-    train = {re.sub(r"[A-Z][a-z]+|[a-z]+", "", StoryData().open()[i].problem) for i in range(300)}
+    train = {re.sub(r"[A-Z][a-z]+|[a-z]+", "", StoryData(most_steps=2).open()[i].problem) for i in range(300)}
     assert len(train) > 200
 
 
-@pytest.mark.parametrize("fields", [{"min_steps": 0}, {"max_steps": 3}, {"min_steps": 2, "max_steps": 1}])
-def test_steps_are_one_or_two(fields):
-    with pytest.raises(ValueError, match="expected 1 <= min_steps <= max_steps <= 2"):
-        StoryData(**fields)
+@pytest.mark.parametrize("steps", [(0, 1), (1, 3), (2, 1)])
+def test_steps_are_one_or_two(steps):
+    with pytest.raises(ValueError, match="expected 1 <= least_steps <= most_steps <= 2"):
+        StoryData(least_steps=steps[0], most_steps=steps[1])
 
 
 def test_the_experiment_has_room_for_its_prompts():
@@ -71,3 +74,10 @@ def test_the_experiment_has_room_for_its_prompts():
     source = config.data.open()
     assert max(len(template.fill(source[i].problem).split()) for i in range(200)) < config.rollout.max_prompt_tokens
     assert config.update.row_tokens == config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+
+
+def test_a_record_of_stories_is_read_as_stories():
+    """What a run's config.json holds; a record of arithmetic that says little stays arithmetic."""
+    for data in (StoryData(split="held_out", size=64, most_steps=1), ArithmeticData(split="held_out", size=64)):
+        assert data_from_record(dataclasses.asdict(data)) == data
+    assert data_from_record({"split": "held_out", "size": 2}) == ArithmeticData(split="held_out", size=2)
