@@ -214,7 +214,7 @@ def architecture_differences(theirs: Mapping[str, Any], ours: QwenConfig, *, who
     ]
 
 
-def _qwen2(hidden: int, inter: int, layers: int, heads: int, kv_heads: int, vocab: int, **changes: Any) -> QwenConfig:
+def _known(vocab: int, hidden: int, inter: int, layers: int, heads: int, kv_heads: int, **changes: Any) -> QwenConfig:
     return QwenConfig(
         vocab_size=vocab,
         hidden_size=hidden,
@@ -222,66 +222,33 @@ def _qwen2(hidden: int, inter: int, layers: int, heads: int, kv_heads: int, voca
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=hidden // heads,
-        **changes,
+        **{"head_dim": hidden // heads, **changes},
     )
 
 
-def _qwen3(hidden: int, inter: int, layers: int, heads: int, kv_heads: int, **changes: Any) -> QwenConfig:
-    return QwenConfig(
-        vocab_size=151936,
-        hidden_size=hidden,
-        intermediate_size=inter,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=128,
-        attention_bias=False,
-        qk_norm=True,
-        max_positions=40960,
-        **changes,
-    )
+def _qwen2(hidden: int, inter: int, layers: int, heads: int, kv_heads: int, vocab: int, **changes: Any) -> QwenConfig:
+    return _known(vocab, hidden, inter, layers, heads, kv_heads, **changes)
 
 
-def _llama(
-    hidden: int, inter: int, layers: int, heads: int, kv_heads: int, stretched: float, **changes: Any
-) -> QwenConfig:
+def _qwen3(*sizes: int, **changes: Any) -> QwenConfig:
+    own = {"head_dim": 128, "attention_bias": False, "qk_norm": True, "max_positions": 40960}
+    return _known(151936, *sizes, **own, **changes)
+
+
+def _llama(*sizes: int, stretched: float, **changes: Any) -> QwenConfig:
     """Llama 3.1 or 3.2.
 
     Args:
       stretched: longest context over the pretraining's 8,192, as its rotary scaling has it.
     """
-    return QwenConfig(
-        vocab_size=128256,
-        hidden_size=hidden,
-        intermediate_size=inter,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=hidden // heads,
-        attention_bias=False,
-        rope_theta=5e5,
-        rope_scaling=RopeScaling(kind="llama3", factor=stretched, original_max_positions=8192),
-        norm_epsilon=1e-5,
-        max_positions=131072,
-        **changes,
-    )
+    scaling = RopeScaling(kind="llama3", factor=stretched, original_max_positions=8192)
+    own = {"attention_bias": False, "rope_theta": 5e5, "norm_epsilon": 1e-5, "max_positions": 131072}
+    return _known(128256, *sizes, rope_scaling=scaling, **own, **changes)
 
 
-def _smollm2(hidden: int, inter: int, layers: int, heads: int, kv_heads: int, **changes: Any) -> QwenConfig:
-    return QwenConfig(
-        vocab_size=49152,
-        hidden_size=hidden,
-        intermediate_size=inter,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=hidden // heads,
-        attention_bias=False,
-        norm_epsilon=1e-5,
-        max_positions=8192,
-        **{"rope_theta": 1e5, **changes},
-    )
+def _smollm2(*sizes: int, **changes: Any) -> QwenConfig:
+    own = {"attention_bias": False, "rope_theta": 1e5, "norm_epsilon": 1e-5, "max_positions": 8192}
+    return _known(49152, *sizes, **(own | changes))
 
 
 QWEN25_0P5B = _qwen2(896, 4864, 24, 14, 2, 151936)
@@ -299,9 +266,9 @@ QWEN3_14B = _qwen3(5120, 17408, 40, 40, 8, tie_embeddings=False)
 QWEN3_30B_A3B = _qwen3(
     2048, 6144, 48, 32, 4, tie_embeddings=False, num_experts=128, experts_per_token=8, expert_size=768
 )
-LLAMA32_1B = _llama(2048, 8192, 16, 32, 8, 32.0)
-LLAMA32_3B = _llama(3072, 8192, 28, 24, 8, 32.0)
-LLAMA31_8B = _llama(4096, 14336, 32, 32, 8, 8.0, tie_embeddings=False)
+LLAMA32_1B = _llama(2048, 8192, 16, 32, 8, stretched=32.0)
+LLAMA32_3B = _llama(3072, 8192, 28, 24, 8, stretched=32.0)
+LLAMA31_8B = _llama(4096, 14336, 32, 32, 8, stretched=8.0, tie_embeddings=False)
 SMOLLM2_135M = _smollm2(576, 1536, 30, 9, 3)
 SMOLLM2_360M = _smollm2(960, 2560, 32, 15, 5)
 SMOLLM2_1P7B = _smollm2(2048, 8192, 24, 32, 32, rope_theta=1.3e5)
