@@ -15,7 +15,6 @@ from sspo_jax.distributed.processes import DistributedConfig
 from sspo_jax.losses import Objective, Sspo
 from sspo_jax.models.attention import Implementation
 from sspo_jax.models.configs import QwenConfig, QwenModel
-from sspo_jax.models.hf.layout import DType
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.ranges import Count, FileOnly, NotNegative, Positive, Range, Seed, Whole, check
 from sspo_jax.rewards import RewardConfig
@@ -63,8 +62,6 @@ class ServerConfig:
     export_directory: str | None = None
     """Where the weights are written for it before each rollout, of this run alone; the server must see it under the
     same path. None: weights/ in the run directory."""
-    export_dtype: DType = "float32"
-    """Type of the written weights; bfloat16 halves the files, and rounds what is sampled from."""
     concurrency: Count = 256
     """Requests in flight; `sspo serve` decodes those together that arrive together."""
     timeout_seconds: Positive = 600.0
@@ -160,11 +157,9 @@ class UpdateConfig:
     """Length of a packed training row, in tokens; None: just the longest prompt and response."""
     micro_rows: Count = 8
     """Rows whose gradient is computed at once; cut smaller to save memory, the result is the same."""
-    non_finite: Literal["stop", "skip"] = "stop"
-    """Where a gradient or an update is NaN or infinite: stop the run, or leave the update out and count it. Neither the
-    parameters nor a checkpoint ever take it in."""
-    most_skipped: Whole = 10
-    """With `skip`: updates left out one after the other before the run stops all the same."""
+    skip_non_finite: Whole = 0
+    """Updates one after the other that may be left out because a gradient was NaN or infinite; one more stops the run.
+    Neither the parameters nor a checkpoint ever take one in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

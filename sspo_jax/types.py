@@ -180,6 +180,17 @@ class Rollout:
         )
 
 
+def rows_of_groups(prompts: Sequence[Sequence[int]], group_size: int) -> dict[str, Any]:
+    """What the rows of a `Rollout` are, ordered by prompt, then by sample: its prompts, group_ids and sample_ids."""
+    rows = np.arange(len(prompts) * group_size, dtype=np.int32)
+    shared = [np.asarray(prompt, np.int32) for prompt in prompts]
+    return {
+        "prompts": tuple(prompt for prompt in shared for _ in range(group_size)),
+        "group_ids": rows // group_size,
+        "sample_ids": rows % group_size,
+    }
+
+
 def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], dtype: type) -> np.ndarray:
     """Rows of unequal length in one array, zeros at the right."""
     mask = _is_filled(rows)

@@ -28,6 +28,10 @@ _ERRORS: dict[str, type[Exception]] = {
 }
 
 
+START_SECONDS = 300
+"""How long a process waits for the others at the start."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
     """Training on several processes, one on each host; a launcher's environment is recognised without any of this."""
@@ -43,8 +47,6 @@ class DistributedConfig:
     """Which of them this is, from 0."""
     heartbeat_seconds: Count = 20
     """A process that is silent for so long is taken for lost, and the others end."""
-    start_seconds: Count = 300
-    """Seconds to wait for the others at the start."""
 
 
 def settings(config: DistributedConfig, environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
@@ -107,14 +109,14 @@ def initialize(config: DistributedConfig) -> None:
     try:
         jax.distributed.initialize(
             **arguments,
-            initialization_timeout=config.start_seconds,
+            initialization_timeout=START_SECONDS,
             heartbeat_timeout_seconds=config.heartbeat_seconds,
             shutdown_timeout_seconds=config.heartbeat_seconds,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ProcessesNotFoundError(
-            f"the processes did not find each other within {config.start_seconds} s ({reason}): start all of them "
+            f"the processes did not find each other within {START_SECONDS} s ({reason}): start all of them "
             "with the same coordinator and number of processes, and check that its port is open"
         ) from None
 

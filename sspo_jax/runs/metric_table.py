@@ -249,7 +249,7 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
             Metric(
                 "optim/skipped_updates",
                 "updates",
-                "Left out because a gradient was not finite (--update.non-finite skip).",
+                "Left out because a gradient was not finite (--update.skip-non-finite).",
                 "0",
                 "a lower learning rate",
             ),

@@ -6,7 +6,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from sspo_jax.models.configs import QwenConfig
-from sspo_jax.sampler.kept import KeptSamplers
+from sspo_jax.sampler.sampler import KeptSamplers
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.types import Rollout
 

@@ -44,13 +44,19 @@ class CompiledPrograms:
 
     def __call__(self, key: Hashable, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:
         """function(*args), compiled at the first call with this key; arguments `donate` are consumed."""
+        return self.compiled(key, function, args, donate=donate)(*args)
+
+    def compiled(
+        self, key: Hashable, function: Callable[..., Any], args: tuple[Any, ...], *, donate: tuple[int, ...] = ()
+    ) -> Callable[..., Any]:
+        """The program of this key, compiled for arguments like `args` when it is first wanted."""
         compiled = self._compiled.get(key)
         if compiled is None:
             start = time.perf_counter()
             compiled = trace(function, args, donate).lower().compile()
             self.seconds += time.perf_counter() - start
             self._compiled[key] = compiled
-        return compiled(*args)
+        return compiled
 
     def temporary_bytes(self) -> int:
         """The largest scratch memory that any of the programs takes besides its arguments and results."""
@@ -91,8 +97,10 @@ class TracedPrograms(CompiledPrograms):
         """What was traced, in order."""
         return {readable(key): program for key, program in self._traced.items()}
 
-    def __call__(self, key: Hashable, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:
-        """The shapes of function(*args); of a decoding block, NumPy arrays of what the host reads."""
+    def compiled(
+        self, key: Hashable, function: Callable[..., Any], args: tuple[Any, ...], *, donate: tuple[int, ...] = ()
+    ) -> Callable[..., Any]:
+        """What gives the shapes of the results; of a decoding block, NumPy arrays of what the host reads."""
         program = self._traced.get(key)
         if program is None:
             kind = str(key[0]) if isinstance(key, tuple) else str(key)
@@ -102,8 +110,8 @@ class TracedPrograms(CompiledPrograms):
             self._traced[key] = program
         if program.kind == "decode":
             cache, out = program.results
-            return cache, _uneventful_block(out, *args[4:7], *args[9:11])
-        return program.results
+            return lambda *args: (cache, _uneventful_block(out, *args[4:7], *args[9:11]))
+        return lambda *_: program.results
 
     def _placed(self, kind: str, args: tuple[Any, ...], results: Any) -> Any:
         """The shapes of the results, placed as the programs leave them."""

@@ -1,6 +1,7 @@
-"""`Sampler`: the rollout engine of one model shape and one way of sampling, with its compiled programs.
+"""`Sampler`, for one model shape and one way of sampling, with its compiled programs; `LocalEngine`, made of them.
 
-It checks the arguments, hands the samples to `schedule.Run`, which decodes them, and assembles the `Rollout`.
+A sampler checks the arguments, hands the samples to `schedule.Run`, which decodes them, and makes a `Rollout` of what
+that has collected.
 
 The tokens of a sample depend on seed, step, prompt id and sample index alone, not on slots, order or neighbours. No
 decision depends on the clock on the wall, so that the same calls give bit-identical results on one machine.
@@ -22,14 +23,14 @@ from sspo_jax.host_memory import release_freed_memory
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.cpu_kernels import fusable, fuse_kernels
 from sspo_jax.models.lora import has_lora
-from sspo_jax.sampler.assemble import assemble
 from sspo_jax.sampler.decode import ready_weights
+from sspo_jax.sampler.engine import NO_WEIGHTS
 from sspo_jax.sampler.programs import CompiledPrograms, TracedProgram, TracedPrograms
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.sampler.schedule import RolloutStats, Run, Sample
 from sspo_jax.sharding import batch_shards, is_one_cpu, platform
-from sspo_jax.types import Rollout, pad_rows
+from sspo_jax.types import Rollout, pad_rows, rows_of_groups
 
 UNROLL_LAYERS = 8
 """Up to this many layers each gets arrays of its own; deeper models are scanned, which compiles in a fraction."""
@@ -108,7 +109,6 @@ class Sampler:
         budgets: Sequence[int] | None = None,
         keys: np.ndarray | None = None,
         on_finished: Callable[[int, list[int]], None] | None = None,
-        on_sample: Callable[[Sample], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Rollout:
         """Samples `group_size` responses to each prompt; rows are ordered by prompt, then by sample.
@@ -123,7 +123,6 @@ class Sampler:
           budgets: length budget of each row, at most `max_new_tokens`; by default that.
           keys: [rows, 2] uint32 instead of those made from seed, step and ids: a server passes those of its clients.
           on_finished: called with row and tokens of a response as soon as it has ended, while others go on.
-          on_sample: the same with all that is known of it: log-probabilities, how it ended.
           progress: called between blocks with the number of tokens generated so far.
 
         Raises:
@@ -141,18 +140,19 @@ class Sampler:
             if keys is None:
                 ids = np.array([[sample.prompt_id, sample.sample_id] for sample in samples], np.uint32)
                 keys = row_keys(seed, step, *ids.T)
-
-            def finished(sample: Sample) -> None:
-                if on_finished is not None:
-                    on_finished(sample.row, list(sample.tokens))
-                if on_sample is not None:
-                    on_sample(sample)
-
-            Run(self, weights, samples, keys, on_finished=finished, progress=progress).run()
+            run = Run(self, weights, samples, keys, on_finished=on_finished, progress=progress)
+            run.run()
         self.stats.seconds = time.perf_counter() - start
         self.stats.compile_seconds = self.programs.seconds - compiled_before
         self.stats.programs = len(self.programs)
-        return self._rollout(samples, prompts, group_size)
+        arrays = run.arrays()
+        self.extras = {name: pad_rows(rows, np.float32) for name, rows in arrays.items() if name != "logprobs"}
+        return Rollout(
+            **rows_of_groups(prompts, group_size),
+            responses=tuple(np.array(response, np.int32) for response in run.responses.values()),
+            logprobs=tuple(arrays["logprobs"]),
+            finish_reasons=np.array([sample.finish for sample in samples], np.int32),
+        )
 
     def programs_for(
         self, params: Any, *, num_prompts: int, prompt_tokens: int, group_size: int
@@ -283,17 +283,92 @@ class Sampler:
             self.programs = CompiledPrograms()
         self._signature = signature
 
-    def _rollout(self, samples: list[Sample], prompts: Sequence[Sequence[int]], group_size: int) -> Rollout:
-        self.extras = {
-            name: pad_rows(
-                [np.concatenate(sample.values[name])[: len(sample.tokens)] for sample in samples], np.float32
-            )
-            for name in samples[0].values
-            if name != "logprobs"
-        }
-        reasons = [int(sample.finish) for sample in samples]
-        logprobs = [sample.logprobs for sample in samples]
-        return assemble(prompts, group_size, [sample.tokens for sample in samples], logprobs, reasons)
+
+class KeptSamplers:
+    """A `Sampler` for each combination of its arguments, made when first asked for.
+
+    Args:
+      most: kept at a time; the one not used for longest goes first.
+    """
+
+    def __init__(self, most: int = 8):
+        self._most = most
+        self._samplers: dict[Any, Sampler] = {}
+
+    def __call__(self, config: QwenConfig, sampling: SamplingParams, **settings: Any) -> Sampler:
+        """`Sampler(config, sampling, **settings)`, or the one that was made of equal arguments."""
+        key = (config, sampling, tuple(sorted(settings.items())))
+        found = self._samplers.pop(key, None) or Sampler(config, sampling, **settings)
+        self._samplers[key] = found  # the latest is the last
+        if len(self._samplers) > self._most:
+            self._samplers.pop(next(iter(self._samplers)))
+        return found
+
+
+class LocalEngine:
+    """A `Sampler` for each way of sampling, and a reference to the weights that all of them sample from.
+
+    Args:
+      config: shape of the model.
+      slots, mesh, decode: as for `Sampler`.
+      most_samplers: kept with their compiled programs; see `KeptSamplers`.
+    """
+
+    def __init__(
+        self,
+        config: QwenConfig,
+        *,
+        slots: int | None = None,
+        mesh: Mesh | None = None,
+        decode: Callable[[list[int]], str] | None = None,
+        most_samplers: int = 8,
+    ):
+        self._config = config
+        self._settings = {"slots": slots, "mesh": mesh, "decode": decode}
+        self._samplers = KeptSamplers(most_samplers)
+        self._params: Any = None
+        self._version = NO_WEIGHTS
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    def sync(self, params: Any, version: int, *, poll: Callable[[], None] | None = None) -> None:
+        """Keeps a reference to the parameters; nothing is copied before the next `generate`, and that copy goes."""
+        self._params, self._version = params, version
+
+    def release(self) -> None:
+        self._params, self._version = None, NO_WEIGHTS
+
+    def sampler(self, sampling: SamplingParams) -> Sampler:
+        """The one that samples in this way, for its statistics and programs; made when first asked for."""
+        return self._samplers(self._config, sampling, **self._settings)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        *,
+        group_size: int = 1,
+        seed: int,
+        step: int = 0,
+        prompt_ids: Sequence[int] | None = None,
+        on_finished: Callable[[int, list[int]], None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Rollout:
+        """See `Sampler.generate`. Raises ValueError where no weights are handed over."""
+        if self._params is None:
+            raise ValueError("no weights yet: call sync(params, version) before generate")
+        return self.sampler(sampling).generate(
+            self._params,
+            prompts,
+            group_size=group_size,
+            seed=seed,
+            step=step,
+            prompt_ids=prompt_ids,
+            on_finished=on_finished,
+            progress=progress,
+        )
 
 
 def _merge(parts: list[Any]) -> Any:

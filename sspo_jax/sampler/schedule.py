@@ -84,14 +84,9 @@ class Sample:
     prompt_id: int  # folded into the key
     sample_id: int
     budget: int
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    values: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)  # per-token arrays, block by block
+    generated: int = 0  # tokens so far
+    newest: int | None = None  # the last of them
     finish: FinishReason = FinishReason.LENGTH
-
-    @property
-    def logprobs(self) -> np.ndarray:
-        """Log-probs of its tokens, temperature-only softmax."""
-        return np.concatenate(self.values["logprobs"])[: len(self.tokens)]
 
 
 @dataclasses.dataclass(eq=False)
@@ -113,13 +108,17 @@ class Run:
         samples: list[Sample],
         keys: np.ndarray | Mapping[int, np.ndarray],
         *,
-        on_finished: Callable[[Sample], None],
+        on_finished: Callable[[int, list[int]], None] | None,
         progress: Callable[[int], None] | None,
     ):
         self.sampler, self.weights, self.stats = sampler, weights, sampler.stats
         self.config, self.sampling = sampler.config, sampler.sampling
         self.on_finished, self.progress = on_finished, progress
         self.keys = keys
+        self.responses: dict[int, list[int]] = {sample.row: [] for sample in samples}
+        """Tokens of each row."""
+        self.values: dict[int, dict[str, list[np.ndarray]]] = {sample.row: {} for sample in samples}
+        """Per-token arrays of each row by name, block by block; the last block may go beyond the response."""
         self.queue = deque(samples)
         self.group_sizes = Counter(sample.prompt_index for sample in samples)
         self.prompts = {sample.prompt_index: sample.prompt for sample in samples}
@@ -182,11 +181,11 @@ class Run:
         """Brings slots and columns to the smallest buckets that hold the samples until the next look."""
         running = self._running()
         slots = self.slots
-        longest_rest = max(sample.budget - len(sample.tokens) for _, sample in running)
+        longest_rest = max(sample.budget - sample.generated for _, sample in running)
         if not self.queue and longest_rest >= SHRINK_STEPS:
             slots = min(bucket for bucket in self.slot_buckets if bucket == slots or self._hold(bucket))
         ends = [
-            len(sample.prompt) - 1 + min(sample.budget, len(sample.tokens) + self.sampler.block_steps)
+            len(sample.prompt) - 1 + min(sample.budget, sample.generated + self.sampler.block_steps)
             for _, sample in running
         ]
         columns = min(bucket for bucket in self.column_buckets if bucket >= max(ends))
@@ -326,9 +325,9 @@ class Run:
         }
         keys = np.zeros((self.slots, 2), np.uint32)
         for slot, sample in running:
-            arrays["tokens"][slot] = sample.tokens[-1] if sample.tokens else sample.prompt[-1]
-            arrays["positions"][slot] = len(sample.prompt) + len(sample.tokens) - 1
-            arrays["generated"][slot] = len(sample.tokens)
+            arrays["tokens"][slot] = sample.prompt[-1] if sample.newest is None else sample.newest
+            arrays["positions"][slot] = len(sample.prompt) + sample.generated - 1
+            arrays["generated"][slot] = sample.generated
             arrays["budgets"][slot] = sample.budget
             arrays["active"][slot] = True
             keys[slot] = self.keys[sample.row]
@@ -338,26 +337,17 @@ class Run:
         settings = ()
         if self.slot_settings is not None:
             key, settings = (*key, "settings of each", self.top), (self.slot_settings(),)
-        self.cache, out = self.sampler.programs(
-            key,
-            functools.partial(
-                decode_block,
-                config=self.config,
-                sampling=self.sampling,
-                max_steps=max_steps,
-                unrolled=self.sampler.unrolled,
-                top=self.top,
-            ),
-            self.weights,
-            self.cache,
-            *arrays.values(),
-            keys,
-            np.int32(self.clock),
-            np.int32(max_steps),
-            np.int32(limit),
-            *settings,
-            donate=(1,),
+        decode = functools.partial(
+            decode_block,
+            config=self.config,
+            sampling=self.sampling,
+            max_steps=max_steps,
+            unrolled=self.sampler.unrolled,
+            top=self.top,
         )
+        counters = np.int32(self.clock), np.int32(max_steps), np.int32(limit)
+        args = (self.weights, self.cache, *arrays.values(), keys, *counters, *settings)
+        self.cache, out = self.sampler.programs.compiled(key, decode, args, donate=(1,))(*args)
         out = jax.device_get(out)
         steps = int(out.pop("steps"))
         counts, active = out.pop("counts"), out.pop("active")
@@ -370,28 +360,38 @@ class Run:
             self._collect(slot, sample, int(counts[slot]), bool(active[slot]), out)
 
     def _collect(self, slot: int, sample: Sample, count: int, is_active: bool, out: dict[str, np.ndarray]) -> None:
-        before = len(sample.tokens)
-        sample.tokens.extend(out["tokens"][:count, slot].tolist())
+        response, values = self.responses[sample.row], self.values[sample.row]
+        before = len(response)
+        response.extend(out["tokens"][:count, slot].tolist())
         for name, value in out.items():
             if name != "tokens":
-                sample.values.setdefault(name, []).append(value[:count, slot])
-        if sample.tokens[-1] in self.sampling.stop_token_ids and not is_active:
+                values.setdefault(name, []).append(value[:count, slot])
+        if response[-1] in self.sampling.stop_token_ids and not is_active:
             sample.finish = FinishReason.STOP
         if self.sampling.stop_strings:
             end = first_stop(
-                sample.tokens,
+                response,
                 before,
                 self.sampling.stop_strings,
                 self.sampler.decode,
                 minimum=self.sampling.min_new_tokens,
             )
             if end is not None:  # what the block sampled beyond it is dropped
-                del sample.tokens[end:]
+                del response[end:]
                 sample.finish, is_active = FinishReason.STOP, False
-        self.stats.tokens += len(sample.tokens) - before
+        self.stats.tokens += len(response) - before
+        sample.generated, sample.newest = len(response), response[-1]
         if not is_active:
             self.occupants[slot] = None
-            self.on_finished(sample)
+            if self.on_finished is not None:
+                self.on_finished(sample.row, list(response))
+
+    def arrays(self) -> dict[str, list[np.ndarray]]:
+        """Per-token arrays of all rows by name, each as long as its response."""
+        return {
+            name: [np.concatenate(self.values[row][name])[: len(self.responses[row])] for row in self.responses]
+            for name in self.values[0]
+        }
 
 
 def prefill_shape(prompt_tokens: int, prompts: int, slots: int, group_size: int, shards: int) -> tuple[int, int]:

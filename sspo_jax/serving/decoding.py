@@ -74,7 +74,7 @@ class Stream(Run):
         while self._sizes[-1] > _FEWEST_SLOTS:
             self._sizes.append(max(_FEWEST_SLOTS, 1 << (self._sizes[-1] - 1).bit_length() - 1))
         nobody = Sample(0, [0], 0, 0, 0, 1)
-        super().__init__(sampler, weights, [nobody], np.zeros((1, 2), np.uint32), on_finished=_drop, progress=None)
+        super().__init__(sampler, weights, [nobody], np.zeros((1, 2), np.uint32), on_finished=None, progress=None)
         self.keys = self._keys
         self.queue.clear()
         self.prompts.clear()
@@ -148,7 +148,8 @@ class Stream(Run):
     def _collect(self, slot: int, sample: Sample, count: int, is_active: bool, out: dict[str, np.ndarray]) -> None:
         request = self._requests[sample.row]
         tokens = out["tokens"][:count, slot].tolist()
-        sample.tokens.extend(tokens)
+        sample.generated += count
+        sample.newest = tokens[-1] if tokens else sample.newest
         self.stats.tokens += count
         finish = None
         if not is_active:
@@ -164,10 +165,6 @@ class Stream(Run):
         )
         if not request.receive(block) or finish is not None:
             self._free(slot, sample)
-
-
-def _drop(sample: Sample) -> None:
-    """Samples are handed over block by block."""
 
 
 def _powers_of_two(longest: int) -> tuple[int, ...]:

@@ -33,12 +33,11 @@ from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.hf.layout import DType
 from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.lora import fold_lora, has_lora
-from sspo_jax.sampler.assemble import assemble
 from sspo_jax.sampler.engine import NO_WEIGHTS
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.serving.connection import Connection, ServerError, arrivals
-from sspo_jax.types import FinishReason, Rollout
+from sspo_jax.types import FinishReason, Rollout, rows_of_groups
 
 ATTEMPTS = 5
 """Times that one response is asked for, while the server turns out to have other weights."""
@@ -203,7 +202,12 @@ class RemoteEngine:
                 if progress is not None:
                     progress(num_tokens)
         tokens, logprobs, reasons = zip(*choices, strict=True)
-        return assemble(prompts, group_size, tokens, logprobs, [*map(int, reasons)])
+        return Rollout(
+            **rows_of_groups(prompts, group_size),
+            responses=tuple(np.array(row, np.int32) for row in tokens),
+            logprobs=tuple(np.array(row, np.float32) for row in logprobs),
+            finish_reasons=np.array(reasons, np.int32),
+        )
 
     def _sample(
         self, prompt: list[int], sampling: SamplingParams, key: np.ndarray, is_over: threading.Event

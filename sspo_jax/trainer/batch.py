@@ -13,36 +13,19 @@ from sspo_jax.losses.ratios import Level
 from sspo_jax.types import Rollout, TrainBatch
 
 
-def pack_rows(
-    rollout: Rollout,
-    advantages: Float[np.ndarray, " batch"],
-    chosen: np.ndarray,
-    *,
-    row_tokens: int,
-    micro_rows: int,
-) -> list[TrainBatch]:
-    """Packs the chosen responses, each after its prompt, into rows; returns them in micro-batches.
+def assign_rows(rollout: Rollout, chosen: np.ndarray, *, row_tokens: int) -> list[list[int]]:
+    """Which of the chosen responses each training row holds, in order: segment n of row r is `[r][n - 1]`.
 
-    First fit by decreasing length: a response goes to the first row that has room.
+    First fit by decreasing length: a response, after its prompt, goes to the first row that has room.
 
     Args:
       rollout: what was sampled.
-      advantages: one per response.
-      chosen: indices of the responses to pack.
+      chosen: indices of the responses to place.
       row_tokens: length of a row.
-      micro_rows: rows of a micro-batch; the last one is filled up with empty rows.
 
     Raises:
       ValueError: a prompt and its response are longer than a row.
     """
-    members = assign_rows(rollout, chosen, row_tokens=row_tokens)
-    shape = micro_rows, row_tokens
-    cuts = range(0, len(members), micro_rows)
-    return [lay_out(rollout, advantages, members[cut : cut + micro_rows], shape) for cut in cuts]
-
-
-def assign_rows(rollout: Rollout, chosen: np.ndarray, *, row_tokens: int) -> list[list[int]]:
-    """Which of the chosen responses each row of `pack_rows` holds, in order: segment n of row r is `[r][n - 1]`."""
     prompt_lengths = np.array([len(prompt) for prompt in rollout.prompts], np.int64)
     lengths = (prompt_lengths + rollout.lengths)[chosen]
     if len(chosen) and lengths.max() > row_tokens:
@@ -63,44 +46,57 @@ def assign_rows(rollout: Rollout, chosen: np.ndarray, *, row_tokens: int) -> lis
     return members
 
 
-def lay_out(
-    rollout: Rollout, advantages: Float[np.ndarray, " batch"], members: Sequence[Sequence[int]], shape: tuple[int, int]
-) -> TrainBatch:
-    """Rows that hold the given responses, each after its prompt; what only scoring can fill in is zero.
+def pack_rows(
+    rollout: Rollout,
+    advantages: Float[np.ndarray, " batch"],
+    members: Sequence[Sequence[int]],
+    *,
+    row_tokens: int,
+    micro_rows: int,
+) -> list[TrainBatch]:
+    """Rows that hold the given responses, each after its prompt, in micro-batches.
+
+    What only scoring can fill in is zero.
 
     Args:
-      rollout, advantages: as for `pack_rows`.
-      members: the responses of each row, in order; rows beyond the last are empty.
-      shape: (rows, tokens of a row).
+      rollout: what was sampled.
+      advantages: one per response.
+      members: the responses of each row, in order; see `assign_rows`.
+      row_tokens: length of a row.
+      micro_rows: rows of a micro-batch; the last one is filled up with empty rows.
     """
-    tokens, positions, segment_ids = (np.zeros(shape, np.int32) for _ in range(3))
-    mask = np.zeros(shape, bool)
-    row_advantages, sampler_logprobs = (np.zeros(shape, np.float32) for _ in range(2))
-    for row, responses in enumerate(members):
-        start = 0
-        for segment, response in enumerate(responses, 1):
-            middle = start + len(rollout.prompts[response])
-            end = middle + len(rollout.responses[response])
-            tokens[row, start:middle] = rollout.prompts[response]
-            tokens[row, middle:end] = rollout.responses[response]
-            positions[row, start:end] = np.arange(end - start)
-            segment_ids[row, start:end] = segment
-            mask[row, middle:end] = True
-            row_advantages[row, middle:end] = advantages[response]
-            sampler_logprobs[row, middle:end] = rollout.logprobs[response]
-            start = end
-    unknown = np.zeros(shape, np.float32)
-    return TrainBatch(
-        tokens=tokens,
-        positions=positions,
-        segment_ids=segment_ids,
-        mask=mask,
-        advantages=row_advantages,
-        sampler_logprobs=sampler_logprobs,
-        old_logprobs=unknown,
-        entropies=unknown,
-        subsentence_ids=np.full(shape, -1, np.int32),
-    )
+    batches, shape = [], (micro_rows, row_tokens)
+    for cut in range(0, len(members), micro_rows):
+        tokens, positions, segment_ids = (np.zeros(shape, np.int32) for _ in range(3))
+        mask = np.zeros(shape, bool)
+        row_advantages, sampler_logprobs = (np.zeros(shape, np.float32) for _ in range(2))
+        for row, responses in enumerate(members[cut : cut + micro_rows]):
+            start = 0
+            for segment, response in enumerate(responses, 1):
+                middle = start + len(rollout.prompts[response])
+                end = middle + len(rollout.responses[response])
+                tokens[row, start:middle] = rollout.prompts[response]
+                tokens[row, middle:end] = rollout.responses[response]
+                positions[row, start:end] = np.arange(end - start)
+                segment_ids[row, start:end] = segment
+                mask[row, middle:end] = True
+                row_advantages[row, middle:end] = advantages[response]
+                sampler_logprobs[row, middle:end] = rollout.logprobs[response]
+                start = end
+        unknown = np.zeros(shape, np.float32)
+        batch = TrainBatch(
+            tokens=tokens,
+            positions=positions,
+            segment_ids=segment_ids,
+            mask=mask,
+            advantages=row_advantages,
+            sampler_logprobs=sampler_logprobs,
+            old_logprobs=unknown,
+            entropies=unknown,
+            subsentence_ids=np.full(shape, -1, np.int32),
+        )
+        batches.append(batch)
+    return batches
 
 
 def split_groups(group_ids: Int[np.ndarray, " batch"], parts: int) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from sspo_jax.advantages import is_rounding
 from sspo_jax.checker import Verdict, ledger
@@ -19,16 +19,22 @@ from sspo_jax.types import FinishReason, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GradedRollout:
-    """Responses with their verdicts and rewards, the samples of a problem beside each other."""
+class Grades:
+    """Verdicts and rewards of responses, the samples of a problem beside each other."""
 
-    rollout: Rollout
     problems: tuple[Problem, ...]  # one per response
     texts: tuple[str, ...]  # responses without control tokens
     verdicts: tuple[Verdict, ...]
     rewards: Float[np.ndarray, " batch"]
     is_judged: Bool[np.ndarray, " batch"]  # false: there is no reward, and the response is left out
     terms: Mapping[str, Float[np.ndarray, " batch"]]  # of the rewards, unweighted, by name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GradedRollout(Grades):
+    """Responses with their verdicts and rewards."""
+
+    rollout: Rollout
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -171,23 +177,24 @@ class Grading:
         if row in self._mine:
             self._verdicts[row] = self._grader.judge.submit(self._texts[row], self._problems[row])
 
-    def result(self, rollout: Rollout) -> GradedRollout:
-        """All responses, graded; waits for the verdicts that are not there yet.
+    def result(self, lengths: Int[np.ndarray, " batch"]) -> Grades:
+        """Those of all responses; waits for the verdicts that are not there yet.
+
+        Args:
+          lengths: tokens of each response.
 
         Raises:
           RewardError: a user's reward function failed, on this process or on another; all processes raise.
         """
-        lengths = rollout.lengths.tolist()
         try:
-            scored = together(lambda: self._score(lengths))
+            scored = together(lambda: self._score(lengths.tolist()))
         except ValueError as error:
             raise error if isinstance(error, RewardError) else RewardError(str(error)) from None
         names = tuple(scored.terms)
         columns = (map(dataclasses.asdict, scored.verdicts), scored.rewards, scored.is_excluded, *scored.terms.values())
         done = dict(zip(self._mine, zip(*columns, strict=True), strict=True))
         verdicts, rewards, excluded, *terms = zip(*exchange(len(self._problems), done), strict=True)
-        return GradedRollout(
-            rollout=rollout,
+        return Grades(
             problems=tuple(self._problems),
             texts=tuple(self._texts),
             verdicts=tuple(Verdict(**verdict) for verdict in verdicts),

@@ -44,7 +44,7 @@ from sspo_jax.sampler import RolloutEngine
 from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
 from sspo_jax.trainer import stream
-from sspo_jax.trainer.batch import entropy_labels, entropy_statistics, pack_rows, split_groups
+from sspo_jax.trainer.batch import assign_rows, entropy_labels, entropy_statistics, pack_rows, split_groups
 from sspo_jax.trainer.evaluator import Evaluator, metrics_of
 from sspo_jax.trainer.grading import GradedRollout, Grader
 from sspo_jax.trainer.overview import show_plan
@@ -195,14 +195,26 @@ class Trainer:
         self.token_log: TokenLog | None = None  # what it came to, until it is written
 
     def run(self) -> bool:
-        """All steps that are left; false if it was asked to stop before the last.
+        """From the newest checkpoint, or the start, to the last step; false if it was asked to stop before that.
 
         It is interrupted between two steps, or in one as long as the state is that of the step before.
         """
-        manager = self.manager
+        manager, total = self.manager, self.config.steps
         manager.open()
         try:
-            self.go_on()
+            self.start()
+            with jax.set_mesh(self.inputs.mesh), self.display.bars("steps", total, completed=self.state.step):
+                if self.state.unrecorded is not None:
+                    self.finish_step(self.state.unrecorded)
+                for step in range(self.state.step + 1, total + 1):
+                    if any_process(bool(self.stop)):  # what is not saved must not be left
+                        raise Interrupted
+                    with manager.stage_seconds("training"):
+                        metrics = self.step(step)
+                    self.finish_step(metrics)
+                    if manager.is_save_due(step):
+                        manager.save(self.state)
+            manager.wait()
         except (Interrupted, RewardError, OSError) as reason:
             if isinstance(reason, OSError) and not self.is_started:
                 raise  # there is nothing to save, and what is there could not be read
@@ -214,23 +226,6 @@ class Trainer:
         finally:
             manager.close()
         return self.failure is None and self.state.step == self.config.steps and self.state.unrecorded is None
-
-    def go_on(self) -> None:
-        """From the newest checkpoint, or the start, to the last step, all on the disk."""
-        manager, total = self.manager, self.config.steps
-        self.start()
-        with jax.set_mesh(self.inputs.mesh), self.display.bars("steps", total, completed=self.state.step):
-            if self.state.unrecorded is not None:
-                self.finish_step(self.state.unrecorded)
-            for step in range(self.state.step + 1, total + 1):
-                if any_process(bool(self.stop)):  # what is not saved must not be left
-                    raise Interrupted
-                with manager.stage_seconds("training"):
-                    metrics = self.step(step)
-                self.finish_step(metrics)
-                if manager.is_save_due(step):
-                    manager.save(self.state)
-        manager.wait()
 
     def step(self, step: int) -> dict[str, float]:
         """One step of the algorithm; changes the state and returns the metrics."""
@@ -300,7 +295,8 @@ class Trainer:
             group_ids = sampled.group_ids + np.int32(attempt * rollout.prompts)  # other problems, other groups
             self.display.phase("verify")
             with watch("verify"):  # what the rollout did not hide
-                groups = grading.result(dataclasses.replace(sampled, group_ids=group_ids))
+                grades = grading.result(sampled.lengths)
+            groups = GradedRollout(rollout=dataclasses.replace(sampled, group_ids=group_ids), **vars(grades))
             stream.learn(self.stream, groups)
             if not rollout.dynamic_sampling:
                 self.sampled_groups = groups
@@ -331,16 +327,11 @@ class Trainer:
         self, groups: GradedRollout, advantages: Float[np.ndarray, " batch"]
     ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
         """Old log-probs, entropies, subsentences: micro-batches of each update; fill and sampler/logprob_gap_*."""
-        settings, programs = self.config.update, self.programs
+        programs, row_tokens, micro_rows = self.programs, self.config.row_tokens, self.config.update.micro_rows
+        placed = [assign_rows(groups.rollout, part, row_tokens=row_tokens) for part in self.parts(groups)]
         minibatches = [
-            pack_rows(
-                groups.rollout,
-                advantages,
-                part,
-                row_tokens=self.config.row_tokens,
-                micro_rows=settings.micro_rows,
-            )
-            for part in self.parts(groups)
+            pack_rows(groups.rollout, advantages, members, row_tokens=row_tokens, micro_rows=micro_rows)
+            for members in placed
         ]
         rows = [micro_batch for minibatch in minibatches for micro_batch in minibatch]
         scored, poll = [], self.stop.polls()
@@ -459,13 +450,13 @@ class Trainer:
         settings, step = self.config.update, self.state.step + 1
         for number, applied in enumerate(is_applied, 1):
             self.skipped = 0 if applied else self.skipped + 1
-            limit = settings.most_skipped if settings.non_finite == "skip" else 0
+            limit = settings.skip_non_finite
             if self.skipped > limit:
                 raise NonFiniteError(
                     f"step {step}: the gradient of update {number} of {len(is_applied)} is not finite"
                     + (f", as were the {limit} before it" if limit else "")
                     + ". It was left out, and nothing after it is kept. Lower --optimizer.learning-rate, or skip such "
-                    "updates with --update.non-finite skip"
+                    "updates with --update.skip-non-finite 10"
                 )
             if not applied:
                 self.display.say(f"step {step}: update {number} left out, its gradient is not finite")

@@ -41,7 +41,7 @@ def open_engine(rollout: RolloutConfig, model: QwenConfig, mesh: Mesh, run_direc
         server.url,
         model,
         export_directory=server.export_directory or run_directory / "weights",
-        export_dtype=server.export_dtype,
+        export_dtype=model.compute.dtype,
         model=server.model,
         reload=VLLM_RELOAD if server.protocol == "vllm" else None,
         concurrency=server.concurrency,

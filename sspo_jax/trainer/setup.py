@@ -76,13 +76,7 @@ def check(config: TrainConfig) -> RunInputs:
     prompts = PromptTokenizer(template, tokenizer, max_tokens=config.rollout.max_prompt_tokens)
     data = config.data.open(tokenizer)
     data, dropped = _fit_prompts(data, prompts, config.rollout)
-    evaluation = tuple(source.open(tokenizer) for source in config.evaluation.chosen)
-    names = [source.name for source in evaluation]
-    if len(set(names)) < len(names):
-        raise ValueError(f"the held-out sets are {', '.join(names)}; expected each name once")
-    for source in evaluation:
-        for index in range(_known_size(source, config.evaluation.problems)):
-            prompts(source[index])
+    evaluation = _open_held_out(config.evaluation, tokenizer, prompts)
     if config.rollout.prompts > len(data):
         raise ValueError(f"--rollout.prompts is {config.rollout.prompts}, {data.name} has {len(data)} problems")
     segmenter = Segmenter.from_tokenizer(
@@ -122,6 +116,18 @@ def check(config: TrainConfig) -> RunInputs:
             **({"model": {str(config.model.path): model_digest(path)}} if path else {}),  # a second for each GB
         },
     )
+
+
+def _open_held_out(config: EvaluationConfig, tokenizer: Any, prompts: PromptTokenizer) -> tuple[ProblemSource, ...]:
+    """The sets of the evaluations; each has a name of its own, and its prompts are not too long."""
+    opened = tuple(source.open(tokenizer) for source in config.chosen)
+    names = [source.name for source in opened]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the held-out sets are {', '.join(names)}; expected each name once")
+    for source in opened:
+        for index in range(_known_size(source, config.problems)):
+            prompts(source[index])
+    return opened
 
 
 def _check_lengths(model: QwenModel, rollout: RolloutConfig, evaluation: EvaluationConfig) -> None:

@@ -28,7 +28,7 @@ from sspo_jax.optimizer import abstract_state, learning_rate_schedule, make_opti
 from sspo_jax.sampler.programs import TracedProgram
 from sspo_jax.sharding import after, named_sharding, put, replicated, shards
 from sspo_jax.subsentences import Segmenter
-from sspo_jax.trainer.batch import lay_out
+from sspo_jax.trainer.batch import pack_rows
 from sspo_jax.types import Rollout, TrainBatch
 
 NO_ROLLOUT = Rollout(
@@ -142,7 +142,8 @@ class TrainPrograms:
         Args:
           micro_rows, row_tokens: of a micro-batch.
         """
-        empty = lay_out(NO_ROLLOUT, np.zeros(0, np.float32), [], (micro_rows, row_tokens))
+        nothing = np.zeros(0, np.float32)
+        [empty] = pack_rows(NO_ROLLOUT, nothing, [[]], row_tokens=row_tokens, micro_rows=micro_rows)
         batch = self.place(empty, put=_shape_of)
         state = abstract_state(self.config, self.mesh, self.optimizer, self.lora)
         params, base = state["params"], self.trainable.abstract_base(self.mesh)

@@ -30,7 +30,7 @@ from sspo_jax.models.qwen import Params, init_qwen, qwen_shardings
 from sspo_jax.optimizer import make_optimizer, optimizer_shardings
 from sspo_jax.runs.display import Display
 from sspo_jax.sharding import named_sharding, put, replicated
-from sspo_jax.trainer.batch import lay_out
+from sspo_jax.trainer.batch import pack_rows
 from sspo_jax.trainer.setup import RunInputs
 from sspo_jax.trainer.step import sequence_logprobs
 from sspo_jax.types import FinishReason, Rollout, TrainBatch
@@ -159,8 +159,9 @@ def demonstration_rows(inputs: RunInputs, settings: WarmStartConfig, *, seed: in
                 members[-1].append(len(pairs))
                 pairs.append((prompt, response))
                 prompt, response = next(pending)
-        yield lay_out(
-            _as_rollout(pairs), np.zeros(len(pairs), np.float32), members, (settings.rows, settings.row_tokens)
+        advantages = np.zeros(len(pairs), np.float32)
+        yield from pack_rows(
+            _as_rollout(pairs), advantages, members, row_tokens=settings.row_tokens, micro_rows=settings.rows
         )
 
 

@@ -81,7 +81,8 @@ def graded(problems: list[Problem], tokenizer, **rewards: object) -> GradedRollo
         grading = grader.begin(problems, 1)
         for row, text in enumerate(texts):
             grading.finished(row, tokenizer.encode(text))
-        return grading.result(rollout_of(texts, tokenizer))
+        rollout = rollout_of(texts, tokenizer)
+        return GradedRollout(rollout=rollout, **vars(grading.result(rollout.lengths)))
 
 
 def statuses_in_evaluation(source: ProblemSource, tokenizer) -> list[str]:

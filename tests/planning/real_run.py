@@ -23,7 +23,7 @@ from sspo_jax.planning.plan import traced
 from sspo_jax.planning.programs import resolve_shape
 from sspo_jax.sampler.programs import CompiledPrograms, readable
 from sspo_jax.sharding import MeshConfig, make_mesh
-from sspo_jax.trainer.batch import pack_rows
+from sspo_jax.trainer.batch import assign_rows, pack_rows
 from sspo_jax.trainer.rollout_engine import open_engine, rollout_sampling
 from sspo_jax.trainer.setup import check
 from sspo_jax.trainer.step import TrainPrograms
@@ -84,7 +84,7 @@ def real(config: TrainConfig) -> dict[str, list[list[Any]]]:
     rows = pack_rows(
         rollout,
         np.ones(len(rollout.responses), np.float32),
-        np.arange(len(rollout.responses)),
+        assign_rows(rollout, np.arange(len(rollout)), row_tokens=config.row_tokens),
         row_tokens=config.row_tokens,
         micro_rows=config.update.micro_rows,
     )[0]

@@ -135,9 +135,9 @@ def test_records_of_earlier_versions(tmp_path: pathlib.Path):
     with pytest.raises(ValueError, match=r"model\./models/base: '4d' there, '3c' here"):
         opened(tmp_path)
     old["provenance"]["base"] = {"/models/base": "3c"}
-    del old["config"]["update"]["non_finite"]
+    del old["config"]["update"]["skip_non_finite"]
     (tmp_path / "config.json").write_text(json.dumps(old))
-    with pytest.raises(ValueError, match=r"update\.non_finite: None there, 'stop' here"):
+    with pytest.raises(ValueError, match=r"update\.skip_non_finite: None there, 0 here"):
         opened(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"experiment": "small"}))
     with pytest.raises(ValueError, match=r"config\.json: no `config`.*Restore it from a copy"):

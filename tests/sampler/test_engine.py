@@ -242,19 +242,6 @@ def test_equal_prompts_are_prefilled_once_and_keep_their_own_noise(slots, tiny, 
     assert rollout.group_ids.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_what_is_known_of_a_sample_is_there_when_it_has_ended(reference, tiny, prompts):
-    config, params = tiny
-    seen = {}
-    sampler = Sampler(config, SAMPLING, slots=4, block_steps=4)
-    sampler.generate(
-        params, prompts, group_size=3, seed=11, step=4, on_sample=lambda sample: seen.update({sample.row: sample})
-    )
-    for row, response in enumerate(responses(reference)):
-        assert seen[row].tokens == response
-        assert seen[row].finish == reference.finish_reasons[row]
-        np.testing.assert_allclose(seen[row].logprobs, reference.sampler_logprobs[row][: len(response)], atol=2e-5)
-
-
 def test_slots_are_given_up_when_few_long_samples_remain(tiny, monkeypatch):
     config, params = tiny
     monkeypatch.setattr("sspo_jax.sampler.schedule.SHRINK_STEPS", 8)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sspo_jax.trainer.batch import entropy_statistics, pack_rows, split_groups
+from sspo_jax.trainer.batch import assign_rows, entropy_statistics, pack_rows, split_groups
 from sspo_jax.types import Rollout, TrainBatch
 
 
@@ -26,7 +26,8 @@ def rollout(lengths: list[tuple[int, int]]) -> Rollout:
 
 def packed(sampled: Rollout, advantages: np.ndarray, chosen: np.ndarray, row_tokens: int) -> TrainBatch:
     """All rows in one batch."""
-    cuts = pack_rows(sampled, advantages, chosen, row_tokens=row_tokens, micro_rows=1)
+    members = assign_rows(sampled, chosen, row_tokens=row_tokens)
+    cuts = pack_rows(sampled, advantages, members, row_tokens=row_tokens, micro_rows=1)
     return jax.tree.map(lambda *parts: np.concatenate(parts), *cuts)
 
 
@@ -66,7 +67,8 @@ def test_a_response_longer_than_a_row_is_refused_with_the_option_to_change():
 
 def test_micro_batches_are_filled_up_with_empty_rows():
     sampled, advantages = rollout([(4, 6)] * 5), np.ones(5, np.float32)
-    cuts = pack_rows(sampled, advantages, np.arange(5), row_tokens=10, micro_rows=2)
+    members = assign_rows(sampled, np.arange(5), row_tokens=10)
+    cuts = pack_rows(sampled, advantages, members, row_tokens=10, micro_rows=2)
     assert [len(cut.tokens) for cut in cuts] == [2, 2, 2]
     whole = packed(sampled, advantages, np.arange(5), 10)
     assert np.array_equal(np.concatenate([cut.tokens for cut in cuts])[:5], whole.tokens)
@@ -74,7 +76,9 @@ def test_micro_batches_are_filled_up_with_empty_rows():
 
 
 def test_nothing_chosen_is_no_micro_batch():
-    assert pack_rows(rollout([(1, 1)]), np.zeros(1, np.float32), np.arange(0), row_tokens=4, micro_rows=2) == []
+    sampled = rollout([(1, 1)])
+    assert assign_rows(sampled, np.arange(0), row_tokens=4) == []
+    assert pack_rows(sampled, np.zeros(1, np.float32), [], row_tokens=4, micro_rows=2) == []
 
 
 def test_minibatches_hold_whole_groups():

@@ -8,7 +8,7 @@ import numpy as np
 
 from sspo_jax.runs.metrics_file import combine, host_value
 from sspo_jax.subsentences import Segmenter
-from sspo_jax.trainer.batch import pack_rows
+from sspo_jax.trainer.batch import assign_rows, pack_rows
 from sspo_jax.trainer.grading import GradedRollout
 from sspo_jax.trainer.loop import Trainer
 from sspo_jax.trainer.step import TrainPrograms
@@ -49,10 +49,10 @@ def test_scoring_leaves_the_gradient_alone(trainer: Trainer, groups: GradedRollo
 
 def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: GradedRollout):
     """The same rows in one piece and cut by 4: same loss, same gradient."""
-    chosen, advantages = np.arange(8), trainer.advantages(groups)
+    members, advantages = assign_rows(groups.rollout, np.arange(8), row_tokens=64), trainer.advantages(groups)
     results = []
     for micro_rows in (8, 4):
-        rows = pack_rows(groups.rollout, advantages, chosen, row_tokens=64, micro_rows=micro_rows)
+        rows = pack_rows(groups.rollout, advantages, members, row_tokens=64, micro_rows=micro_rows)
         batches = [scored(trainer, cut) for cut in rows]
         denominator = trainer.programs.denominator(batches)
         gradients, parts = trainer.programs.zero_gradients(), []
