@@ -13,6 +13,7 @@ from sspo_jax.files import read_json, read_json_lines, step_files
 from sspo_jax.runs.best import Best, read_best
 from sspo_jax.runs.metrics_file import read_metrics
 from sspo_jax.runs.policy import read_record
+from sspo_jax.runs.profile import read_roofline
 from sspo_jax.runs.token_log import TokenLog, read_token_log
 
 _LONGEST = 12
@@ -53,6 +54,7 @@ class RunData:
     problems: Mapping[int, ProblemRates]
     tokens: Mapping[int, TokenLog]
     best: Best | None
+    roofline: Mapping[str, Any] | None  # of its last profile
     is_complete: bool
 
     @property
@@ -100,6 +102,7 @@ class RunReader:
             problems={step: self._once("problems", step, file, _problems) for step, file in files["rollouts"].items()},
             tokens={step: self._once("tokens", step, file, read_token_log) for step, file in logs.items()},
             best=read_best(path / "checkpoints"),
+            roofline=read_roofline(path),
             is_complete=(path / "summary.json").exists(),
         )
 

@@ -9,7 +9,8 @@ tokens/          per-token data of the updates of some steps (--log.tokens-every
 evaluations/     scores and responses of the evaluations inside the run
 weights/         what a server of rollouts loads (--rollout.server), the latest only
 tensorboard/     events
-report.html      the run as a page (--log.report-every)
+report.html      the run as a page
+profile/         traces of some steps, and what share of the roofline they reached (--log.profile-steps)
 summary.json     written when the run is complete
 earlier-N/       what was there when a run began anew in this directory
 
@@ -56,7 +57,9 @@ _MAY_DIFFER = (
     *("run_dir", "log", "mesh", "checkpoint", "distributed", "rollout.server", "rollout.slots", "update.micro_rows"),
     *("model.remat", "model.attention", "reward.workers", "reward.timeout_seconds", "reward.memory_limit_gib"),
 )
-_OF_THE_STEPS = ("metrics.jsonl", "rollouts", "tokens", "evaluations", "tensorboard", "summary.json", "report.html")
+_OF_THE_STEPS = (
+    *("metrics.jsonl", "rollouts", "tokens", "evaluations", "tensorboard", "summary.json", "report.html", "profile"),
+)
 _STEP_FILES = (("rollouts", ".jsonl"), ("tokens", ".npz"), ("evaluations", ".jsonl"), ("evaluations", ".json"))
 _OF_A_START = ("base", "weights", "exported", "checkpoints")
 _MIN_FREE_BYTES = 64 * 1024 * 1024

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -93,11 +94,7 @@ def check(config: TrainConfig) -> RunInputs:
         math_aware=config.segmenter.math_aware,
     )
     stop_token_ids = end_tokens(tokenizer, model.eos_token_ids, own=config.rollout.stop_token_ids)
-    if beyond := [token for token in config.rollout.stop_token_ids if token >= model.vocab_size]:
-        raise ValueError(
-            f"--rollout.stop-token-ids has {', '.join(map(str, beyond))}; expected ids below the model's vocabulary of "
-            f"{model.vocab_size}"
-        )
+    _check_stop_tokens(config.rollout.stop_token_ids, model)
     if config.warm_start is not None:
         _check_rows(config.warm_start, model, batch_shards(mesh))
     if is_main():
@@ -122,6 +119,15 @@ def check(config: TrainConfig) -> RunInputs:
             **({"model": {str(config.model.path): model_digest(path)}} if path else {}),  # a second for each GB
         },
     )
+
+
+def _check_stop_tokens(chosen: Sequence[int], model: QwenModel) -> None:
+    """Refuses end tokens that the model does not have."""
+    if beyond := [token for token in chosen if token >= model.vocab_size]:
+        raise ValueError(
+            f"--rollout.stop-token-ids has {', '.join(map(str, beyond))}; expected ids below the model's vocabulary of "
+            f"{model.vocab_size}"
+        )
 
 
 def _check_lengths(model: QwenModel, rollout: RolloutConfig, evaluation: EvaluationConfig) -> None:

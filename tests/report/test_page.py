@@ -38,6 +38,7 @@ def test_a_page_has_the_numbers_of_the_run(run: pathlib.Path):
     assert clause[:2] == [6, 12]
     assert clause[2] == pytest.approx(0.12, rel=1e-4)
     assert clause[8:] == ["high", 6, 0, 6, 0]  # grpo would have kept exp(0.12); gspo clips exp(0.06)
+    assert shown["roofline"]["stages"][0]["share"] == 0.25
     problems = shown["problems"]
     assert problems["shares"]["always"][-1] == 1.0
     assert problems["unread"][0]["status"] == "unparsed"
