@@ -81,6 +81,11 @@ def find_trackers(names: str) -> dict[str, Callable[[TrackedRun], Tracker]]:
     return found
 
 
+def tracker_packages(names: str) -> set[str]:
+    """Packages that the trackers of these names come from, but TensorBoard's, which has no threads."""
+    return {name.strip().partition(":")[0].partition(".")[0] for name in names.split(",")} - {"", "none", "tensorboard"}
+
+
 def open_trackers(names: str, run: TrackedRun) -> list[Tracker]:
     """The trackers of a run; all but TensorBoard's may fail without ending it.
 

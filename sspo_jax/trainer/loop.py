@@ -41,7 +41,7 @@ from sspo_jax.runs.stopwatch import Stopwatch
 from sspo_jax.runs.summary import Summary, show_summary
 from sspo_jax.runs.threads import ThreadDiedError, ThreadGuard
 from sspo_jax.runs.token_log import TokenLog
-from sspo_jax.runs.trackers import TrackedRun, open_trackers
+from sspo_jax.runs.trackers import TrackedRun, open_trackers, tracker_packages
 from sspo_jax.sampler import LocalEngine, RolloutEngine
 from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
@@ -95,7 +95,8 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
         with Watch(advice), Grader(config.reward.within(config.rollout.max_new_tokens), inputs.tokenizer) as grader:
             trainer = Trainer(config, inputs, directory, display, grader)
-            with trainer.stop, ThreadGuard(trainer.stop) as threads:
+            bystanders = tracker_packages(config.log.trackers)
+            with trainer.stop, ThreadGuard(trainer.stop, bystanders=bystanders) as threads:
                 completed = trainer.run()
             trainer.failure = trainer.failure or threads.failure
             if trainer.failure is not None and not _is_shared(trainer.failure):
