@@ -354,6 +354,7 @@ class TrainConfig:
         """
         check(self)
         self.log.profiled(self.steps)
+        self.reward.within(self.rollout.max_new_tokens)
         rollout, update = self.rollout, self.update
         if rollout.group_size == 1 and self.advantage.estimator in ("group", "leave_one_out"):
             raise ValueError(
@@ -369,6 +370,12 @@ class TrainConfig:
             raise ValueError(
                 f"--update.row-tokens is {update.row_tokens}; expected room for the longest prompt and response, "
                 f"{rollout.max_prompt_tokens} + {rollout.max_new_tokens} tokens"
+            )
+        most = longest * rollout.prompts * rollout.group_size
+        if update.row_tokens is not None and update.row_tokens > most:
+            raise ValueError(
+                f"--update.row-tokens is {update.row_tokens}; expected at most {most}, the prompts and responses of a "
+                "whole step at full length"
             )
         if self.segmenter.max_tokens is not None and self.segmenter.max_tokens < self.segmenter.min_tokens:
             raise ValueError(
