@@ -100,7 +100,7 @@ class RolloutConfig:
     top_k: Whole = 0
     """Sample from the k most probable tokens; 0 is off."""
     slots: Count | None = None
-    """Responses decoded at the same time; None: all of a step."""
+    """Responses decoded at the same time; None: all of a step, but at most 64 on a CPU and 256 elsewhere."""
     dynamic_sampling: Whole = 0
     """DAPO's dynamic sampling: draw up to this many more batches of problems to replace groups whose rewards are all
     equal. 0 keeps such groups (they add nothing to the gradient)."""
@@ -246,20 +246,40 @@ class LogConfig:
 
     quiet: bool = False
     """No progress bars and no sampled texts: one line a step."""
-    samples_every: Whole = 10
+    samples_every: FileOnly[Whole] = 10
     """Steps between printed samples; 0: never."""
-    rollouts_every: Whole = 1
+    rollouts_every: FileOnly[Whole] = 1
     """Steps between written rollouts; 0: never."""
     tokens_every: Whole = 5
     """Steps between files of per-token data (log-probs of each update, entropies, clauses, bounds, what was clipped),
     which the report shows; 0: never."""
-    tokens_responses: Count = 16
+    tokens_responses: FileOnly[Count] = 16
     """Responses in each of these files: half spread over the step, half those of which most was clipped."""
-    report_every: Whole = 10
+    report_every: FileOnly[Whole] = 10
     """Steps between writings of report.html in the run directory, which is also written at the end; 0: never."""
     trackers: str = "tensorboard"
     """Where metrics go beside metrics.jsonl, comma-separated: tensorboard, wandb, trackio, mlflow, or module:name of
     one's own; none: nowhere."""
+    profile_steps: str | None = None
+    """Steps to trace with the JAX profiler, first:last, as in 3:5; into profile/ of the run directory, and the report
+    says what share of the roofline their stages reached. Not step 1, which compiles. None: no trace."""
+
+    def profiled(self, steps: int) -> range:
+        """The steps to trace of a run of so many; none where no trace is wanted.
+
+        Raises:
+          ValueError: not two whole numbers in order, or beyond the run.
+        """
+        if self.profile_steps is None:
+            return range(0)
+        found = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", self.profile_steps)
+        first, last = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= first <= last <= steps:
+            raise ValueError(
+                f"--log.profile-steps is {self.profile_steps!r}; expected first:last, both of 1 to {steps}, the steps "
+                "of the run, as in 3:5"
+            )
+        return range(first, last + 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -328,6 +348,8 @@ class TrainConfig:
           ValueError: the option, what it is and what was expected.
         """
         check(self)
+        self.log.profiled(self.steps)
+        self.reward.within(self.rollout.max_new_tokens)
         rollout, update = self.rollout, self.update
         if rollout.group_size == 1 and self.advantage.estimator in ("group", "leave_one_out"):
             raise ValueError(
@@ -343,6 +365,12 @@ class TrainConfig:
             raise ValueError(
                 f"--update.row-tokens is {update.row_tokens}; expected room for the longest prompt and response, "
                 f"{rollout.max_prompt_tokens} + {rollout.max_new_tokens} tokens"
+            )
+        most = longest * rollout.prompts * rollout.group_size
+        if update.row_tokens is not None and update.row_tokens > most:
+            raise ValueError(
+                f"--update.row-tokens is {update.row_tokens}; expected at most {most}, the prompts and responses of a "
+                "whole step at full length"
             )
         if self.segmenter.max_tokens is not None and self.segmenter.max_tokens < self.segmenter.min_tokens:
             raise ValueError(

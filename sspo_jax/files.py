@@ -7,6 +7,7 @@ JSON lines are split at "\\n" and nowhere else: a JSON string may hold U+2028, U
 `str.splitlines` breaks. Whatever cannot be read raises one kind of error, a ValueError that names file and line.
 """
 
+import contextlib
 import errno
 import json
 import math
@@ -65,17 +66,35 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def check_writable_name(option: str, path: str | os.PathLike[str] | None) -> None:
-    """Refuses a URL where a path is expected; call it before anything is made.
+    """Refuses a URL, or nothing, where a path is expected; call it before anything is made.
 
     Raises:
-      ValueError: `gs://...` and the like; says what to do.
+      ValueError: `gs://...` and the like, or an empty name; says what to do.
     """
+    if path is not None and not os.fspath(path):
+        raise ValueError(f"{option} is empty; expected a path, or leave it out (is a variable of the shell not set?)")
     scheme, separator, _ = os.fspath(path or "").partition("://")
     if separator and scheme.isalnum():
         raise ValueError(
             f"{option} is {os.fspath(path or '')}, a URL; expected a path on a file system, for its locks and atomic "
             "renames. Mount the bucket (gcsfuse, s3fs) or a shared disk (NFS, Filestore), and name the path there"
         )
+
+
+def check_writable_file(option: str, path: str | os.PathLike[str] | None) -> None:
+    """Refuses a file that cannot be written where it is named; call it before the work whose result goes there.
+
+    Raises:
+      ValueError: as `check_writable_name`; it is a directory, or there is none to write it in.
+    """
+    check_writable_name(option, path)
+    if path is None:
+        return
+    file = pathlib.Path(path)
+    if file.is_dir():
+        raise ValueError(f"{option} is {path}, a directory; expected the name of a file")
+    if not file.parent.is_dir():
+        raise ValueError(f"{option} is {path}, but there is no directory {file.parent}: make it first, or name another")
 
 
 def cache_directory(subject: str) -> pathlib.Path:
@@ -206,11 +225,16 @@ def replace_text(file: pathlib.Path, text: str) -> None:
 def replace_bytes(file: pathlib.Path, content: bytes) -> None:
     """As `replace_text`."""
     part = file.with_name(file.name + ".part")
-    with open(part, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(file)
+    try:
+        with open(part, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()  # half a file on a full disk, or beside a directory of this name
+        raise
 
 
 def step_files(directory: pathlib.Path, suffix: str) -> dict[int, pathlib.Path]:

@@ -63,6 +63,7 @@ __all__ = [
     "Range",
     "Seed",
     "Whole",
+    "Workers",
     "check",
     "file_only",
     "from_record",
@@ -72,6 +73,7 @@ __all__ = [
 
 Count = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]
+Workers = Annotated[int, Range(1, 1024)]
 Positive = Annotated[float, Range(above=0)] | Annotated[int, Range(above=0)]
 NotNegative = Annotated[float, Range(0)] | Annotated[int, Range(0)]
 Fraction = Annotated[float, Range(0, 1)] | Annotated[int, Range(0, 1)]
@@ -185,7 +187,7 @@ def _check(value: Any, hint: Any, name: str) -> None:
         if not bounds.holds(value):
             is_too_large = isinstance(value, int) and abs(value) > MOST
             limit = f" of at most {MOST} in size" if is_too_large else ""
-            what = "a whole number" if isinstance(value, int) else "a finite number"
+            what = "a whole number" if kind is int else "a finite number"
             raise ValueError(f"{name} is {value}; expected {what}{limit} {bounds}".rstrip())
     elif isinstance(value, str):
         _check_text(value, name)

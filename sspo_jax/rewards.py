@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 
 from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.checker.workers.pool import WorkerDied, WorkerError
-from sspo_jax.ranges import Count, FileOnly, Positive, Range
+from sspo_jax.ranges import Count, FileOnly, Positive, Range, Workers
 
 Real = Annotated[float | int, Range()]
 
@@ -222,7 +222,7 @@ class RewardConfig:
     """Functions of yours."""
     timeout_seconds: Positive = 5.0
     """The most a worker may spend on one check."""
-    workers: Count | None = None
+    workers: Workers | None = None
     """Worker processes; None: as many as processors."""
     memory_limit_gib: FileOnly[Annotated[float | int, Range(0.5)]] = 2.0
     """Address space of each worker, GiB; sympy itself takes a quarter of one."""

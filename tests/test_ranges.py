@@ -140,12 +140,12 @@ class Outer:
         ({"most": 4}, "--most is 4; expected a whole number at least 1 and at most 3"),
         ({"inner": None}, "--inner is None; expected Inner"),
         ({"inner": {"rate": 1}}, "--inner is {'rate': 1}; expected Inner"),
-        ({"inner": Inner(rate=0)}, "--inner.rate is 0; expected a whole number above 0"),
+        ({"inner": Inner(rate=0)}, "--inner.rate is 0; expected a finite number above 0"),
         ({"inner": Inner(rate=math.nan)}, "--inner.rate is nan; expected a finite number above 0"),
         ({"inner": Inner(pair=(1.0,))}, "--inner.pair has 1 values; expected 2"),
         ({"inner": Inner(pair=[0.0, 1.0])}, r"--inner.pair is [0.0, 1.0]; expected a tuple"),
         ({"inner": Inner(counts=(1, 0))}, "--inner.counts is 0; expected a whole number at least 1"),
-        ({"others": (Inner(), Inner(rate=-1))}, "--others.1.rate is -1; expected a whole number above 0"),
+        ({"others": (Inner(), Inner(rate=-1))}, "--others.1.rate is -1; expected a finite number above 0"),
     ],
 )
 def test_values_and_types_are_refused_by_name(changes, message):

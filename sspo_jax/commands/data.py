@@ -101,6 +101,8 @@ def overlap_command(config: OverlapConfig) -> int:
     """
     if config.write is not None and (not config.write.endswith(".jsonl") or os.path.exists(config.write)):
         raise ValueError(f"--write is {config.write}; expected a .jsonl file that does not exist yet")
+    if not config.evals:
+        raise ValueError("no evaluation set is named; expected one or more after the training problems")
     train = open_problems(config.train, data_dir=config.data_dir)
     evals = [open_problems(spec, data_dir=config.data_dir) for spec in config.evals]
     found = find_overlap(train, evals, ngram=config.ngram, near_share=config.near_share)

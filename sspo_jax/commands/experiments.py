@@ -43,7 +43,7 @@ def load_experiment(name: str) -> "TrainConfig":
     try:
         module = _import_file(file.resolve())
         config = module.config() if callable(getattr(module, "config", None)) else None
-    except Exception as error:  # whatever a person's file can raise
+    except (Exception, SystemExit) as error:  # whatever a person's file can raise; an exit there is no run
         first_line = (str(error).strip().splitlines() or ["no message"])[0]
         raise ValueError(f"{_line_of(error, file)}: {type(error).__name__}: {first_line}") from error
     if not isinstance(config, TrainConfig):
@@ -52,7 +52,7 @@ def load_experiment(name: str) -> "TrainConfig":
     return config
 
 
-def _line_of(error: Exception, file: pathlib.Path) -> str:
+def _line_of(error: BaseException, file: pathlib.Path) -> str:
     """File and line of an experiment that an error came from, the innermost one."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"

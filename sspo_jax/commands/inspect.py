@@ -8,9 +8,10 @@ from typing import Any
 import tyro
 from rich.text import Text
 
-from sspo_jax.files import read_json_lines, step_files
+from sspo_jax.files import step_files
 from sspo_jax.ranges import Whole
 from sspo_jax.runs.metric_table import reading_order
+from sspo_jax.runs.records import read_rollout
 from sspo_jax.runs.token_log import LoggedResponse, TokenLog, read_token_log
 
 _SHOWN = (
@@ -84,8 +85,7 @@ def show(config: InspectConfig) -> None:
         file = step_files(path / "rollouts", ".jsonl").get(config.step)
         if file is None:
             raise FileNotFoundError(f"no rollout of step {config.step} in {path}, the run is at step {last}")
-        samples = [row for _, row in read_json_lines(file)]
-        Display(quiet=False).samples(config.step, samples[: config.responses])
+        Display(quiet=False).samples(config.step, read_rollout(file)[: config.responses])
     logs = step_files(path / "tokens", ".npz")
     step = config.step if config.step in logs else max(logs, default=None)
     if step is not None and config.responses:

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from sspo_jax.files import check_writable_name
+from sspo_jax.files import check_writable_file, check_writable_name
 from sspo_jax.ranges import check, file_only
 
 
@@ -44,14 +44,15 @@ def parse(config_type: Any, arguments: Sequence[str], *, prog: str, default: Any
     return config
 
 
-_WRITTEN = ("run_dir", "out", "output", "write", "export_directory")
+_WRITTEN = ("run_dir", "out", "export_directory")
+_WRITTEN_FILES = ("output", "write")
 
 
 def refuse_urls(config: Any, prefix: str = "--") -> None:
-    """Refuses a URL for each option that names what is written.
+    """Refuses a URL for each option that names what is written, and a file that has no place.
 
     Raises:
-      ValueError: as `check_writable_name`.
+      ValueError: as `check_writable_name` and `check_writable_file`.
     """
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name.replace('_', '-')}"
@@ -59,6 +60,8 @@ def refuse_urls(config: Any, prefix: str = "--") -> None:
             refuse_urls(value, f"{name}.")
         elif field.name in _WRITTEN and isinstance(value, str):
             check_writable_name(name, value)
+        elif field.name in _WRITTEN_FILES and isinstance(value, str):
+            check_writable_file(name, value)
 
 
 def _refuse_file_only(config: Any, arguments: Sequence[str]) -> None:

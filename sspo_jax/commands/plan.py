@@ -32,10 +32,11 @@ def main(arguments: Sequence[str]) -> int:
     options, overrides = tyro.cli(PlanOptions, args=list(arguments), prog="sspo plan", return_unknown_args=True)
     if options.slices < 1:
         raise ValueError(f"--slices is {options.slices}; expected at least 1")
+    chip = chip_of(options.topology)
     prepare_host()
     default = load_experiment(options.experiment)
     objective, overrides = choose_objective(default.loss, overrides)
     default = dataclasses.replace(default, loss=objective)
     config = parse(TrainConfig, overrides, prog=f"sspo plan {options.experiment}", default=default)
     programs = plan(config, topology=options.topology, slices=options.slices, report=print)
-    return 0 if fits(programs, chip_of(options.topology)) else 3
+    return 0 if fits(programs, chip) else 3

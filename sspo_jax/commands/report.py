@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tyro
 
 from sspo_jax.commands.options import parse
+from sspo_jax.files import check_writable_file
 from sspo_jax.report.page import write_report
 from sspo_jax.report.reader import RunReader
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("no run is named; expected one run directory or more, as in sspo report runs/NAME")
     paths = [pathlib.Path(run) for run in config.runs]
     file = pathlib.Path(config.out) if config.out else (paths[0] if len(paths) == 1 else pathlib.Path()) / "report.html"
+    check_writable_file("--out", file)
     write_report([RunReader(path) for path in paths], file)
     print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB)")
     if config.open and not webbrowser.open(file.resolve().as_uri()):

@@ -11,7 +11,7 @@ from sspo_jax.checker import STATUSES, Options, Verdict, Verifier, ledger
 from sspo_jax.data.problems import Problem
 from sspo_jax.evaluation.judging import Judge
 from sspo_jax.files import read_json_lines, write_json_lines
-from sspo_jax.ranges import Count, NotNegative, Positive
+from sspo_jax.ranges import NotNegative, Positive, Workers
 
 _CHUNK = 256  # responses submitted at a time, so that the progress bar moves
 
@@ -35,7 +35,7 @@ class VerifyConfig:
     """Write one line of JSON with the verdict for each line of the file."""
     timeout_seconds: Positive = 5.0
     """The most a worker may spend on one check."""
-    workers: Count | None = None
+    workers: Workers | None = None
     """Worker processes for hard answers; the processor's count by default."""
     relative_tolerance: NotNegative | None = None
     """Numbers agree where |answer - gold| <= this * |gold|; not set: as the set of the problem says, else exact."""

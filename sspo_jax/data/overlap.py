@@ -12,6 +12,7 @@ A translated problem cannot be found this way.
 """
 
 import dataclasses
+import pathlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from sspo_jax.data.problems import Problem, ProblemSource, iterate
-from sspo_jax.files import to_json
+from sspo_jax.files import write_json_lines
 
 Kind = Literal["equal", "letters", "near"]
 
@@ -127,11 +128,9 @@ def _match(
 
 def write_problems(path: str, problems: Iterable[Problem]) -> None:
     """Writes problems as JSON lines, without fields at their defaults and the set they were read as."""
-    with open(path, "x", encoding="utf-8") as file:
-        for problem in problems:
-            fields = dataclasses.asdict(dataclasses.replace(problem, set=""))
-            row = {key: value for key, value in fields.items() if value not in (None, "", {})}
-            file.write(to_json(row) + "\n")
+    rows = (dataclasses.asdict(dataclasses.replace(problem, set="")) for problem in problems)
+    kept = ({key: value for key, value in row.items() if value not in (None, "", {})} for row in rows)
+    write_json_lines(pathlib.Path(path), kept)
 
 
 def one_line(text: str) -> str:

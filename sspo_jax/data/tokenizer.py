@@ -27,8 +27,8 @@ def load_tokenizer(spec: str) -> Any:
     if directory.is_dir():
         if not (directory / "tokenizer.json").is_file():
             raise ValueError(
-                f"no tokenizer.json in {directory}: copy the tokenizer of the checkpoint there, or name another with "
-                "--model.tokenizer"
+                f"no tokenizer.json in {directory}: copy the tokenizer of the checkpoint there, or name the directory "
+                "of another as the tokenizer"
             )
         check_not_pointer(directory / "tokenizer.json")
         try:

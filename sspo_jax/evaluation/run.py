@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from sspo_jax.data.problems import NamedSource, ProblemSource, iterate
+from sspo_jax.data.prompts import load_template
 from sspo_jax.evaluation.judging import Judge
 from sspo_jax.evaluation.presets import Preset, facts_of, preset_named
 from sspo_jax.evaluation.results import Evaluation, SampleFile, write_results
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
 from sspo_jax.evaluation.subjects import GivenResponses, PolicySubject, is_run
-from sspo_jax.ranges import Count, Positive, Seed, Whole, check
+from sspo_jax.ranges import Count, Positive, Seed, Whole, Workers, check
 
 FIVE_SETS = "aime24,amc23,math500,minerva,olympiadbench"
 
@@ -55,7 +56,7 @@ class EvaluateConfig:
     """Problems sampled together and then written; part of what decides the samples."""
     slots: Count = 64
     """Responses decoded at the same time; more is faster until memory runs out, and changes no response."""
-    workers: Count | None = None
+    workers: Workers | None = None
     """Processes of the checker; none: one per core."""
     timeout_seconds: Positive = 5.0
     """Limit of one check."""
@@ -85,6 +86,10 @@ def evaluate(config: EvaluateConfig) -> tuple[Evaluation, pathlib.Path]:
     sources = _open_sets(config, record)
     config = _as_in_run(config, record)
     preset = None if config.responses is not None else _preset(config)
+    if config.out is not None and os.path.exists(config.out) and not os.path.isdir(config.out):
+        raise ValueError(f"--out is {config.out}, a file; expected a directory, which may be new")
+    if config.prompt is not None:
+        load_template(config.prompt)  # refused before anything is read or written
     subject = _subject(config, preset, sources)
     protocol = {
         **subject.protocol,

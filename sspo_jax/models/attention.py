@@ -23,6 +23,7 @@ Implementation = Literal["auto", "xla", "cudnn", "splash"]
 Attention = Callable[[Array, Array, Array], Array]
 
 _SPLASH_BLOCK = 128  # the kernel's tiles: time must be a multiple
+_GPU = ("gpu", "cuda")
 _EXCLUDED = -1e30  # finite, because -inf - -inf is NaN
 _MOST_BLOCKS, _SMALLEST_BLOCK = 3, 64  # of queries; more blocks save little and take longer to compile
 
@@ -37,19 +38,19 @@ def choose(implementation: Implementation, *, platform: str, dtype: str, head_di
     splash_fits = time % _SPLASH_BLOCK == 0 and head_dim % 64 == 0
     if implementation == "splash" and not splash_fits:
         raise ValueError(
-            f"attention 'splash' needs rows of a multiple of {_SPLASH_BLOCK} tokens and head_dim a multiple of 64, "
-            f"got {time} and {head_dim}: choose such rows (update.row_tokens) or attention 'auto'"
+            f"--model.attention splash needs rows of a multiple of {_SPLASH_BLOCK} tokens and head_dim a multiple of "
+            f"64, got {time} and {head_dim}: choose such rows (--update.row-tokens), or auto"
         )
-    if implementation == "cudnn" and not cudnn_fits:
+    if implementation == "cudnn" and not (cudnn_fits and platform in _GPU):
         raise ValueError(
-            f"attention 'cudnn' needs bfloat16 and head_dim a multiple of 8 up to 128, got {dtype} and {head_dim}: "
-            "choose dtype bfloat16 or attention 'auto'"
+            "--model.attention cudnn needs an NVIDIA GPU, bfloat16 and head_dim a multiple of 8 up to 128, got "
+            f"{platform}, {dtype} and {head_dim}: choose auto"
         )
     if implementation != "auto":
         return implementation
     if platform == "tpu" and splash_fits:
         return "splash"
-    if platform in ("gpu", "cuda") and cudnn_fits:
+    if platform in _GPU and cudnn_fits:
         return "cudnn"
     return "xla"
 

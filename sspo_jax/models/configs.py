@@ -98,7 +98,8 @@ class QwenConfig:
             raise ValueError(
                 f"num_heads is {self.num_heads}, expected a multiple of num_kv_heads = {self.num_kv_heads}"
             )
-
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim is {self.head_dim}; expected an even number: rotary embedding turns pairs")
         if self.num_experts and not 0 < self.experts_per_token <= self.num_experts:
             raise ValueError(
                 f"experts_per_token is {self.experts_per_token}, expected 1 to num_experts = {self.num_experts}"

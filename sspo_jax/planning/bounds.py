@@ -6,22 +6,10 @@ from sspo_jax.config import RolloutConfig
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable, count
-from sspo_jax.planning.chips import GIB, Chip
+from sspo_jax.planning.chips import GIB
+from sspo_jax.runs.roofline import Chip, model_flops, weight_bytes
 from sspo_jax.sampler.kv_cache import cache_bytes
 from sspo_jax.sharding import batch_shards, shards
-
-
-def model_flops(model: QwenConfig, context: int) -> float:
-    """FLOPs of one token's forward pass: 2 a weight that multiplies it, and attention over half the context on average.
-
-    2 (layers x matrices of a layer + hidden x vocab) + 4 layers x heads x head_dim x context / 2
-    """
-    embed, dim = model.hidden_size, model.head_dim
-    attention = 2 * embed * dim * (model.num_heads + model.num_kv_heads)
-    used = model.experts_per_token if model.num_experts else 1
-    layer = attention + 3 * embed * model.mlp_size * used + embed * model.num_experts
-    weights = model.num_layers * layer + embed * model.vocab_size
-    return 2.0 * weights + 2.0 * model.num_layers * model.num_heads * dim * context
 
 
 def step_flops(
@@ -79,9 +67,3 @@ def decode_bound(model: QwenConfig, chip: Chip, mesh: Mesh, *, slots: int, colum
         f"{'memory' if memory >= compute else 'compute'}-bound, at most "
         f"{slots * mesh.size / max(memory, compute):,.0f} tokens/s with a full cache"
     )
-
-
-def weight_bytes(model: QwenConfig) -> int:
-    """Bytes of the weights that a decoding step multiplies with: all but an embedding that is not the unembedding."""
-    rows_only = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
-    return (model.num_parameters - rows_only) * (2 if model.compute.dtype == "bfloat16" else 4)

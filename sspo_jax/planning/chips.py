@@ -1,6 +1,5 @@
-"""TPUs that this machine does not have: what the vendor publishes about a chip, and the devices of a topology."""
+"""TPUs that this machine does not have: the devices of a topology, and the chip it is made of."""
 
-import dataclasses
 import importlib.util
 import os
 from typing import Any
@@ -8,29 +7,9 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from sspo_jax.runs.roofline import CHIPS, Chip
+
 GIB = 2**30
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Chip:
-    """What the vendor publishes about one chip; v3 and tpu7x show each of their two cores as a device."""
-
-    memory_gib: float
-    """Memory of a chip, of which the compiler lets a program use a little less."""
-    peak_tflops: float
-    """bfloat16 matrix products."""
-    bandwidth_gb: float
-    """Bandwidth of the chip's memory, GB (10^9) per second."""
-
-
-CHIPS = {
-    "v3": Chip(memory_gib=16.0, peak_tflops=61.0, bandwidth_gb=450.0),
-    "v4": Chip(memory_gib=32.0, peak_tflops=275.0, bandwidth_gb=1228.0),
-    "v5e": Chip(memory_gib=15.75, peak_tflops=197.0, bandwidth_gb=819.0),
-    "v5p": Chip(memory_gib=95.0, peak_tflops=459.0, bandwidth_gb=2765.0),
-    "v6e": Chip(memory_gib=31.25, peak_tflops=918.0, bandwidth_gb=1640.0),
-    "tpu7x": Chip(memory_gib=94.75, peak_tflops=1153.0, bandwidth_gb=3690.0),
-}
 
 
 def prepare_host() -> None:

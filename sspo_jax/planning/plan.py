@@ -17,7 +17,7 @@ from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import qwen_shardings
 from sspo_jax.models.trainable import Trainable, count
 from sspo_jax.planning.bounds import figures, step_flops
-from sspo_jax.planning.chips import GIB, Chip, chip_of, topology_devices
+from sspo_jax.planning.chips import GIB, chip_of, topology_devices
 from sspo_jax.planning.programs import (
     ROLLOUT,
     PlannedProgram,
@@ -28,6 +28,7 @@ from sspo_jax.planning.programs import (
     run_sampler,
     widest,
 )
+from sspo_jax.runs.roofline import Chip
 from sspo_jax.sampler import Sampler
 from sspo_jax.sampler.programs import TracedProgram
 from sspo_jax.sharding import batch_shards, make_mesh

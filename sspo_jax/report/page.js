@@ -77,6 +77,18 @@ function about() {
   $("about").lastElementChild.append(table(["", ...RUNS.map((run) => run.name)], names.map((name) => [name,
     ...RUNS.map((run) => (run.about.find((fact) => fact[0] === name) || ["", "–"])[1])])));
 }
+function roofline() {
+  RUNS.forEach((run, number) => {
+    const found = run.roofline;
+    if (!found) return;
+    const steps = found.steps, count = steps.length, per = (value, unit) => value === undefined ? "–" : short(value / unit / count);
+    const compiled = found.compile_seconds > 0.05 ? ` ${short(found.compile_seconds)} s of it went into compiling programs: profile later steps.` : "";
+    $("roofline").append(element("h2", {}, RUNS.length > 1 ? swatch(number) : "", `${RUNS.length > 1 ? run.name + ": " : ""}Share of the roofline, ${count === 1 ? "step" : "steps"} ${count === 1 ? steps[0] : `${steps[0]} to ${steps[count - 1]}`}`),
+      element("p", { class: "dim" }, `${found.device}. The bound is what the arithmetic or the memory traffic of the real tokens takes at these rates, whichever is longer.${compiled}`),
+      table(["stage", "seconds a step", "TFLOP a step", "GB a step", "bound, seconds", "limited by", "share reached"], found.stages.map((row) => [row.stage.replace("_", " "),
+        short(row.seconds / count), per(row.flops, 1e12), per(row.bytes, 1e9), per(row.bound_seconds, 1), row.bound_by || "the host", row.share === undefined ? "–" : percent(row.share)]), [1, 2, 3, 4, 6]));
+  });
+}
 function smoothed(values, weight) {
   let mean = null;
   return values.map((value) => value === null || value === undefined ? null : (mean = mean === null ? value : weight * mean + (1 - weight) * value));
@@ -341,7 +353,7 @@ function problems() {
   RUNS.forEach((run, number) => {
     const own = run.problems, page = $("page-problems");
     if (RUNS.length > 1) page.append(element("h2", {}, swatch(number), run.name));
-    if (!own.steps.length) { page.append(element("p", { class: "dim" }, "No sampled texts: start the run with --log.rollouts-every 1.")); return; }
+    if (!own.steps.length) { page.append(element("p", { class: "dim" }, "No sampled texts: the experiment file switched them off (log.rollouts_every).")); return; }
     const plot = element("div", { class: "plot" });
     page.append(element("div", { class: "card" }, element("h2", {}, "Problems of each step, by how their group did"),
       element("p", { class: "dim" }, `${own.seen} problems seen; at their last visit ${own.never_now} were never solved and ${own.always_now} always. Only those solved in part have a gradient.`), plot));
@@ -368,5 +380,5 @@ function problems() {
   });
 }
 
-answers(); scores(); about(); charts();
+answers(); scores(); roofline(); about(); charts();
 if (location.hash.length > 1) dispatchEvent(new HashChangeEvent("hashchange"));

@@ -95,6 +95,7 @@ def _run(run: RunData, name: str, used: set[str], budget: int) -> dict[str, Any]
         "events": events(run),
         "tokens": logged_steps(run, budget),
         "problems": problem_page(run),
+        "roofline": run.roofline,
     }
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from sspo_jax.files import read_json, read_json_lines, step_files
+from sspo_jax.files import step_files
 from sspo_jax.runs.best import Best, read_best
 from sspo_jax.runs.metrics_file import read_metrics
 from sspo_jax.runs.policy import read_record
+from sspo_jax.runs.profile import read_roofline
+from sspo_jax.runs.records import read_responses, read_rollout, read_scores
 from sspo_jax.runs.token_log import TokenLog, read_token_log
 
 _LONGEST = 12
@@ -53,6 +55,7 @@ class RunData:
     problems: Mapping[int, ProblemRates]
     tokens: Mapping[int, TokenLog]
     best: Best | None
+    roofline: Mapping[str, Any] | None  # of its last profile
     is_complete: bool
 
     @property
@@ -91,7 +94,7 @@ class RunReader:
             name=path.resolve().name,
             record=read_record(path),
             rows=read_metrics(path / "metrics.jsonl"),
-            scores={step: read_json(file) for step, file in files["evaluations"].items()},
+            scores={step: read_scores(file) for step, file in files["evaluations"].items()},
             held_out={
                 step: self._once("held_out", step, file.with_suffix(".jsonl"), _held_out)
                 for step, file in files["evaluations"].items()
@@ -100,6 +103,7 @@ class RunReader:
             problems={step: self._once("problems", step, file, _problems) for step, file in files["rollouts"].items()},
             tokens={step: self._once("tokens", step, file, read_token_log) for step, file in logs.items()},
             best=read_best(path / "checkpoints"),
+            roofline=read_roofline(path),
             is_complete=(path / "summary.json").exists(),
         )
 
@@ -117,7 +121,7 @@ _FILES = {"evaluations": ".json", "rollouts": ".jsonl", "tokens": ".npz"}
 def _held_out(file: pathlib.Path) -> dict[str, HeldOut]:
     """Each set's verdicts: one greedy response for each problem comes first, then the sampled ones."""
     by_set: dict[str, list[dict[str, Any]]] = {}
-    for _, row in read_json_lines(file):
+    for row in read_responses(file):
         by_set.setdefault(row["set"], []).append(row)
     found = {}
     for name, rows in by_set.items():
@@ -134,7 +138,7 @@ def _problems(file: pathlib.Path) -> ProblemRates:
     texts: dict[str, tuple[str, str]] = {}
     correct: dict[str, int] = {}
     judged: dict[str, int] = {}
-    rows = [row for _, row in read_json_lines(file)]
+    rows = read_rollout(file)
     for row in rows:
         name = row["id"]
         texts[name] = row["problem"], row["gold"]

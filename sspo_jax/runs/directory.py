@@ -9,7 +9,8 @@ tokens/          per-token data of the updates of some steps (--log.tokens-every
 evaluations/     scores and responses of the evaluations inside the run
 weights/         what a server of rollouts loads (--rollout.server), the latest only
 tensorboard/     events
-report.html      the run as a page (--log.report-every)
+report.html      the run as a page
+profile/         traces of some steps, and what share of the roofline they reached (--log.profile-steps)
 summary.json     written when the run is complete
 earlier-N/       what was there when a run began anew in this directory
 
@@ -56,7 +57,9 @@ _MAY_DIFFER = (
     *("run_dir", "log", "mesh", "checkpoint", "distributed", "rollout.server", "rollout.slots", "update.micro_rows"),
     *("model.remat", "model.attention", "reward.workers", "reward.timeout_seconds", "reward.memory_limit_gib"),
 )
-_OF_THE_STEPS = ("metrics.jsonl", "rollouts", "tokens", "evaluations", "tensorboard", "summary.json", "report.html")
+_OF_THE_STEPS = (
+    *("metrics.jsonl", "rollouts", "tokens", "evaluations", "tensorboard", "summary.json", "report.html", "profile"),
+)
 _STEP_FILES = (("rollouts", ".jsonl"), ("tokens", ".npz"), ("evaluations", ".jsonl"), ("evaluations", ".json"))
 _OF_A_START = ("base", "weights", "exported", "checkpoints")
 _MIN_FREE_BYTES = 64 * 1024 * 1024
@@ -116,6 +119,7 @@ class RunDirectory:
         except OSError as error:
             raise OSError(f"cannot create the run directory {self.path}: {error.strerror}") from None
         _check_space(self.path)
+        self._refuse_foreign()
         self._lock = _lock(self.path)
         try:
             self._adopt(resolved, experiment, model, provenance)
@@ -140,13 +144,7 @@ class RunDirectory:
         }
         file = self.path / "config.json"
         if not file.exists():
-            own = ("lock", "config.json.part")  # a process that is killed may leave both
-            foreign = [entry.name for entry in self.path.iterdir() if entry.name not in own]
-            if foreign:
-                raise ValueError(
-                    f"{self.path} is not empty ({', '.join(sorted(foreign)[:3])}) and holds no config.json of a run: "
-                    "choose another --run-dir"
-                )
+            self._refuse_foreign()
             write_json(file, record)
             return
         before = read_json(file, advice="Restore it from a copy, or choose another --run-dir")
@@ -165,6 +163,16 @@ class RunDirectory:
             )
         elif changes:
             write_json(file, record | {"history": [*before.get("history", []), _entry(before, changes)]})
+
+    def _refuse_foreign(self) -> None:
+        """Raises ValueError where there are files that are not of a run; nothing is written beside them, no lock."""
+        found = {entry.name for entry in self.path.iterdir()}
+        foreign = found - {"lock", "config.json.part"}  # a process that is killed may leave both
+        if foreign and "config.json" not in found:
+            raise ValueError(
+                f"{self.path} is not empty ({', '.join(sorted(foreign)[:3])}) and holds no config.json of a run: "
+                "choose another --run-dir"
+            )
 
     def is_begun(self) -> bool:
         """Whether there is anything here that a run has come to: a checkpoint, metrics, or an evaluation."""

@@ -59,6 +59,9 @@ def read_metrics(file: pathlib.Path) -> list[dict[str, Any]]:
     for where, row in read_json_lines(file, may_be_cut=True) if file.exists() else ():
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             raise ValueError(f"{where}: not the metrics of a step; remove the line")
+        other = next((name for name, value in row.items() if not isinstance(value, int | float | None)), None)
+        if other is not None:
+            raise ValueError(f"{where}: {other} is {row[other]!r:.80}; expected a number or null. Remove the line")
         rows.append(row)
     return rows
 

@@ -141,7 +141,7 @@ def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None
     Raises:
       FileNotFoundError: no run there, no intact checkpoint in it, no best one, or the weights under the adapters are
         gone.
-      ValueError: no checkpoint of that step, or the weights under the adapters are others.
+      ValueError: no checkpoint of that step, or the weights under the adapters are others, or there are no adapters.
     """
     from sspo_jax.models.hf.load import load_qwen
     from sspo_jax.models.lora import merge_lora
@@ -149,8 +149,10 @@ def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None
     from sspo_jax.sharding import make_mesh
 
     record = read_record(run)
-    trained, model, step = read_trained(run, step=step)
     lora = lora_of(record)
+    if lora is None and base is not None:
+        raise ValueError(f"{run} trained all weights, which are all in its checkpoints: leave out --base")
+    trained, model, step = read_trained(run, step=step)
     if lora is None:
         return trained, model, step
     import jax

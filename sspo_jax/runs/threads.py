@@ -1,13 +1,17 @@
 """A thread that dies of an error ends the run: work that nobody does any more would be waited for without end."""
 
 import contextlib
+import logging
 import os
 import sys
 import threading
 import traceback
+from collections.abc import Collection
 from types import TracebackType
 
 from sspo_jax.distributed.interrupt import StopRequest
+
+logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 600.0
 """For the step under way to end, and to save, after a thread has died; then the process ends as it is."""
@@ -24,10 +28,11 @@ class ThreadGuard:
     Args:
       stop: is told to stop; the run saves as after Ctrl-C.
       grace_seconds: until the process ends itself, if the main thread waits for the dead one.
+      bystanders: packages whose threads nobody waits for, those of trackers: where one dies, that is a warning.
     """
 
-    def __init__(self, stop: StopRequest, *, grace_seconds: float = GRACE_SECONDS):
-        self._stop, self._grace = stop, grace_seconds
+    def __init__(self, stop: StopRequest, *, grace_seconds: float = GRACE_SECONDS, bystanders: Collection[str] = ()):
+        self._stop, self._grace, self._bystanders = stop, grace_seconds, frozenset(bystanders)
         self._timer: threading.Timer | None = None
         self.failure: ThreadDiedError | None = None
 
@@ -51,6 +56,9 @@ class ThreadGuard:
         if args.exc_value is None or self.failure is not None:
             return
         name = args.thread.name if args.thread is not None else "unknown"
+        if self._bystanders & _packages(args.exc_traceback):
+            logger.warning("the thread %s ended with %r; the run goes on", name, args.exc_value)
+            return
         with contextlib.suppress(OSError):  # where the disk is full, so may be that of the log
             traceback.print_exception(args.exc_value, file=sys.stderr)
         self.failure = ThreadDiedError(f"the thread {name} ended with {args.exc_value!r}")
@@ -69,3 +77,9 @@ class ThreadGuard:
                 flush=True,
             )
         os._exit(_SOFTWARE)
+
+
+def _packages(trace: TracebackType | None) -> set[str]:
+    """Names of the packages whose code an error went through."""
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(trace))
+    return {module.partition(".")[0] for module in modules}

@@ -69,16 +69,22 @@ def find_trackers(names: str) -> dict[str, Callable[[TrackedRun], Tracker]]:
         elif module and own:
             try:
                 found[name] = getattr(importlib.import_module(module), own)
-            except (ImportError, AttributeError) as error:
+            except (Exception, SystemExit) as error:  # whatever a person's module can raise
                 raise ValueError(
-                    f"--log.trackers has {name}: {error}; expected module:name, importable from the working directory"
-                ) from None
+                    f"--log.trackers has {name}: {type(error).__name__}: {error}; expected module:name, importable "
+                    "from the working directory"
+                ) from error
         else:
             raise ValueError(
                 f"--log.trackers has {name!r}; expected some of {', '.join(_TRACKERS)}, or module:name of your own, "
                 "separated by commas, or none"
             )
     return found
+
+
+def tracker_packages(names: str) -> set[str]:
+    """Packages that the trackers of these names come from, but TensorBoard's, which has no threads."""
+    return {name.strip().partition(":")[0].partition(".")[0] for name in names.split(",")} - {"", "none", "tensorboard"}
 
 
 def open_trackers(names: str, run: TrackedRun) -> list[Tracker]:
@@ -122,7 +128,7 @@ class _Guarded:
             return
         try:
             call()
-        except Exception as error:  # whatever a library or a network can raise
+        except (Exception, SystemExit) as error:  # whatever a library or a network can raise
             self._is_lost = True
             logger.warning("tracker %s is left out from here on: %s: %s", self._name, type(error).__name__, error)
 

@@ -94,7 +94,7 @@ def parse_rule(rule: str, *, math_aware: bool = True) -> BoundaryRule | int | st
         return 1
     if rule in ("entropy", "response"):
         return rule
-    match = re.fullmatch(r"fixed\(([1-9][0-9]*)\)", rule)
+    match = re.fullmatch(r"fixed\(([1-9][0-9]{0,8})\)", rule)
     if match:
         return int(match[1])
     raise ValueError(f"rule is {rule!r}, expected punctuation, sentence, newline, fixed(n), entropy, token or response")

@@ -11,9 +11,10 @@ from sspo_jax.distributed.processes import is_main
 from sspo_jax.evaluation.judging import Judge
 from sspo_jax.evaluation.policy import evaluate_policy
 from sspo_jax.evaluation.scoring import SampleRow, SetScores
-from sspo_jax.files import read_json, read_json_lines, write_json, write_json_lines
+from sspo_jax.files import write_json, write_json_lines
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
+from sspo_jax.runs.records import read_responses, read_scores
 from sspo_jax.sampler import RolloutEngine, SamplingParams
 from sspo_jax.trainer.setup import RunInputs
 
@@ -130,7 +131,7 @@ class Evaluator:
     def read(self, step: int) -> dict[str, dict[str, Any]] | None:
         """Scores written earlier, by this process or before a restart."""
         path = self._directory.evaluation(step)
-        return read_json(path, advice="Remove it: the scores stay in metrics.jsonl") if path.exists() else None
+        return read_scores(path) if path.exists() else None
 
     def examples(self, first: int, last: int, count: int = 3) -> list[dict[str, Any]]:
         """The greedy responses to the first problems at two evaluations, side by side."""
@@ -139,7 +140,7 @@ class Evaluator:
             file = self._directory.evaluation(step).with_suffix(".jsonl")
             if not file.exists():
                 return []
-            rows = [row for _, row in read_json_lines(file)]
+            rows = read_responses(file)
             found.append({(row["set"], row["id"]): row for row in reversed(rows) if row["sample"] == 0})
         examples = []
         for source in self.sets:

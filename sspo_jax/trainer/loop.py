@@ -35,12 +35,14 @@ from sspo_jax.runs.display import Display
 from sspo_jax.runs.health import remarks
 from sspo_jax.runs.manager import RunManager
 from sspo_jax.runs.metrics_file import combine, each_update, host_value
+from sspo_jax.runs.profile import Profiler
+from sspo_jax.runs.roofline import Counts
 from sspo_jax.runs.stopwatch import Stopwatch
 from sspo_jax.runs.summary import Summary, show_summary
 from sspo_jax.runs.threads import ThreadDiedError, ThreadGuard
 from sspo_jax.runs.token_log import TokenLog
-from sspo_jax.runs.trackers import TrackedRun, open_trackers
-from sspo_jax.sampler import RolloutEngine
+from sspo_jax.runs.trackers import TrackedRun, open_trackers, tracker_packages
+from sspo_jax.sampler import LocalEngine, RolloutEngine
 from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
 from sspo_jax.trainer import stream
@@ -48,6 +50,7 @@ from sspo_jax.trainer.batch import assign_rows, entropy_labels, entropy_statisti
 from sspo_jax.trainer.evaluator import Evaluator, metrics_of
 from sspo_jax.trainer.grading import GradedRollout, Grader
 from sspo_jax.trainer.overview import show_plan
+from sspo_jax.trainer.profiling import open_profiler, step_counts
 from sspo_jax.trainer.rollout_engine import open_engine, rollout_sampling
 from sspo_jax.trainer.setup import RunInputs, check
 from sspo_jax.trainer.step import TrainPrograms
@@ -92,7 +95,8 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
         with Watch(advice), Grader(config.reward.within(config.rollout.max_new_tokens), inputs.tokenizer) as grader:
             trainer = Trainer(config, inputs, directory, display, grader)
-            with trainer.stop, ThreadGuard(trainer.stop) as threads:
+            bystanders = tracker_packages(config.log.trackers)
+            with trainer.stop, ThreadGuard(trainer.stop, bystanders=bystanders) as threads:
                 completed = trainer.run()
             trainer.failure = trainer.failure or threads.failure
             if trainer.failure is not None and not _is_shared(trainer.failure):
@@ -191,6 +195,7 @@ class Trainer:
         self.gradients: Params | None = None
         self.skipped = 0  # updates in a row that were not finite
         self.report, self.remarked = RunReport(directory.path), set[str]()
+        self.profiler = self.open_profiler()
         self.record: TokenRecord | None = None  # of a step whose tokens are logged
         self.token_log: TokenLog | None = None  # what it came to, until it is written
 
@@ -209,7 +214,7 @@ class Trainer:
                 for step in range(self.state.step + 1, total + 1):
                     if any_process(bool(self.stop)):  # what is not saved must not be left
                         raise Interrupted
-                    with manager.stage_seconds("training"):
+                    with manager.stage_seconds("training"), self.profiler(step):
                         metrics = self.step(step)
                     self.finish_step(metrics)
                     if manager.is_save_due(step):
@@ -224,6 +229,7 @@ class Trainer:
                 with jax.set_mesh(self.inputs.mesh):
                     self.failure = manager.save_last(self.state) or self.failure
         finally:
+            self.profiler.close()
             manager.close()
         return self.failure is None and self.state.step == self.config.steps and self.state.unrecorded is None
 
@@ -246,6 +252,7 @@ class Trainer:
             with watch("token_log"):
                 self.token_log = self.log_tokens(step, self.record, minibatches, groups, advantages)
         self.state.step, self.state.data, self.is_updating = step, self.stream.state(), False
+        self.profiler.add(step, lambda: self.counts(groups, minibatches), watch.seconds)
         tokens = float(sampled.rollout.lengths.sum())
         times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
         # Verification that went on while others were still sampled; the wait for the rest is time/verify_seconds.
@@ -317,6 +324,27 @@ class Trainer:
         rewards = jnp.asarray(groups.rewards, jnp.float32)
         ids, valid = jnp.asarray(groups.rollout.group_ids), jnp.asarray(groups.is_judged)
         return np.asarray(estimate(rewards, ids, estimator=settings.estimator, scale=settings.scale, valid=valid))
+
+    def open_profiler(self) -> Profiler:
+        """Traces the steps that are to be profiled, on process 0."""
+        config, inputs = self.config, self.inputs
+        return open_profiler(
+            self.manager.directory.path,
+            config.log.profiled(config.steps) if is_main() else range(0),
+            inputs.model,
+            inputs.mesh,
+            epochs=config.update.epochs,
+            has_reference=bool(config.loss.kl_coefficient),
+            lora=config.model.lora,
+            say=self.display.say,
+        )
+
+    def counts(self, groups: GradedRollout, minibatches: list[list[TrainBatch]]) -> Counts:
+        """What a step consisted of, for its roofline."""
+        trained = groups.rollout.take(np.flatnonzero(groups.is_judged))
+        sampled, engine = self.sampled_groups.rollout, self.engine
+        slots = engine.sampler(self.sampling).num_slots(len(sampled)) if isinstance(engine, LocalEngine) else None
+        return step_counts(sampled, trained, minibatches, epochs=self.config.update.epochs, slots=slots)
 
     def parts(self, groups: GradedRollout) -> list[np.ndarray]:
         """The responses of each minibatch: those with a reward."""

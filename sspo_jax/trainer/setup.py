@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -12,6 +13,7 @@ from sspo_jax.data.problems import ProblemSource, iterate
 from sspo_jax.data.prompts import PromptTokenizer, load_template
 from sspo_jax.data.tokenizer import count_tokens, load_tokenizer, tokenizer_digest
 from sspo_jax.distributed.processes import is_main
+from sspo_jax.models.attention import choose
 from sspo_jax.models.configs import QwenModel, config_from_hf
 from sspo_jax.models.end_tokens import end_tokens
 from sspo_jax.models.hf.files import weight_files
@@ -67,6 +69,7 @@ def check(config: TrainConfig) -> RunInputs:
             "belong together; set --model.tokenizer"
         )
     model = model.with_tokens(count_tokens(tokenizer))
+    _check_attention(model, mesh, config.row_tokens)
     _check_lengths(model, config.rollout, config.evaluation)
     if config.model.lora is not None and config.model.lora.rank > model.hidden_size:
         raise ValueError(
@@ -87,11 +90,7 @@ def check(config: TrainConfig) -> RunInputs:
         math_aware=config.segmenter.math_aware,
     )
     stop_token_ids = end_tokens(tokenizer, model.eos_token_ids, own=config.rollout.stop_token_ids)
-    if beyond := [token for token in config.rollout.stop_token_ids if token >= model.vocab_size]:
-        raise ValueError(
-            f"--rollout.stop-token-ids has {', '.join(map(str, beyond))}; expected ids below the model's vocabulary of "
-            f"{model.vocab_size}"
-        )
+    _check_stop_tokens(config.rollout.stop_token_ids, model)
     if config.warm_start is not None:
         _check_rows(config.warm_start, model, batch_shards(mesh))
     if is_main():
@@ -128,6 +127,21 @@ def _open_held_out(config: EvaluationConfig, tokenizer: Any, prompts: PromptToke
         for index in range(_known_size(source, config.problems)):
             prompts(source[index])
     return opened
+
+
+def _check_attention(model: QwenModel, mesh: Mesh, row_tokens: int) -> None:
+    """Refuses attention by name that cannot compute the rows of the updates."""
+    computed, platform = model.compute, mesh.devices.flat[0].platform
+    choose(computed.attention, platform=platform, dtype=computed.dtype, head_dim=model.head_dim, time=row_tokens)
+
+
+def _check_stop_tokens(chosen: Sequence[int], model: QwenModel) -> None:
+    """Refuses end tokens that the model does not have."""
+    if beyond := [token for token in chosen if token >= model.vocab_size]:
+        raise ValueError(
+            f"--rollout.stop-token-ids has {', '.join(map(str, beyond))}; expected ids below the model's vocabulary of "
+            f"{model.vocab_size}"
+        )
 
 
 def _check_lengths(model: QwenModel, rollout: RolloutConfig, evaluation: EvaluationConfig) -> None:
@@ -168,6 +182,12 @@ def resolve_model(config: ModelConfig) -> tuple[QwenModel, pathlib.Path | None]:
             value = getattr(config.shape, field.name)
             if field.default is dataclasses.MISSING and isinstance(value, int) and value < 1:
                 raise ValueError(f"model.shape.{field.name} is {value}; expected at least 1")
+        beyond = [token for token in config.shape.eos_token_ids if not 0 <= token < config.shape.vocab_size]
+        if beyond:
+            raise ValueError(
+                f"model.shape.eos_token_ids has {', '.join(map(str, beyond))}; expected ids of 0 to "
+                f"{config.shape.vocab_size - 1}, the model's vocabulary"
+            )
         return config.computed(config.shape), None
     path = fetch_model(config.path)
     shape = config_from_hf(path)

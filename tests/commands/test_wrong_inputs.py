@@ -99,7 +99,17 @@ SETTINGS = [
     ("--loss.dual-clip 1", "--loss.dual-clip is 1.0; expected a finite number above 1"),
     ("--curriculum.floor 0", "--curriculum.floor is 0"),
     ("--rollout.server.concurrency 0", "concurrency is 0"),
+    ("--segmenter.rule fixed(99999999999)", "rule is 'fixed(99999999999)', expected punctuation"),
     ("--segmenter.max-tokens 3", "--segmenter.max-tokens is 3; expected at least --segmenter.min-tokens = 5"),
+    ("--model.attention splash", "--model.attention splash needs rows of a multiple of 128 tokens"),
+    ("--model.attention cudnn", "--model.attention cudnn needs an NVIDIA GPU"),
+    ("--run-dir=", "--run-dir is empty; expected a path"),
+    ("--reward.workers 1000000", "--reward.workers is 1000000; expected a whole number at least 1 and at most 1024"),
+    ("--reward.overlong.buffer-tokens 999", "buffer_tokens is 999; expected 1 to max_tokens (16)"),
+    ("--update.row-tokens 100000000", "--update.row-tokens is 100000000; expected at most 896"),
+    ("--log.profile-steps 3:2", "--log.profile-steps is '3:2'; expected first:last, both of 1 to 4"),
+    ("--log.profile-steps 3:9", "--log.profile-steps is '3:9'; expected first:last, both of 1 to 4"),
+    ("--log.profile-steps soon", "--log.profile-steps is 'soon'"),
     ("--model.shape.num-layers 3", "--model.shape.num-layers is no option"),
     ("--evaluation.data.0.size 3", "--evaluation.data.0.size is no option"),
     ("--evaluation.sets nowhere", "no problems called 'nowhere'"),
@@ -121,6 +131,13 @@ def test_a_setting(capsys, tmp_path, arguments, expected):
     assert len(message.strip().splitlines()) == 1
 
 
+SHAPED = """import dataclasses
+from tests.trainer.conftest import small
+def config():
+    base = small()
+    shape = dataclasses.replace(base.model.shape, {})
+    return dataclasses.replace(base, model=dataclasses.replace(base.model, shape=shape))
+"""
 EXPERIMENTS = [
     ("def config(:\n    pass", "line 1: SyntaxError"),
     ("import nothing_of_that_name\n", "line 1: ModuleNotFoundError"),
@@ -135,6 +152,10 @@ EXPERIMENTS = [
     ("def config():\n    raise ValueError()\n", "line 2: ValueError: no message"),
     (b"\xff\xfe\x00", ""),
     ("x = '\0'\n", ""),
+    ("def config():\n    raise SystemExit(0)\n", "line 2: SystemExit: 0"),
+    (SHAPED.format("head_dim=15"), "head_dim is 15; expected an even number"),
+    (SHAPED.format("eos_token_ids=(9999,)"), "model.shape.eos_token_ids has 9999; expected ids of 0 to 511"),
+    (SHAPED.format("num_layers=0"), "model.shape.num_layers is 0; expected at least 1"),
 ]
 
 
@@ -143,19 +164,9 @@ def test_an_experiment_file(capsys, tmp_path, text, expected):
     file = tmp_path / "mine.py"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     message = refused(capsys, "train", file, "--run-dir", tmp_path / "run")
-    assert str(file) in message
+    assert str(file) in message or "model.shape" in message
     assert expected in message, message
     assert not (tmp_path / "run").exists()
-
-
-def test_the_shape_of_an_experiment(capsys, tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "import dataclasses\nfrom tests.trainer.conftest import small\ndef config():\n    base = small()\n"
-        "    shape = dataclasses.replace(base.model.shape, num_layers=0)\n"
-        "    return dataclasses.replace(base, model=dataclasses.replace(base.model, shape=shape))\n"
-    )
-    message = refused(capsys, "train", tmp_path / "mine.py", "--run-dir", tmp_path / "run")
-    assert "model.shape.num_layers is 0; expected at least 1" in message
 
 
 TEMPLATES = [
@@ -347,6 +358,12 @@ def test_the_results_of_an_evaluation(capsys, tmp_path, text):
 
 
 OTHERS = [
+    ("data overlap arithmetic", "no evaluation set is named"),
+    ("data overlap arithmetic arithmetic --write nowhere/x.jsonl", "there is no directory nowhere: make it first"),
+    ("data audit rows.jsonl --output .", "--output is ., a directory; expected the name of a file"),
+    ("verify rows.jsonl --output nowhere/x", "there is no directory nowhere: make it first"),
+    ("evaluate --model nowhere --data arithmetic[:2] --out /dev/null", "--out is /dev/null, a file; expected"),
+    ("evaluate --model nowhere --data arithmetic[:2] --prompt nothing", "prompt template 'nothing'; expected"),
     ("", "usage"),
     ("nothing", "no command 'nothing'"),
     ("train nothing", "no experiment 'nothing'; expected"),

@@ -76,7 +76,7 @@ def test_auto_takes_what_fits(platform, dtype, head_dim, time, chosen):
 def test_a_kernel_that_cannot_is_refused():
     with pytest.raises(ValueError, match="multiple of 128 tokens and head_dim a multiple of 64, got 200 and 64"):
         attention.choose("splash", platform="tpu", dtype="bfloat16", head_dim=64, time=200)
-    with pytest.raises(ValueError, match="needs bfloat16"):
+    with pytest.raises(ValueError, match="needs an NVIDIA GPU, bfloat16"):
         attention.choose("cudnn", platform="gpu", dtype="float32", head_dim=64, time=200)
 
 

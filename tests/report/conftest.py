@@ -115,6 +115,14 @@ def make_run(path: pathlib.Path, *, steps: int = 12, tokens_every: int = 5, bett
         (path / "evaluations" / f"step_{step:06d}.jsonl").write_text(
             "".join(json.dumps(each) + "\n" for each in verdicts)
         )
+    (path / "profile").mkdir(exist_ok=True)
+    stages = [
+        {"stage": "rollout", "seconds": 4.0, "flops": 2e12, "bytes": 3e11, "bound_seconds": 1.0, "bound_by": "memory",
+         "share": 0.25},
+        {"stage": "verify", "seconds": 0.5},
+    ]  # fmt: skip
+    record = {"steps": [3, 4], "device": "1 x made up", "compile_seconds": 0.0, "stages": stages}
+    (path / "profile" / "roofline.json").write_text(json.dumps(record))
     (path / "summary.json").write_text("{}")
     return path
 

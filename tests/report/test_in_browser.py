@@ -134,6 +134,9 @@ def test_one_run(browser: Browser, run: pathlib.Path, tmp_path: pathlib.Path, pi
     browser.settle(2)
     assert browser.run("document.querySelectorAll('.js-plotly-plot').length") >= 4  # those in view are drawn
     assert browser.run("document.querySelectorAll('.answer').length") == 3
+    roofline = browser.run("document.getElementById('roofline').innerText")
+    for words in ("Share of the roofline, steps 3 to 4", "1 x made up", "25.0 %", "memory", "the host"):
+        assert words in roofline, words
     browser.point('[data-chart="2"] .nsewdrag')
     assert "%" in browser.run("document.querySelector('[data-chart=\"2\"] .hoverlayer').textContent")
     browser.run(

@@ -38,6 +38,7 @@ def test_a_page_has_the_numbers_of_the_run(run: pathlib.Path):
     assert clause[:2] == [6, 12]
     assert clause[2] == pytest.approx(0.12, rel=1e-4)
     assert clause[8:] == ["high", 6, 0, 6, 0]  # grpo would have kept exp(0.12); gspo clips exp(0.06)
+    assert shown["roofline"]["stages"][0]["share"] == 0.25
     problems = shown["problems"]
     assert problems["shares"]["always"][-1] == 1.0
     assert problems["unread"][0]["status"] == "unparsed"
@@ -120,3 +121,44 @@ def test_the_command(run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.C
     assert (tmp_path / "a.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert main(["report", str(tmp_path)]) == 1
     assert "no config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("metrics.jsonl", '{"step": 1, "reward/mean": "high"}\n', "metrics.jsonl:1: reward/mean is 'high'"),
+        ("metrics.jsonl", '{"step": 1, "reward/mean": {}}\n', "metrics.jsonl:1: reward/mean is {}"),
+        ("rollouts/step_000010.jsonl", "[1]\n", "step_000010.jsonl:1: a list; expected an object"),
+        ("rollouts/step_000010.jsonl", '{"id": "a"}\n', "step_000010.jsonl:1: no sample"),
+        ("evaluations/step_000012.json", "[1]", "step_000012.json: a list; expected an object"),
+        ("evaluations/step_000012.json", '{"held": {}}', "step_000012.json, held: no problems"),
+        ("evaluations/step_000012.jsonl", "{}\n", "step_000012.jsonl:1: no set"),
+        ("tokens/step_000010.npz", "{}", "step_000010.npz: not a file of per-token data"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(
+    run: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    content: str,
+    expected: str,
+):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / file).write_text(content)
+    commands = [["report", str(tmp_path / "run")]]
+    if not file.startswith("evaluations"):
+        commands.append(["inspect", str(tmp_path / "run"), "--step", "10"])
+    for command in commands:
+        assert main(command) == 1
+        assert expected in capsys.readouterr().err
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["", "nowhere/x.html"])
+def test_a_page_that_has_no_place_is_refused_before_the_work(
+    run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], name: str
+):
+    assert main(["report", str(run), "--out", str(tmp_path / name)]) == 1
+    assert "a directory; expected the name of a file" in (error := capsys.readouterr().err) or "make it first" in error
+    assert not list(tmp_path.parent.glob("*.part"))

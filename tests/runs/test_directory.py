@@ -68,6 +68,13 @@ def test_a_start_without_results_may_be_taken_over(tmp_path: pathlib.Path):
     assert not (tmp_path / "base").exists()
 
 
+def test_a_foreign_directory_is_left_as_it_was(tmp_path: pathlib.Path):
+    (tmp_path / "mine.txt").write_text("of the user")
+    with pytest.raises(ValueError, match=r"is not empty \(mine\.txt\) and holds no config\.json of a run"):
+        opened(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]  # not even a lock
+
+
 def test_a_kill_while_the_record_is_written_refuses_nothing(tmp_path: pathlib.Path):
     (tmp_path / "config.json.part").write_text('{"conf')
     (tmp_path / "lock").touch()

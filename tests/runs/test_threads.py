@@ -1,5 +1,6 @@
 """A thread that dies stops the run; where the main thread waits for it, the process ends itself."""
 
+import logging
 import subprocess
 import sys
 import threading
@@ -8,6 +9,7 @@ import pytest
 
 from sspo_jax.distributed.interrupt import Interrupted, StopRequest
 from sspo_jax.runs.threads import ThreadGuard
+from sspo_jax.runs.trackers import tracker_packages
 
 
 def fail() -> None:
@@ -31,6 +33,18 @@ def test_the_run_is_asked_to_stop(capsys: pytest.CaptureFixture[str]):
         thread.start()
         thread.join()
     assert guard.failure is None
+
+
+def test_a_thread_of_a_tracker_is_left_to_die(caplog: pytest.LogCaptureFixture):
+    stop, package = StopRequest(print), __name__.partition(".")[0]
+    with caplog.at_level(logging.WARNING), ThreadGuard(stop, bystanders={package}) as guard:
+        thread = threading.Thread(target=fail, name="sender")
+        thread.start()
+        thread.join()
+        stop.polls()()
+    assert guard.failure is None
+    assert caplog.messages == ["the thread sender ended with KeyError('lost'); the run goes on"]
+    assert tracker_packages(" tensorboard, wandb,my.own:Tracker,none") == {"wandb", "my"}
 
 
 def test_a_main_thread_that_waits_for_it_does_not_hold_the_process():

@@ -58,13 +58,17 @@ def test_one_of_ones_own_and_what_it_may_do(run: TrackedRun, caplog: pytest.LogC
     ]
 
 
-def test_names(run: TrackedRun):
+def test_names(run: TrackedRun, monkeypatch: pytest.MonkeyPatch):
     assert find_trackers("none") == find_trackers("") == {}
     assert isinstance(open_trackers("tensorboard", run)[0], Events)
     with pytest.raises(ValueError, match="has 'tensorbord'; expected some of tensorboard, wandb, trackio, mlflow"):
         find_trackers("tensorbord")
     with pytest.raises(ValueError, match="no_such_module"):
         find_trackers("no_such_module:Tracker")
+    (run.path.parent / "raises_at_once.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(run.path.parent)
+    with pytest.raises(ValueError, match="raises_at_once:Tracker: SystemExit: 3; expected module:name"):
+        find_trackers("raises_at_once:Tracker")
     with pytest.raises(ValueError, match="no attribute 'Nobody'"):
         find_trackers(f"{__name__}:Nobody")
 

@@ -27,7 +27,7 @@ def fetch_model(name: str) -> pathlib.Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileNotFoundError(
             f"model {name!r} is not a directory and could not be downloaded from the Hub ({reason}): give the "
-            "directory of a Hugging Face checkpoint with --model.path"
+            "directory of a Hugging Face checkpoint"
         ) from None
 
 

@@ -68,7 +68,7 @@ def save_qwen(
     """
     directory = pathlib.Path(path)
     if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} exists and is not empty: choose another path or set overwrite")
+        raise FileExistsError(f"{directory} exists and is not empty: choose another path")
     shapes, flat = flatten(abstract_qwen(config)[0]), flatten(params)
     if set(shapes) != set(flat):
         raise ValueError(f"parameters are {sorted(flat)}, the config expects {sorted(shapes)}")
