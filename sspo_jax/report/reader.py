@@ -36,7 +36,7 @@ class HeldOut:
     """The verdicts of one set at one evaluation."""
 
     ids: tuple[str, ...]
-    greedy: Bool[np.ndarray, "problems one"]
+    greedy: Bool[np.ndarray, "problems one"] | None
     sampled: Bool[np.ndarray, "problems samples"] | None
 
 
@@ -115,7 +115,8 @@ _FILES = {"evaluations": ".json", "rollouts": ".jsonl", "tokens": ".npz"}
 
 
 def _held_out(file: pathlib.Path) -> dict[str, HeldOut]:
-    """Each set's verdicts: one greedy response for each problem comes first, then the sampled ones."""
+    """Each set's verdicts: one greedy response for each problem comes first, where there are any, then the others."""
+    scores = read_json(file.with_suffix(".json"))
     by_set: dict[str, list[dict[str, Any]]] = {}
     for _, row in read_json_lines(file):
         by_set.setdefault(row["set"], []).append(row)
@@ -124,9 +125,14 @@ def _held_out(file: pathlib.Path) -> dict[str, HeldOut]:
         ids = tuple(dict.fromkeys(row["id"] for row in rows))
         correct = np.array([row["status"] == "correct" for row in rows], bool)
         count = len(ids)
-        samples = (len(rows) - count) // max(count, 1)
-        sampled = correct[count:].reshape(count, samples) if samples and len(rows) == count * (1 + samples) else None
-        found[name] = HeldOut(ids=ids, greedy=correct[:count, None], sampled=sampled)
+        first = count if "greedy" in scores.get(name, {}) else 0
+        samples = (len(rows) - first) // max(count, 1)
+        is_whole = samples > 0 and len(rows) == first + count * samples
+        found[name] = HeldOut(
+            ids=ids,
+            greedy=correct[:count, None] if first else None,
+            sampled=correct[first:].reshape(count, samples) if is_whole else None,
+        )
     return found
 
 
