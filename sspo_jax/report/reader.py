@@ -93,7 +93,7 @@ class RunReader:
             rows=read_metrics(path / "metrics.jsonl"),
             scores={step: read_json(file) for step, file in files["evaluations"].items()},
             held_out={
-                step: self._once("held_out", step, file.with_suffix(".jsonl"), _held_out)
+                step: self._once("held_out", step, file.with_suffix(".jsonl"), read_held_out)
                 for step, file in files["evaluations"].items()
                 if file.with_suffix(".jsonl").exists()
             },
@@ -114,7 +114,7 @@ class RunReader:
 _FILES = {"evaluations": ".json", "rollouts": ".jsonl", "tokens": ".npz"}
 
 
-def _held_out(file: pathlib.Path) -> dict[str, HeldOut]:
+def read_held_out(file: pathlib.Path) -> dict[str, HeldOut]:
     """Each set's verdicts: one greedy response for each problem comes first, where there are any, then the others."""
     scores = read_json(file.with_suffix(".json"))
     by_set: dict[str, list[dict[str, Any]]] = {}

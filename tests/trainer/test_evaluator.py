@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from sspo_jax.files import read_json
-from sspo_jax.report.reader import _held_out
+from sspo_jax.report.reader import read_held_out
 from sspo_jax.trainer.evaluator import metrics_of
 from sspo_jax.trainer.loop import Trainer
 from tests.trainer.conftest import small
@@ -38,7 +38,7 @@ def test_without_greedy_responses_and_without_the_first(trainer: Trainer, monkey
     monkeypatch.setattr(trainer.manager.best, "_metric", "none")
     trainer.manager.offer(trainer.state.params, 4, scores)  # says the average
     file = trainer.evaluator._directory.evaluation(4).with_suffix(".jsonl")
-    held = _held_out(file)[name]
+    held = read_held_out(file)[name]
     assert held.greedy is None
     assert held.sampled is not None
     assert held.sampled.shape == (4, 2)
