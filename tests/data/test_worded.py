@@ -12,7 +12,6 @@ from sspo_jax.data.problems import iterate
 from sspo_jax.data.sources import data_from_record
 from sspo_jax.data.worded import WordedData
 
-
 CHAIN = r"\d (?:plus|minus|times) \d"
 
 
