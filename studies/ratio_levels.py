@@ -7,6 +7,8 @@ so that the policy keeps an entropy that bounds can read and its score does not 
 rollout make the clip matter. All outcomes and contrasts are fixed here.
 """
 
+import dataclasses
+
 from sspo_jax.data.arithmetic import ArithmeticData
 from sspo_jax.data.worded import WordedData
 from sspo_jax.losses import Grpo, Gspo, Sspo
@@ -23,7 +25,7 @@ SMALL_STEPS: Changes = {
     "rollout.group_size": 8,
     "update.per_rollout": 4,
     "update.epochs": 4,
-    "update.micro_rows": 8,
+    "update.micro_rows": 12,
     "evaluation.samples": 4,
     "evaluation.first": False,
     "evaluation.greedy": False,
@@ -35,14 +37,15 @@ SMALL_STEPS: Changes = {
     "log.trackers": "none",
 }
 """Twelve steps of 8 x 8 responses, 4 minibatches x 4 epochs each."""
-PLAIN: Changes = {"evaluation.data": (ArithmeticData(split="held_out", size=128),)}
+PLAIN: Changes = {"evaluation.data": (ArithmeticData(split="held_out", size=64),)}
+_WORDED = WordedData(wordings=6, min_steps=3, max_steps=4, reasoned_fraction=0.7)
 WORDED: Changes = {
-    "data": WordedData(wordings=6),
-    "evaluation.data": (WordedData(wordings=6, split="held_out", size=128),),
-    "rollout.max_new_tokens": 72,
-    "update.row_tokens": 116,
-    "warm_start.row_tokens": 116,
-    "warm_start.updates": 600,
+    "data": _WORDED,
+    "evaluation.data": (dataclasses.replace(_WORDED, split="held_out", size=64),),
+    "rollout.max_new_tokens": 60,
+    "update.row_tokens": 104,
+    "warm_start.row_tokens": 104,
+    "warm_start.updates": 800,
 }
 TASKS = {"plain": PLAIN, "worded": WORDED}
 RATES = (1e-4, 1.5e-4, 2e-4, 3e-4)

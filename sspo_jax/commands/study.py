@@ -1,6 +1,7 @@
 """`sspo study STUDY`: runs what is missing of a study and writes its report."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import signal
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         os.sched_setaffinity(0, {config.core})  # before anything makes threads
     name = pathlib.Path(config.study).stem
     path = pathlib.Path(config.out) if config.out else pathlib.Path("runs") / "studies" / name
-    folder = StudyFolder(study=load_study(config.study), name=name, path=path, load=load_experiment)
+    folder = StudyFolder(study=load_study(config.study), name=name, path=path, load=functools.cache(load_experiment))
     if config.cell is not None:
         from sspo_jax.runs.compilation import enable_compilation_cache
 
@@ -81,11 +82,12 @@ def _run(console: Console, folder: StudyFolder, names: Sequence[str], config: St
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    folder.check_done(names)
     _say_what_is_left(console, folder, names, config.jobs)
     before = signal.signal(signal.SIGTERM, stop)
     try:
         runner = Runner(folder, command, jobs=config.jobs, console=console)
-        runner.match()
+        runner.match(names)
         return runner.run(names)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sspo_jax.config import TrainConfig
@@ -54,7 +54,7 @@ class StudyFolder:
         """What a cell or a pilot runs, by its name.
 
         Raises:
-          ValueError: there is none of that name.
+          ValueError: there is none of that name, or no pilot of it is done.
         """
         kind, *parts = name.split("/")
         if kind == "pilots" and len(parts) == 3:
@@ -64,7 +64,13 @@ class StudyFolder:
         factors = self.factors()
         for cell in self.study.cells():
             if cell.name == name:
-                factor = factors.get((cell.setting.task, cell.variant.name), 1.0)
+                is_matched = cell.variant.match_clip is not None
+                factor = factors.get((cell.setting.task, cell.variant.name)) if is_matched else 1.0
+                if factor is None:
+                    raise ValueError(
+                        f"{name}: no pilot run of {cell.variant.name} in {cell.setting.task} is done, so its range is "
+                        "not known; run the study without --cell, which runs the pilots first"
+                    )
                 return self._placed(cell.config(self.study, self.load, factor), name)
         raise ValueError(f"no cell {name!r} in {self.name}; a name is setting/variant/seed-0000")
 
@@ -75,6 +81,28 @@ class StudyFolder:
 
     def _placed(self, config: TrainConfig, name: str) -> TrainConfig:
         return changed(config, {"run_dir": str(self.path / name), "log.quiet": True})
+
+    def check_done(self, names: Sequence[str]) -> None:
+        """Refuses to take finished cells for what they are not: the study file may have changed since.
+
+        Raises:
+          ValueError: a cell was run with another configuration; names the first field that differs.
+        """
+        factors = self.factors()
+        cells = {cell.name: cell for cell in self.study.cells()}
+        for name in names:
+            if not self.is_done(name):
+                continue
+            cell = cells[name]
+            factor = factors.get((cell.setting.task, cell.variant.name), 1.0)
+            now = _flat(cell.config(self.study, self.load, factor).resolved())
+            before = _flat(read_json(self.path / name / "config.json")["config"])
+            for field in sorted(now.keys() | before.keys()):
+                if not field.startswith(("run_dir", "log.")) and now.get(field) != before.get(field):
+                    raise ValueError(
+                        f"{self.path / name} was run with {field} = {before.get(field)!r}, the study now has "
+                        f"{now.get(field)!r}: choose another --out, or remove the run"
+                    )
 
     def run_cell(self, name: str) -> bool:
         """Runs a cell here, or goes on with it; false if it was interrupted."""
@@ -97,3 +125,14 @@ class StudyFolder:
             return
         failures.pop(name, None)
         write_json(self.path / "failures.json", failures | ({name: failure} if failure else {}))
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Leaves of a record by their dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {
+        key: leaf
+        for inner, own in value.items()
+        for key, leaf in _flat(own, f"{name}.{inner}" if name else inner).items()
+    }

@@ -7,7 +7,7 @@ ordinary run, and the next factor follows from those that are done, so a study t
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from sspo_jax.studies.outcomes import CLIP, read_cell
 from sspo_jax.studies.study import Cell, Study, Variant
@@ -105,18 +105,24 @@ def pilots_done(study: Study, task: str, variant: Variant, folder: pathlib.Path)
 
 
 def matched(
-    study: Study, folder: pathlib.Path, run: Callable[[Sequence[Pilot]], Sequence[str]] | None = None
+    study: Study,
+    folder: pathlib.Path,
+    run: Callable[[Sequence[Pilot]], Sequence[str]] | None = None,
+    *,
+    names: Collection[str] | None = None,
 ) -> list[Match]:
     """The factor of every task and variant that is to be matched, running what pilots are missing.
 
     Args:
       study, folder: the study and the directory of its runs.
       run: runs pilots and returns the names of those that failed; None: only what is done is read.
+      names: of the cells that need it; None: all.
     """
+    pairs = study.matched(names)
     failed: set[str] = set()
     while run is not None:
         due = []
-        for task, variant in study.matched():
+        for task, variant in pairs:
             assert variant.match_clip is not None
             factor = next_factor(pilots_done(study, task, variant, folder), variant.match_clip)
             if factor is not None:
@@ -126,7 +132,7 @@ def matched(
             break
         failed |= set(run(due))
     found = []
-    for task, variant in study.matched():
+    for task, variant in pairs:
         assert variant.match_clip is not None
         done, wanted = pilots_done(study, task, variant, folder), variant.match_clip
         if done:

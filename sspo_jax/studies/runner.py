@@ -48,7 +48,7 @@ def estimate(folder: StudyFolder, names: Sequence[str]) -> Estimate:
     study = folder.study
     found = {(match.task, match.variant): match for match in folder.matches()}
     pilots = 0
-    for task, variant in study.matched():
+    for task, variant in study.matched(set(names)):
         match = found.get((task, variant.name))
         pilots += MOST_PILOTS if match is None else 0 if match.is_near else MOST_PILOTS - match.pilots
     return Estimate(
@@ -99,19 +99,18 @@ class Runner:
         self._free: list[int | None] = list(cores[:jobs]) if cores and jobs > 1 else [None] * jobs
         self._seconds: list[float] = []
 
-    def match(self) -> None:
-        """Runs the pilots that are missing, of all variants side by side."""
+    def match(self, names: Sequence[str]) -> None:
+        """Runs the pilots that these cells need and that are missing, of all variants side by side."""
 
         def run(pilots: Sequence[Pilot]) -> list[str]:
             return self.run([pilot.name for pilot in pilots], what="pilots")
 
-        if self._folder.study.matched():
-            for match in matched(self._folder.study, self._folder.path, run):
-                near = "" if match.is_near else f", NOT within a tenth of {match.wanted:.2%}"
-                self._console.print(
-                    f"{match.task}, {match.variant}: bounds x {match.factor:.4g} clip {match.clip_fraction:.2%} "
-                    f"after {match.pilots} pilots{near}"
-                )
+        for match in matched(self._folder.study, self._folder.path, run, names=set(names)):
+            near = "" if match.is_near else f", NOT within a tenth of {match.wanted:.2%}"
+            self._console.print(
+                f"{match.task}, {match.variant}: bounds x {match.factor:.4g} clip {match.clip_fraction:.2%} "
+                f"after {match.pilots} pilots{near}"
+            )
 
     def run(self, names: Sequence[str], *, what: str = "cells") -> list[str]:
         """Runs those that are not done; returns the names of those that failed, which are recorded.

@@ -5,7 +5,7 @@ A file of studies/ has a function `study()` that returns one `Study`.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from sspo_jax.config import TrainConfig
@@ -140,10 +140,15 @@ class Study:
         own = [setting for setting in self.settings if setting.task == task]
         return next((setting for setting in own if setting.is_pilot), own[0])
 
-    def matched(self) -> list[tuple[str, Variant]]:
-        """Every (task, variant) whose range pilots find."""
-        tasks = dict.fromkeys(setting.task for setting in self.settings)
-        return [(task, variant) for task in tasks for variant in self.variants if variant.match_clip is not None]
+    def matched(self, names: Collection[str] | None = None) -> list[tuple[str, Variant]]:
+        """Every (task, variant) whose range pilots find.
+
+        Args:
+          names: of the cells that need it; None: all.
+        """
+        cells = [cell for cell in self.cells() if names is None or cell.name in names]
+        pairs = {(cell.setting.task, cell.variant.name): cell.variant for cell in cells}
+        return [(task, variant) for (task, _), variant in pairs.items() if variant.match_clip is not None]
 
     def comparisons_of(self, cells: Sequence[str]) -> tuple[Comparison, ...]:
         """Comparisons whose variants are both among these."""

@@ -27,6 +27,7 @@ STUDY = Study(
     seeds=(0, 1, 2, 3),
     seconds_per_run=36.0,
 )
+NAMES = [cell.name for cell in STUDY.cells()]
 # Stands for a run: the clip of a pilot falls with the square of its factor, the third cell fails.
 CELL = """
 import json, os, pathlib, re, sys
@@ -70,7 +71,9 @@ def test_failures_are_recorded_and_the_rest_goes_on(folder: StudyFolder):
 
 
 def test_pilots_find_the_factor_and_are_not_run_again(folder: StudyFolder):
-    runner(folder).match()
+    runner(folder).match([])
+    assert folder.matches() == []  # no cell needs it
+    runner(folder).match(NAMES)
     (match,) = folder.matches()
     assert match.is_near
     assert match.factor == pytest.approx(0.5 * (0.3 / 0.02 - 1) ** 0.5, rel=0.1)
@@ -79,13 +82,28 @@ def test_pilots_find_the_factor_and_are_not_run_again(folder: StudyFolder):
     assert config.loss == Gspo(
         clip_low=float(f"{3e-4 * match.factor:.4g}"), clip_high=float(f"{4e-4 * match.factor:.4g}")
     )
-    runner(folder).match()
+    runner(folder).match(NAMES)
     starts = [file.read_text() for file in folder.path.glob("pilots/*/*/*/starts")]
     assert starts == ["x"] * match.pilots
     pilot = Pilot(task="task", variant=STUDY.variants[0], factor=2.0)
     assert folder.config_of(pilot.name).seed == STUDY.pilot_seed
+    other = dataclasses.replace(folder, path=folder.path / "none")
+    with pytest.raises(ValueError, match="no pilot run of gspo in task is done"):
+        other.config_of("as-it-is/gspo/seed-0001")
     with pytest.raises(ValueError, match="a name is setting/variant/seed-0000"):
         folder.config_of("x/y/z")
+
+
+def test_cells_of_another_study_are_not_taken_for_its_own(folder: StudyFolder):
+    plain = dataclasses.replace(STUDY, variants=(Variant(name="gspo", changes={"loss": Gspo()}),))
+    folder = dataclasses.replace(folder, study=plain)
+    runner(folder).run(NAMES[:1])
+    path = folder.path / NAMES[0] / "config.json"
+    path.write_text(json.dumps({"config": folder.config_of(NAMES[0]).resolved()}))
+    folder.check_done(NAMES)
+    changed = dataclasses.replace(plain, changes={"rollout.prompts": 5})
+    with pytest.raises(ValueError, match=r"was run with rollout.prompts = 4, the study now has 5"):
+        dataclasses.replace(folder, study=changed).check_done(NAMES)
 
 
 def test_what_is_left(folder: StudyFolder):
