@@ -31,7 +31,7 @@ def study() -> Study:
         question="Does the rule by which responses are cut into subsentences change how well SSPO learns?",
         base="arithmetic_tiny",
         changes={**ratio_levels.SMALL_STEPS, **ratio_levels.WORDED},
-        settings=(Setting(name="worded", changes={"optimizer.learning_rate": ratio_levels.MAIN_RATE}),),
+        settings=(Setting(name="worded", changes={"optimizer.learning_rate": ratio_levels.PILOT_RATE}),),
         variants=tuple(
             Variant(name=name, changes={"loss": loss, "segmenter": rule}, match_clip=ratio_levels.CLIPPED)
             for name, rule in RULES.items()
@@ -50,5 +50,5 @@ def study() -> Study:
             for name in RULES
             if name != "punctuation"
         ),
-        seconds_per_run=35.0,
+        seconds_per_run=45.0,
     )

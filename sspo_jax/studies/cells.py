@@ -105,9 +105,11 @@ class StudyFolder:
                     )
 
     def run_cell(self, name: str) -> bool:
-        """Runs a cell here, or goes on with it; false if it was interrupted."""
+        """Runs a cell here, or goes on with it, unless it is done; false if it was interrupted."""
         from sspo_jax.trainer import train
 
+        if self.is_done(name):
+            return True
         summary = train(self.config_of(name), experiment=f"{self.name}/{name}")
         if summary.is_complete and not self.study.keeps_checkpoints:
             shutil.rmtree(self.path / name / "checkpoints", ignore_errors=True)

@@ -106,6 +106,26 @@ def test_cells_of_another_study_are_not_taken_for_its_own(folder: StudyFolder):
         dataclasses.replace(folder, study=changed).check_done(NAMES)
 
 
+def test_running_cells_are_asked_to_stop(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    waits = (
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_): pathlib.Path(sys.argv[1]).write_text('stopped'); sys.exit(3)\n"
+        "signal.signal(signal.SIGTERM, stop); print('ready', flush=True)\n"
+        "time.sleep(60)"
+    )
+    note, log = folder.path.parent / "note", folder.path / "logs" / f"{NAMES[0]}.log"
+    command = [sys.executable, "-c", waits, str(note)]
+    waiting = Runner(folder, lambda name, core: command, jobs=1, console=Console(file=io.StringIO()))
+    monkeypatch.setattr("time.sleep", lambda _: interrupted() if log.exists() and log.read_text() else None)
+    with pytest.raises(KeyboardInterrupt):
+        waiting.run(NAMES)
+    assert note.read_text() == "stopped"
+    assert folder.failures() == {}
+
+
 def test_what_is_left(folder: StudyFolder):
     names = [cell.name for cell in STUDY.cells()]
     left = estimate(folder, names)
