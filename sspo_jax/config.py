@@ -196,6 +196,8 @@ class WarmStartConfig:
     """Peak rate; linear warm-up over 5 % of the updates, then cosine decay to a tenth."""
     weight_decay: FileOnly[NotNegative] = 0.01
     """Decoupled weight decay on matrices."""
+    seed: Seed = 0
+    """Seed of the random weights and of the order of the demonstrations; --seed changes neither."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,10 +212,14 @@ class EvaluationConfig:
     of the experiment file."""
     every: Whole = 0
     """Steps between evaluations; 0: only before the first and after the last step."""
+    first: bool = True
+    """Evaluate before the first step too."""
+    greedy: bool = True
+    """Sample one greedy response per problem, beside those of avg@k."""
     problems: Count | None = None
     """Evaluate only the first N problems of each set; None: all."""
     samples: Whole = 8
-    """Responses per problem for avg@k, at temperature 1, in addition to one greedy response. 0: greedy only."""
+    """Responses per problem for avg@k, at the temperature of the rollout. 0: greedy only."""
     max_new_tokens: Count | None = None
     """Longest response, in tokens; None: as in the rollout."""
     best: Literal["greedy", "avg", "none"] = "greedy"
@@ -312,7 +318,7 @@ class TrainConfig:
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()
     seed: Seed = 0
-    """Seed of the weights, the problem order and the sampling."""
+    """Seed of the problem order and the sampling, and of random weights without a warm start, which has its own."""
     run_dir: str | None = None
     """Where everything is written; None: runs/<experiment>-<time>. One with a checkpoint in it is resumed."""
 
@@ -377,5 +383,19 @@ class TrainConfig:
                 f"--segmenter.max-tokens is {self.segmenter.max_tokens}; expected at least --segmenter.min-tokens = "
                 f"{self.segmenter.min_tokens}, or None"
             )
-        if self.evaluation.chosen and self.evaluation.best == "avg" and not self.evaluation.samples:
+        self._check_evaluation()
+
+    def _check_evaluation(self) -> None:
+        """Refuses evaluations that sample nothing, or that the best policy cannot be chosen by."""
+        evaluation = self.evaluation
+        if not evaluation.chosen:
+            return
+        if not (evaluation.samples or evaluation.greedy):
+            raise ValueError(
+                "--evaluation.samples is 0 and --evaluation.greedy is off, so nothing would be sampled; expected one "
+                "of them, or --evaluation.sets none for no evaluation"
+            )
+        if evaluation.best == "avg" and not evaluation.samples:
             raise ValueError("--evaluation.best is avg, but --evaluation.samples is 0; expected at least 1, or greedy")
+        if evaluation.best == "greedy" and not evaluation.greedy:
+            raise ValueError("--evaluation.best is greedy, but --evaluation.greedy is off; expected avg, or none")

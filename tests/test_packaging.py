@@ -34,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     copy, out, site = (tmp_path_factory.mktemp(name) for name in ("copy", "out", "site"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    for name in ("sspo_jax", "experiments"):
+    for name in ("sspo_jax", "experiments", "studies"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     built = subprocess.run([*command, "-w", out, copy], capture_output=True, text=True, timeout=300)
@@ -55,6 +55,9 @@ def test_the_wheel_has_every_module_and_data_file(site):
     kept = {".py", ".json", ".jinja", ".typed", ".css", ".js", ".txt"}
     expected = {path.relative_to(ROOT) for path in (ROOT / "sspo_jax").rglob("*") if path.suffix in kept}
     expected |= {"sspo_jax" / path.relative_to(ROOT) for path in (ROOT / "experiments").glob("*.py")}
+    expected |= {
+        pathlib.Path("sspo_jax", "experiments") / path.relative_to(ROOT) for path in (ROOT / "studies").glob("*.py")
+    }
     found = {path.relative_to(site) for path in (site / "sspo_jax").rglob("*") if path.is_file()}
     assert found == expected
 

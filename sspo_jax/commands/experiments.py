@@ -7,12 +7,14 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from sspo_jax.config import TrainConfig
     from sspo_jax.losses import Objective
+
+Given = TypeVar("Given")
 
 
 def experiments() -> dict[str, pathlib.Path]:
@@ -20,11 +22,19 @@ def experiments() -> dict[str, pathlib.Path]:
 
     Those are in experiments/ of the checkout, or in sspo_jax/experiments/ where the package is installed from a wheel.
     """
+    return named_files("experiments")
+
+
+def named_files(kind: str) -> dict[str, pathlib.Path]:
+    """Name to file of a folder of the checkout, `experiments` or `studies`, as `experiments` says.
+
+    A wheel has studies/ in sspo_jax/experiments/studies/.
+    """
     found: dict[str, pathlib.Path] = {}
     package = pathlib.Path(__file__).parents[1]
-    installed = package / "experiments"
-    shipped = installed if installed.is_dir() else package.parent / "experiments"
-    for folder in (shipped, pathlib.Path("experiments")):
+    installed = package / "experiments" if kind == "experiments" else package / "experiments" / kind
+    shipped = installed if installed.is_dir() else package.parent / kind
+    for folder in (shipped, pathlib.Path(kind)):
         found |= {file.stem: file for file in sorted(folder.glob("*.py")) if not file.stem.startswith("_")}
     return found
 
@@ -37,19 +47,44 @@ def load_experiment(name: str) -> "TrainConfig":
     """
     from sspo_jax.config import TrainConfig
 
-    file = pathlib.Path(name) if name.endswith(".py") else experiments().get(name)
+    return load_file(name, experiments(), kind="experiment", function="config", gives=TrainConfig, known=known)
+
+
+def load_file(
+    name: str,
+    files: Mapping[str, pathlib.Path],
+    *,
+    kind: str,
+    function: str,
+    gives: type[Given],
+    known: Callable[[], str],
+) -> Given:
+    """What the function of a file returns.
+
+    Args:
+      name: of the file, or its path.
+      files: the known ones by name.
+      kind: what it is called in errors.
+      function: its name, called without arguments.
+      gives: class of what it returns.
+      known: text that lists the known ones.
+
+    Raises:
+      ValueError: no such file, or it gives something else; names the line.
+    """
+    file = pathlib.Path(name) if name.endswith(".py") else files.get(name)
     if file is None or not file.is_file():
-        raise ValueError(f"no experiment {name!r}; expected the path of a file or one of:\n{known()}")
+        raise ValueError(f"no {kind} {name!r}; expected the path of a file or one of:\n{known()}")
     try:
         module = _import_file(file.resolve())
-        config = module.config() if callable(getattr(module, "config", None)) else None
+        value = getattr(module, function)() if callable(getattr(module, function, None)) else None
     except (Exception, SystemExit) as error:  # whatever a person's file can raise; an exit there is no run
         first_line = (str(error).strip().splitlines() or ["no message"])[0]
         raise ValueError(f"{_line_of(error, file)}: {type(error).__name__}: {first_line}") from error
-    if not isinstance(config, TrainConfig):
-        came = "no such function" if config is None else f"one that returns a {type(config).__name__}"
-        raise ValueError(f"{file}: expected a function config() that returns a TrainConfig; there is {came}")
-    return config
+    if not isinstance(value, gives):
+        came = "no such function" if value is None else f"one that returns a {type(value).__name__}"
+        raise ValueError(f"{file}: expected a function {function}() that returns a {gives.__name__}; there is {came}")
+    return value
 
 
 def _line_of(error: BaseException, file: pathlib.Path) -> str:

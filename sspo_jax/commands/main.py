@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": ("sspo_jax.commands.plan:main", "does a run fit on TPUs that are not here"),
     "data": ("sspo_jax.commands.data:main", "overlap of training and evaluation sets; audit of golds"),
     "serve": ("sspo_jax.commands.serve:main", "an OpenAI-compatible server for a checkpoint"),
+    "study": ("sspo_jax.commands.study:main", "many runs that answer a question, with intervals over seeds"),
     "report": ("sspo_jax.commands.report:main", "a run, or several, as one HTML page"),
     "inspect": ("sspo_jax.commands.inspect:main", "what a run directory holds and how it went"),
 }

@@ -17,6 +17,7 @@ from sspo_jax.data.filters import KEEP_ALL, ProblemFilter, SubsetSource, filtere
 from sspo_jax.data.mixtures import MixtureSource
 from sspo_jax.data.problems import JsonlSource, ProblemSource
 from sspo_jax.data.stories import StoryData
+from sspo_jax.data.worded import WordedData
 from sspo_jax.ranges import Count, Positive, from_record
 
 DATA_VARIABLE = "SSPO_DATA"
@@ -103,7 +104,7 @@ class MixtureData:
         return MixtureSource([part.open(tokenizer) for part in self.parts], self.weights)
 
 
-Data = JsonlData | TfdsData | HubData | ArithmeticData | StoryData | MixtureData
+Data = JsonlData | TfdsData | HubData | ArithmeticData | StoryData | WordedData | MixtureData
 
 
 def data_from_record(record: Any) -> Data:
@@ -114,7 +115,7 @@ def data_from_record(record: Any) -> Data:
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"data is {record!r:.80}; expected an object: give the sets with --data")
-    kinds = (JsonlData, TfdsData, HubData, ArithmeticData, StoryData, MixtureData)
+    kinds = (JsonlData, TfdsData, HubData, ArithmeticData, StoryData, WordedData, MixtureData)
     fields = {kind: {field.name: field for field in dataclasses.fields(kind)} for kind in kinds}
     fitting = [
         kind

@@ -15,6 +15,7 @@ from sspo_jax.losses.kl import kl_penalty
 from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.per_token import per_token
 from sspo_jax.losses.ratios import subsentence_ratio
+from sspo_jax.losses.removed import removed
 from sspo_jax.losses.sapo import Sapo, sapo_loss
 from sspo_jax.losses.sspo import Sspo, sspo_loss
 
@@ -40,6 +41,7 @@ __all__ = [
     "kl_penalty",
     "loss_denominator",
     "per_token",
+    "removed",
     "sapo_loss",
     "sspo_loss",
     "subsentence_ratio",

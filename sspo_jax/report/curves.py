@@ -38,7 +38,7 @@ class Chart:
 
 CHARTS = (
     Chart(title="Held-out score", unit="share correct", section="Did it learn?", is_share=True,
-          lines=((r"eval/.+/(accuracy|avg_at_\d+)", ""),), note="with 95 % intervals (bootstrap over problems)"),
+          lines=((r"eval/.+/(accuracy|avg_at_\d+)", ""),), note="with 95 % intervals over problems, not over seeds"),
     Chart(title="Reward", unit="reward", section="Did it learn?",
           lines=(("reward/mean", "mean"), (r"reward/.+_mean", ""))),
     Chart(title="Sampled responses", unit="share", section="Did it learn?", is_share=True,
@@ -52,6 +52,15 @@ CHARTS = (
           lines=(("counterfactual/grpo_clip_fraction", "GRPO, per token"),
                  ("counterfactual/sspo_clip_fraction", "SSPO, per clause"),
                  ("counterfactual/gspo_clip_fraction", "GSPO, per response"))),
+    Chart(title="What this run's bounds would clip by the ratio of each level", unit="share of tokens",
+          section="Was the clip active?", is_share=True, note="at the run's own level: what it clips",
+          lines=tuple((f"counterfactual/{level}_clip_fraction", f"per {level}") for level in LEVELS)),
+    Chart(title="Which tokens lose their gradient", unit="share", section="Was the clip active?", is_share=True,
+          note="extreme: the token's own ratio is outside 0.8 to 1.2, on the side that a clip takes",
+          lines=(("clip/extreme_removed", "of the extreme tokens"), ("clip/moderate_removed", "of the others"),
+                 ("clip/precision", "extreme, of the clipped ones"), ("clip/mass_removed", "of sum |A d|"))),
+    Chart(title="Units with a clipped token", unit="share", section="Was the clip active?", is_share=True,
+          lines=(("clip/subsentence_fraction", "of the clauses"), ("clip/response_fraction", "of the responses"))),
     Chart(title="Clip fraction of each update", unit="share of tokens", section="Was the clip active?", is_share=True,
           lines=((r"update/\d+/clip_fraction", ""),)),
     *(
@@ -155,7 +164,8 @@ def intervals(run: RunData) -> dict[str, dict[int, tuple[float, float]]]:
     found: dict[str, dict[int, tuple[float, float]]] = {}
     for step, sets in run.scores.items():
         for name, score in sets.items():
-            found.setdefault(f"eval/{name}/accuracy", {})[step] = (score["greedy"]["low"], score["greedy"]["high"])
+            if "greedy" in score:
+                found.setdefault(f"eval/{name}/accuracy", {})[step] = (score["greedy"]["low"], score["greedy"]["high"])
             if "avg" in score:
                 series = f"eval/{name}/avg_at_{score['samples']}"
                 found.setdefault(series, {})[step] = (score["avg"]["low"], score["avg"]["high"])

@@ -1,7 +1,7 @@
 """What a run says, in sentences: did it learn, was the clip active, which clause was clipped most."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,10 +56,12 @@ def _pairs(first: RunData, other: RunData) -> Iterator[tuple[str, str, np.ndarra
     one, two = (run.held_out[max(run.held_out)] for run in (first, other))
     for name in one:
         if name in two and one[name].ids == two[name].ids:
-            yield name, "greedy", one[name].greedy, two[name].greedy
-            sampled = one[name].sampled, two[name].sampled
-            if sampled[0] is not None and sampled[1] is not None:
-                yield name, "samples", sampled[0], sampled[1]
+            for kind, found, new in (
+                ("greedy", one[name].greedy, two[name].greedy),
+                ("samples", one[name].sampled, two[name].sampled),
+            ):
+                if found is not None and new is not None:
+                    yield name, kind, found, new
 
 
 def _difference(new: np.ndarray, old: np.ndarray) -> dict[str, float]:
@@ -82,11 +84,16 @@ def _learned(run: RunData) -> dict[str, Any]:
         for name in last:
             if name not in first or first[name].ids != last[name].ids:
                 continue
-            found = _difference(last[name].greedy, first[name].greedy)
+            kind, before, after = "Greedy", first[name].greedy, last[name].greedy
+            if before is None or after is None:
+                kind, before, after = "Sampled", first[name].sampled, last[name].sampled
+            if before is None or after is None:
+                continue
+            found = _difference(after, before)
             is_better, is_worse = found["low"] > 0, found["high"] < 0
             verdicts.append("Yes" if is_better else "No, it got worse" if is_worse else "Not for sure")
             parts.append(
-                f"Greedy on {name}: {_percent(found['before'])} before, {_percent(found['after'])} after step "
+                f"{kind} on {name}: {_percent(found['before'])} before, {_percent(found['after'])} after step "
                 f"{steps[-1]}, a difference of {100 * found['difference']:+.1f} points "
                 f"[{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]."
             )
@@ -121,8 +128,23 @@ def _active(run: RunData) -> dict[str, Any]:
         "answer": f"It removed the gradient of {_percent(share, 2)} of the tokens ({_percent(min(values), 2)} to "
         f"{_percent(max(values), 2)} by step), {_percent(mean('ratio/clip_fraction_high'), 2)} at the upper bound, "
         f"{_percent(mean('ratio/clip_fraction_low'), 2)} at the lower. With published bounds, on the same tokens: "
-        f"{compared}.",
+        f"{compared}.{_taken(rows)}",
     }
+
+
+def _taken(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which tokens the clip took, where the run says so; shares of nothing are left out of the means."""
+
+    def mean(name: str) -> str:
+        values = [row[name] for row in rows if row.get(name) is not None and row.get("clip/extreme_fraction")]
+        return _percent(float(np.mean(values)), 1) if values else "-"
+
+    if not any(row.get("clip/extreme_fraction") for row in rows):
+        return ""
+    return (
+        f" It removed {mean('clip/extreme_removed')} of the tokens whose own ratio is beyond 0.8 to 1.2 and "
+        f"{mean('clip/moderate_removed')} of the others, and touched {mean('clip/response_fraction')} of the responses."
+    )
 
 
 def _most_clipped(run: RunData) -> dict[str, Any]:

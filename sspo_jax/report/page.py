@@ -70,11 +70,10 @@ def html(runs: Sequence[RunData]) -> str:
     return _template().render(
         title=names[0] if len(runs) == 1 else f"{len(runs)} runs",
         written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        style=style(),
         script=(_FOLDER / "page.js").read_text(encoding="utf-8"),
-        library=_library(),
-        # A "<" in a text must not end the script element that holds the data.
-        data=to_json(json.loads(to_json(data))).replace("<", "\\u003c"),
+        library=library(),
+        data=embedded(data),
     )
 
 
@@ -159,8 +158,20 @@ def _names(runs: Sequence[RunData]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
 
 
+def embedded(data: Any) -> str:
+    """JSON for a script element, which a "<" in a text must not end."""
+    return to_json(json.loads(to_json(data))).replace("<", "\\u003c")
+
+
 @functools.cache
-def _library() -> str:
+def style() -> str:
+    """The style sheet of every page."""
+    return (_FOLDER / "page.css").read_text(encoding="utf-8")
+
+
+@functools.cache
+def library() -> str:
+    """plotly.js."""
     return (_FOLDER / "plotly-basic.min.js").read_text(encoding="utf-8")
 
 

@@ -54,14 +54,16 @@ def _rates(rates: ProblemRates) -> dict[str, float]:
 
 
 def _held_out(run: RunData) -> list[dict[str, Any]]:
-    """Greedy verdicts of each set over the evaluations: problems that changed come first."""
+    """Greedy verdicts of each set over the evaluations, where there are any: problems that changed come first."""
     found = []
     steps = sorted(run.held_out)
     for name in run.held_out[steps[-1]] if steps else ():
-        columns = [(step, run.held_out[step][name]) for step in steps if name in run.held_out[step]]
-        ids = columns[-1][1].ids
-        columns = [(step, held) for step, held in columns if held.ids == ids]
-        rows = [[int(held.greedy[place, 0]) for _, held in columns] for place in range(len(ids))]
+        ids = run.held_out[steps[-1]][name].ids
+        held = {step: run.held_out[step][name] for step in steps if name in run.held_out[step]}
+        columns = [(step, own.greedy[:, 0]) for step, own in held.items() if own.ids == ids and own.greedy is not None]
+        if not columns:
+            continue
+        rows = [[int(verdicts[place]) for _, verdicts in columns] for place in range(len(ids))]
         found.append(
             {
                 "set": name,

@@ -38,7 +38,7 @@ class HeldOut:
     """The verdicts of one set at one evaluation."""
 
     ids: tuple[str, ...]
-    greedy: Bool[np.ndarray, "problems one"]
+    greedy: Bool[np.ndarray, "problems one"] | None
     sampled: Bool[np.ndarray, "problems samples"] | None
 
 
@@ -96,7 +96,7 @@ class RunReader:
             rows=read_metrics(path / "metrics.jsonl"),
             scores={step: read_scores(file) for step, file in files["evaluations"].items()},
             held_out={
-                step: self._once("held_out", step, file.with_suffix(".jsonl"), _held_out)
+                step: self._once("held_out", step, file.with_suffix(".jsonl"), read_held_out)
                 for step, file in files["evaluations"].items()
                 if file.with_suffix(".jsonl").exists()
             },
@@ -118,8 +118,9 @@ class RunReader:
 _FILES = {"evaluations": ".json", "rollouts": ".jsonl", "tokens": ".npz"}
 
 
-def _held_out(file: pathlib.Path) -> dict[str, HeldOut]:
-    """Each set's verdicts: one greedy response for each problem comes first, then the sampled ones."""
+def read_held_out(file: pathlib.Path) -> dict[str, HeldOut]:
+    """Each set's verdicts: one greedy response for each problem comes first, where there are any, then the others."""
+    scores = read_json(file.with_suffix(".json"))
     by_set: dict[str, list[dict[str, Any]]] = {}
     for row in read_responses(file):
         by_set.setdefault(row["set"], []).append(row)
@@ -128,9 +129,14 @@ def _held_out(file: pathlib.Path) -> dict[str, HeldOut]:
         ids = tuple(dict.fromkeys(row["id"] for row in rows))
         correct = np.array([row["status"] == "correct" for row in rows], bool)
         count = len(ids)
-        samples = (len(rows) - count) // max(count, 1)
-        sampled = correct[count:].reshape(count, samples) if samples and len(rows) == count * (1 + samples) else None
-        found[name] = HeldOut(ids=ids, greedy=correct[:count, None], sampled=sampled)
+        first = count if "greedy" in scores.get(name, {}) else 0
+        samples = (len(rows) - first) // max(count, 1)
+        is_whole = samples > 0 and len(rows) == first + count * samples
+        found[name] = HeldOut(
+            ids=ids,
+            greedy=correct[:count, None] if first else None,
+            sampled=correct[first:].reshape(count, samples) if is_whole else None,
+        )
     return found
 
 

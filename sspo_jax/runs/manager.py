@@ -148,14 +148,16 @@ class RunManager:
     def offer(self, params: Any, step: int, scores: Mapping[str, Mapping[str, Any]]) -> None:
         """Says how the policy scored, and keeps it if it is the best so far."""
         is_best = self.best.offer(params, step, scores)
-        shown = "  ".join(f"{name} {100 * score['greedy']['value']:.1f} %" for name, score in scores.items())
-        self.display.say(f"evaluation after step {step}, greedy: {shown}{'  (best so far)' if is_best else ''}")
+        kind = "greedy" if all("greedy" in score for score in scores.values()) else "avg"
+        shown = "  ".join(f"{name} {100 * score[kind]['value']:.1f} %" for name, score in scores.items())
+        self.display.say(f"evaluation after step {step}, {kind}: {shown}{'  (best so far)' if is_best else ''}")
 
     def summary(
         self,
         experiment: str,
         step: int,
         *,
+        is_complete: bool,
         seconds: float,
         compiles: CompileLog,
         updates_per_step: int,
@@ -166,6 +168,7 @@ class RunManager:
 
         Args:
           step: the last one done.
+          is_complete: whether it was the last of the run, and nothing is left to do.
           seconds: since the start of this process.
           scores: of the evaluations before the first step and after the last one.
           examples: responses before and after.
@@ -178,6 +181,7 @@ class RunManager:
         return Summary(
             experiment=experiment,
             steps=step,
+            is_complete=is_complete,
             before=scores[0] or {},
             after=scores[1] or {},
             best=dataclasses.asdict(self.best.best) if self.best.best else None,

@@ -120,6 +120,13 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
             Metric("ratio/clip_fraction_high", "share of tokens", "... at the upper bound, where it is positive."),
             Metric("ratio/clip_fraction_dual", "share of tokens", "... at the dual clip, if the objective has one."),
             Metric(
+                "ratio/clip_fraction_after_first",
+                "share of tokens",
+                "ratio/clip_fraction without the first update of the step, in which every ratio is 1.",
+                "0.001 to 0.2",
+                "see ratio/clip_fraction",
+            ),
+            Metric(
                 "ratio/mean",
                 "ratio",
                 "Mean importance ratio at the objective's own level.",
@@ -129,7 +136,7 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
             Metric(
                 "ratio/max",
                 "ratio",
-                "Largest importance ratio at that level.",
+                "Largest importance ratio at that level; ratio/<level>_max compares between objectives.",
                 "below 10 at the level of tokens, below 2 above it",
                 "see ratio/mean; a single outlier is what the clip is for",
             ),
@@ -143,12 +150,58 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
         ),
     ),
     (
+        "What the clip takes away, comparable between objectives",
+        (
+            Metric(
+                "clip/extreme_fraction",
+                "share of tokens",
+                "Tokens with an advantage whose own ratio is outside 0.8 to 1.2 on the side where a clip takes the "
+                "gradient: the extreme ones.",
+                "0.001 to 0.1",
+                "above, the policy moves far in a step: fewer updates, a lower learning rate",
+            ),
+            Metric(
+                "clip/extreme_removed", "share", "Extreme tokens whose gradient the run's objective removes.", "near 1"
+            ),
+            Metric(
+                "clip/moderate_removed",
+                "share",
+                "Other tokens with an advantage that go with their unit, or by narrow bounds.",
+                "well below clip/extreme_removed",
+                "near it: the clip does not tell outliers from the rest",
+            ),
+            Metric(
+                "clip/<level>_extreme_removed",
+                "share",
+                "clip/extreme_removed, had the ratio been that of this level, with the run's bounds.",
+                "falls from token to response: outliers are averaged away",
+            ),
+            Metric("clip/<level>_moderate_removed", "share", "clip/moderate_removed in the same way."),
+            Metric("clip/precision", "share", "Tokens that the run's objective removes which are extreme themselves."),
+            Metric("clip/<unit>_fraction", "share of units", "Subsentences, or responses, with a removed token."),
+            Metric(
+                "clip/mass_removed",
+                "share",
+                "Sum of abs(advantage x token log-ratio) over removed tokens, by that over all tokens.",
+                "above ratio/clip_fraction: what is removed has moved more than the rest",
+            ),
+            Metric(
+                "counterfactual/<level>_clip_fraction",
+                "share of tokens",
+                "What the run's own bounds, as they stand at each token, would clip by the ratio of this level.",
+                "at the run's level: ratio/clip_fraction",
+            ),
+            Metric("ratio/<level>_max", "ratio", "Largest importance ratio of a token, subsentence or response."),
+        ),
+    ),
+    (
         "What each level would have clipped on the same tokens",
         (
             Metric(
                 "counterfactual/<method>_clip_fraction",
                 "share of tokens",
-                "What grpo, gspo and sspo would clip, each with its published bounds, whatever this run trains with.",
+                "What grpo, gspo and sspo would clip, each with its published bounds (sspo: 0.2, scaled by entropy), "
+                "whatever this run trains with: compare with counterfactual/<level>_clip_fraction.",
                 "gspo far above the others at its narrow bounds; grpo and sspo below 0.2",
             ),
             Metric("counterfactual/<method>_clip_fraction_low", "share of tokens", "... at the lower bound."),
@@ -340,11 +393,18 @@ PLACEHOLDERS = {
     "<term>": "the name of a reward term",
     "<method>": "grpo, gspo or sspo",
     "<level>": "token, subsentence or response",
+    "<unit>": "subsentence or response",
     "<edge>": "the upper edge of a bin, nats",
     "<n>": "the number of an update in its step, from 1",
     "<status>": "correct, wrong, unparsed, timeout or error",
 }
-_PART = {"<method>": "grpo|gspo|sspo", "<level>": "token|subsentence|response", "<n>": r"\d+", "<k>": r"\d+"}
+_PART = {
+    "<method>": "grpo|gspo|sspo",
+    "<level>": "token|subsentence|response",
+    "<unit>": "subsentence|response",
+    "<n>": r"\d+",
+    "<k>": r"\d+",
+}
 
 
 def describe(name: str) -> Metric | None:

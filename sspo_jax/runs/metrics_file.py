@@ -35,6 +35,8 @@ _OF_EACH_UPDATE = {
 def each_update(parts: Sequence[Sequence[Mapping[str, Mean | Max]]], norms: Sequence[float]) -> dict[str, float]:
     """`update/<n>/...` of every update of a step, n from 1: what their mean over the step hides.
 
+    Also `ratio/clip_fraction_after_first`, the mean without the first update, in which every ratio is 1.
+
     Args:
       parts: metrics of the micro-batches of each update, on the host.
       norms: gradient norm of each.
@@ -46,6 +48,10 @@ def each_update(parts: Sequence[Sequence[Mapping[str, Mean | Max]]], norms: Sequ
             if source in whole:
                 metrics[f"update/{number}/{name}"] = host_value(whole[source])
         metrics[f"update/{number}/grad_norm"] = norm
+    clip = "ratio/clip_fraction"
+    later = combine({clip: part[clip]} for own in parts[1:] for part in own if clip in part)
+    if clip in later:
+        metrics[f"{clip}_after_first"] = host_value(later[clip])
     return metrics
 
 

@@ -16,10 +16,14 @@ from sspo_jax.runs.display import Display
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a run came to; `summary.json` holds it."""
+    """What a run came to; `summary.json` holds it.
+
+    The intervals of its scores are over problems and samples of this one run: another seed may differ by more.
+    """
 
     experiment: str
-    steps: int
+    steps: int  # done
+    is_complete: bool  # false where the run was asked to stop before its end
     before: dict[str, dict[str, Any]]  # set -> scores of the model that reinforcement learning started from
     after: dict[str, dict[str, Any]]
     best: dict[str, Any] | None  # `best.Best`: step, metric and score of the best evaluation, whose policy is kept
@@ -44,7 +48,12 @@ def peak_memory_bytes() -> int:
 
 def show_summary(display: Display, summary: Summary, path: pathlib.Path) -> None:
     """Scores before and after, times, and a few responses of both."""
-    table = Table(title=f"{summary.experiment}: {summary.steps} steps", title_justify="left")
+    table = Table(
+        title=f"{summary.experiment}: {summary.steps} steps",
+        title_justify="left",
+        caption="95 % intervals over problems and samples, not over seeds: other seeds may differ by more (sspo study)",
+        caption_justify="left",
+    )
     table.add_column("set")
     table.add_column("score")
     table.add_column("before RL", justify="right")

@@ -20,7 +20,7 @@ from sspo_jax.trainer.setup import RunInputs
 
 
 class Evaluator:
-    """Scores the policy on the held-out sets: greedy, and avg@k at the temperature of the rollout.
+    """Scores the policy on the held-out sets: greedy, avg@k at the temperature of the rollout, or both.
 
     Args:
       settings: which sets, how often, how many samples.
@@ -56,7 +56,9 @@ class Evaluator:
     def is_due(self, step: int) -> bool:
         """Whether to evaluate after this step (0: before the first)."""
         every = self._settings.every
-        return bool(self.sets) and (step in (0, self._steps) or (every > 0 and step % every == 0))
+        if not self.sets or (step == 0 and not self._settings.first):
+            return False
+        return step in (0, self._steps) or (every > 0 and step % every == 0)
 
     def __call__(
         self, engine: RolloutEngine, step: int, display: Display, *, poll: Callable[[], None] = lambda: None
@@ -70,27 +72,23 @@ class Evaluator:
         scores: dict[str, dict[str, Any]] = {}
         rows: list[SampleRow] = []
         for source in self.sets:
-            greedy, greedy_rows = self._score(engine, source, self._greedy, 1, display, poll)
-            rows += greedy_rows
-            scores[source.name] = {
-                "problems": greedy.problems,
-                "greedy": dataclasses.asdict(greedy.accuracy),
-                "length_mean": greedy.metrics["length_mean"].value,
-                "truncated_fraction": greedy.metrics["truncated_fraction"].value,
-                "unparsed_fraction": greedy.metrics["unparsed_fraction"].value,
-            }
-            samples = self._settings.samples
+            samples, score = self._settings.samples, {}
+            if self._settings.greedy:
+                greedy, greedy_rows = self._score(engine, source, self._greedy, 1, display, poll)
+                rows += greedy_rows
+                score = {**_about(greedy), "greedy": dataclasses.asdict(greedy.accuracy)}
             if samples:
                 sampled, sampled_rows = self._score(engine, source, self._sampled, samples, display, poll)
                 rows += sampled_rows
                 # With one sample pass@1 is the accuracy, and is not reported apart from it.
                 passed = sampled.metrics.get(f"pass@{samples}", sampled.accuracy)
-                scores[source.name] |= {
+                score = (score or _about(sampled)) | {
                     "samples": samples,
                     "avg": dataclasses.asdict(sampled.accuracy),
                     f"pass@{samples}": dataclasses.asdict(passed),
                     "sampled_length_mean": sampled.metrics["length_mean"].value,
                 }
+            scores[source.name] = score
         if is_main():
             self._write(step, scores, rows)
         return scores
@@ -110,7 +108,7 @@ class Evaluator:
         display: Display,
         poll: Callable[[], None],
     ) -> tuple[SetScores, list[SampleRow]]:
-        what = "greedy" if group_size == 1 else f"avg@{group_size}"
+        what = "greedy" if sampling is self._greedy else f"avg@{group_size}"
         display.phase(f"evaluate {source.name}, {what}", total=None)
 
         def sample(prompts: list[list[int]], *, group_size: int, sampling: SamplingParams, seed: int) -> Any:
@@ -134,7 +132,7 @@ class Evaluator:
         return read_scores(path) if path.exists() else None
 
     def examples(self, first: int, last: int, count: int = 3) -> list[dict[str, Any]]:
-        """The greedy responses to the first problems at two evaluations, side by side."""
+        """The first (greedy, if there are any) responses to a few problems at two evaluations, side by side."""
         found = []
         for step in (first, last):
             file = self._directory.evaluation(step).with_suffix(".jsonl")
@@ -163,12 +161,19 @@ def metrics_of(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
     """`eval/<set>/accuracy` (greedy) and the others as flat numbers for metrics.jsonl."""
     metrics = {}
     for name, score in scores.items():
-        metrics[f"eval/{name}/accuracy"] = score["greedy"]["value"]
+        if "greedy" in score:
+            metrics[f"eval/{name}/accuracy"] = score["greedy"]["value"]
         metrics[f"eval/{name}/length_mean"] = score["length_mean"]
         metrics[f"eval/{name}/truncated_fraction"] = score["truncated_fraction"]
         if "avg" in score:
             metrics[f"eval/{name}/avg_at_{score['samples']}"] = score["avg"]["value"]
     return metrics
+
+
+def _about(scores: SetScores) -> dict[str, Any]:
+    """What is said of the responses of a set, of the greedy ones where there are any."""
+    shown = ("length_mean", "truncated_fraction", "unparsed_fraction")
+    return {"problems": scores.problems, **{name: scores.metrics[name].value for name in shown}}
 
 
 def _first(source: ProblemSource, count: int | None) -> ProblemSource:

@@ -62,6 +62,8 @@ from sspo_jax.types import TrainBatch
 def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
     """Runs an experiment to its end, or until it is asked to stop; resumes the run of an existing `run_dir`.
 
+    A run that was asked to stop (Ctrl-C, SIGTERM) is saved; its Summary has `is_complete` false and the steps done.
+
     Raises:
       ValueError, FileNotFoundError, OSError: before anything expensive starts; see `setup.check` and `RunDirectory`.
       ServerError: the server of rollouts is gone or of no use; the last finished step is saved.
@@ -101,7 +103,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
             trainer.failure = trainer.failure or threads.failure
             if trainer.failure is not None and not _is_shared(trainer.failure):
                 raise _with_state(trainer) from trainer.failure  # inside, so that other processes hear of it
-            summary = trainer.summary(experiment, time.monotonic() - started, compiles)
+            summary = trainer.summary(experiment, time.monotonic() - started, compiles, is_complete=completed)
     finally:
         directory.close()
     if trainer.failure is not None:
@@ -582,16 +584,16 @@ class Trainer:
             params, _ = load_qwen(self.inputs.model_path, mesh=self.inputs.mesh, param_dtype=jnp.float32)
             return params
         if self.config.warm_start is not None:
-            seed, poll = self.config.seed, self.stop.polls()
-            return warm_start(self.config.warm_start, self.inputs, self.display, seed=seed, poll=poll)
+            return warm_start(self.config.warm_start, self.inputs, self.display, poll=self.stop.polls())
         return init_qwen(self.inputs.model, jax.random.key(self.config.seed), mesh=self.inputs.mesh)
 
-    def summary(self, experiment: str, seconds: float, compiles: CompileLog) -> Summary:
+    def summary(self, experiment: str, seconds: float, compiles: CompileLog, *, is_complete: bool) -> Summary:
         """What the run came to, so far."""
         last = self.state.step
         return self.manager.summary(
             experiment,
             last,
+            is_complete=is_complete,
             seconds=seconds,
             compiles=compiles,
             updates_per_step=self.config.update.per_rollout * self.config.update.epochs,

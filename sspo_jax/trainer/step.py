@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from sspo_jax.config import OptimizerConfig
 from sspo_jax.logprobs import logprobs_and_entropies
-from sspo_jax.losses import Objective, diagnostics, per_token
+from sspo_jax.losses import Objective, diagnostics, per_token, removed
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params, hidden_states
@@ -170,7 +170,7 @@ class TrainPrograms:
         (logprobs, entropies), pullback = jax.vjp(forward, params)
         loss_and_gradients = jax.value_and_grad(self.objective, argnums=(0, 2), has_aux=True)
         (_, metrics), cotangents = loss_and_gradients(logprobs, batch, entropies)
-        metrics = metrics | diagnostics(logprobs, batch)
+        metrics = metrics | diagnostics(logprobs, batch) | removed(self.objective, logprobs, batch)
 
         def add(gradients: Params) -> Params:
             return jax.tree.map(jnp.add, gradients, pullback(cotangents)[0])

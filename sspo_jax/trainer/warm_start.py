@@ -43,7 +43,6 @@ def warm_start(
     inputs: RunInputs,
     display: Display,
     *,
-    seed: int,
     poll: Callable[[], None] = lambda: None,
 ) -> Params:
     """Parameters after supervised training, from the cache if they are there.
@@ -51,32 +50,33 @@ def warm_start(
     Args:
       settings: how long and how fast.
       inputs: shape of the model, problems, prompts, tokenizer and mesh.
-      seed: of the weights and of the order of the demonstrations.
       poll: called between updates; what it raises ends the training, and nothing is kept.
 
     Raises:
       ValueError: the data has no demonstrations, or one is longer than a training row.
     """
-    directory = cache_directory("warm_start") / _key(settings, inputs, seed)
+    directory = cache_directory("warm_start") / _key(settings, inputs)
     if all(gather((directory / "config.json").is_file())):
         params, _ = load_qwen(directory, mesh=inputs.mesh)
         display.say(f"warm start: reusing {directory}")
         return params
     start = time.monotonic()
     with jax.set_mesh(inputs.mesh):
-        params = _train(settings, inputs, display, seed, poll)
+        params = _train(settings, inputs, display, poll)
     _keep(directory, params, inputs)
     seconds = time.monotonic() - start
     display.say(f"warm start: {settings.updates} updates in {seconds:.0f} s, kept in {directory}")
     return params
 
 
-def _key(settings: WarmStartConfig, inputs: RunInputs, seed: int) -> str:
+def _key(settings: WarmStartConfig, inputs: RunInputs) -> str:
     """Names the experiment's data first, so that a person finds it, then the hash."""
+    kept = dataclasses.asdict(settings)
+    seed = kept.pop("seed")
     content = {
         "version": _VERSION,
         "shape": inputs.model.record() | {"remat": None},
-        "warm_start": dataclasses.asdict(settings),
+        "warm_start": kept,
         "provenance": {name: inputs.provenance[name] for name in ("data", "prompt", "tokenizer")},
         "seed": seed,
     }
@@ -94,9 +94,7 @@ def _keep(directory: pathlib.Path, params: Params, inputs: RunInputs) -> None:
             raise
 
 
-def _train(
-    settings: WarmStartConfig, inputs: RunInputs, display: Display, seed: int, poll: Callable[[], None]
-) -> Params:
+def _train(settings: WarmStartConfig, inputs: RunInputs, display: Display, poll: Callable[[], None]) -> Params:
     mesh = inputs.mesh
     optimizer = make_optimizer(
         OptimizerConfig(weight_decay=settings.weight_decay, b2=0.99),
@@ -122,10 +120,10 @@ def _train(
         return jax.tree.map(jnp.add, params, updates), state, value
 
     update = jax.jit(update, donate_argnums=(0, 1), out_shardings=(shardings, state_shardings, replicated(mesh)))
-    params = init_qwen(inputs.model, jax.random.key(seed), mesh=mesh)
+    params = init_qwen(inputs.model, jax.random.key(settings.seed), mesh=mesh)
     state = jax.jit(optimizer.init, out_shardings=state_shardings)(params)
     on_mesh = functools.partial(put, sharding=rows_sharding)
-    stream = demonstration_rows(inputs, settings, seed=seed)
+    stream = demonstration_rows(inputs, settings)
     value = jnp.float32(0.0)
     with display.bars("warm start", settings.updates):
         for number in range(1, settings.updates + 1):
@@ -141,12 +139,12 @@ def _train(
     return params
 
 
-def demonstration_rows(inputs: RunInputs, settings: WarmStartConfig, *, seed: int) -> Iterator[TrainBatch]:
+def demonstration_rows(inputs: RunInputs, settings: WarmStartConfig) -> Iterator[TrainBatch]:
     """Endless training rows of packed demonstrations, in a seeded order of the problems.
 
     A demonstration that does not fit into the rest of a row starts the next one.
     """
-    pending = _demonstrations(inputs, settings, np.random.default_rng(seed))
+    pending = _demonstrations(inputs, settings, np.random.default_rng(settings.seed))
     prompt, response = next(pending)
     while True:
         members: list[list[int]] = []

@@ -32,6 +32,9 @@ def test_every_row_says_what_it_is():
         ("eval/a/avg_at_8", "eval/<set>/avg_at_<k>"),
         ("ratio_histogram/token_below_-0.0003", "ratio_histogram/<level>_below_<edge>"),
         ("counterfactual/gspo_clip_fraction_low", "counterfactual/<method>_clip_fraction_low"),
+        ("counterfactual/response_clip_fraction", "counterfactual/<level>_clip_fraction"),
+        ("clip/token_extreme_removed", "clip/<level>_extreme_removed"),
+        ("clip/response_fraction", "clip/<unit>_fraction"),
         ("update/12/grad_norm", "update/<n>/grad_norm"),
         ("update/x/grad_norm", None),
         ("nothing/known", None),
@@ -68,4 +71,5 @@ def test_each_update_is_kept_apart():
         "update/2/clip_fraction": pytest.approx(0.15),  # 3 of 20 tokens
         "update/2/effective_sample_size": pytest.approx(0.8),  # weights 1, 1, 3, 3
         "update/2/grad_norm": 0.7,
+        "ratio/clip_fraction_after_first": pytest.approx(0.15),
     }

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from sspo_jax.config import CheckpointConfig, TrainConfig
+from sspo_jax.config import CheckpointConfig, EvaluationConfig, TrainConfig
 from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.distributed import interrupt
 from sspo_jax.distributed.interrupt import Interrupted, StopRequest
@@ -26,7 +26,7 @@ from sspo_jax.runs.checkpoint import steps_in
 from sspo_jax.runs.display import Display
 from sspo_jax.runs.policy import read_trained
 from sspo_jax.trainer.grading import Grader
-from sspo_jax.trainer.loop import Trainer
+from sspo_jax.trainer.loop import Trainer, train
 from sspo_jax.trainer.setup import check
 from sspo_jax.trainer.stream import open_stream
 from tests.trainer.conftest import QUICK, SMALL, one_device, run_cli, run_directory, small
@@ -121,6 +121,20 @@ def test_a_run_interrupted_in_every_stage_is_the_uninterrupted_one(cache: pathli
     ours, theirs = read_trained(folder), read_trained(whole)
     assert ours[2] == theirs[2] == 3
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), ours[0], theirs[0])
+
+
+def test_the_summary_of_a_run_that_was_asked_to_stop_says_so(
+    cache: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(self: Trainer, step: int) -> dict[str, float]:
+        raise Interrupted
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    config = small(warm_start=None, mesh__fsdp=1, evaluation=EvaluationConfig(), run_dir=str(tmp_path / "run"))
+    with one_device():
+        summary = train(config)
+    assert (summary.is_complete, summary.steps) == (False, 0)
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_several_processes_ask_each_other_about_once_a_second(monkeypatch: pytest.MonkeyPatch):

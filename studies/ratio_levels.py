@@ -1,0 +1,132 @@
+"""Does the level of the ratio matter? Token (GRPO), subsentence (SSPO) and response (GSPO), at matched clip fractions.
+
+    make study STUDY=ratio_levels ARGS="--jobs 2"
+
+Two tasks on the model of a million parameters: plain chains of arithmetic, and chains whose wording is free,
+so that the policy keeps an entropy that bounds can read and its score does not saturate in the run. Sixteen updates a
+rollout make the clip matter. All outcomes and contrasts are fixed here.
+"""
+
+import dataclasses
+
+from sspo_jax.data.arithmetic import ArithmeticData
+from sspo_jax.data.worded import WordedData
+from sspo_jax.losses import Grpo, Gspo, Sspo
+from sspo_jax.studies import Comparison, Setting, Study, Variant
+from sspo_jax.studies.outcomes import AREA, BEST, CLIP, FINAL, MECHANISM, collapsed, stable, steps_to
+from sspo_jax.studies.study import Changes
+
+PASSING = 0.75
+"""Above where the plain task ends at rates that break it, below where both end at rates that do not."""
+CLIPPED = 0.02
+LEVELS = ("token", "subsentence", "response")
+SMALL_STEPS: Changes = {
+    "steps": 12,
+    "rollout.prompts": 8,
+    "rollout.group_size": 8,
+    "update.per_rollout": 4,
+    "update.epochs": 4,
+    "update.micro_rows": 12,
+    "evaluation.samples": 4,
+    "evaluation.first": False,
+    "evaluation.greedy": False,
+    "evaluation.best": "none",
+    "checkpoint.every": 1000,
+    "checkpoint.keep": 1,
+    "log.tokens_every": 0,
+    "log.report_every": 0,
+    "log.trackers": "none",
+}
+"""Twelve steps of 8 x 8 responses, 4 minibatches x 4 epochs each."""
+PLAIN: Changes = {"evaluation.data": (ArithmeticData(split="held_out", size=64),)}
+_WORDED = WordedData(wordings=6, min_steps=3, max_steps=4, reasoned_fraction=0.7)
+WORDED: Changes = {
+    "data": _WORDED,
+    "evaluation.data": (dataclasses.replace(_WORDED, split="held_out", size=64),),
+    "rollout.max_new_tokens": 60,
+    "update.row_tokens": 104,
+    "warm_start.row_tokens": 104,
+    "warm_start.updates": 800,
+}
+TASKS = {"plain": PLAIN, "worded": WORDED}
+RATES = {1e-4: 6, 2e-4: 14, 3e-4: 14}
+"""Learning rate to seeds: the lowest only shows that nothing breaks there."""
+MAIN_RATES = (2e-4, 3e-4)
+"""Those of the comparisons: around the boundary that a first probe found in the plain task."""
+PILOT_RATE = 2e-4
+"""Where clip fractions are matched."""
+
+
+def study() -> Study:
+    """Two tasks, three learning rates, ten variants: 680 runs."""
+    return Study(
+        title="Ratio levels",
+        question="Does an objective learn better, or longer before it breaks, for the level of its ratio alone: token, "
+        "subsentence, response? And do bounds that follow the entropy help?",
+        base="arithmetic_tiny",
+        changes=SMALL_STEPS,
+        settings=tuple(
+            Setting(
+                name=f"{task}-{rate:g}",
+                task=task,
+                changes={**changes, "optimizer.learning_rate": rate},
+                seeds=seeds,
+                is_pilot=rate == PILOT_RATE,
+            )
+            for task, changes in TASKS.items()
+            for rate, seeds in RATES.items()
+        ),
+        variants=(*published(), *matched()),
+        seeds=tuple(range(14)),
+        warm_starts=(0, 1),
+        outcomes=(FINAL, BEST, AREA, stable(PASSING), collapsed(0.2), steps_to(0.8), CLIP, *MECHANISM),
+        comparisons=comparisons(),
+        passing_score=PASSING,
+        seconds_per_run=45.0,
+    )
+
+
+def published() -> tuple[Variant, ...]:
+    """The presets as they are."""
+    presets = {"grpo": Grpo(), "gspo": Gspo(), "sspo-paper": Sspo.paper_like(), "sspo-calibrated": Sspo.calibrated()}
+    return tuple(Variant(name=name, changes={"loss": loss}) for name, loss in presets.items())
+
+
+def matched() -> tuple[Variant, ...]:
+    """One loss at three levels, with and without entropy bounds, all clipping the same share of tokens.
+
+    The bounds that the pilots scale begin near those published for the level.
+    """
+    widths = {"token": 0.2, "subsentence": 0.06, "response": 0.03}
+    return tuple(
+        Variant(
+            name=f"{level}{'-entropy' if adapts else ''}",
+            changes={
+                "loss": Sspo(ratio_level=level, clip_low=widths[level], clip_high=widths[level], adapt_entropy=adapts)
+            },
+            match_clip=CLIPPED,
+        )
+        for level in LEVELS
+        for adapts in (False, True)
+    )
+
+
+def comparisons() -> tuple[Comparison, ...]:
+    """Twelve questions: three pairs, each in both tasks, by the score and by the rates survived."""
+    pairs = (
+        ("subsentence", "token"),
+        ("subsentence", "response"),
+        ("subsentence-entropy", "subsentence"),
+    )
+    return tuple(
+        Comparison(
+            first=first,
+            second=second,
+            outcome=outcome,
+            task=task,
+            settings=tuple(f"{task}-{rate:g}" for rate in MAIN_RATES),
+        )
+        for task in TASKS
+        for outcome in ("final score", "stable")
+        for first, second in pairs
+    )
