@@ -120,7 +120,7 @@ _FILES = {"evaluations": ".json", "rollouts": ".jsonl", "tokens": ".npz"}
 
 def read_held_out(file: pathlib.Path) -> dict[str, HeldOut]:
     """Each set's verdicts: one greedy response for each problem comes first, where there are any, then the others."""
-    scores = read_json(file.with_suffix(".json"))
+    scores = read_scores(file.with_suffix(".json"))
     by_set: dict[str, list[dict[str, Any]]] = {}
     for row in read_responses(file):
         by_set.setdefault(row["set"], []).append(row)
