@@ -84,7 +84,7 @@ def test_the_shipped_studies_can_be_run(name: str):
 
 
 def test_an_unknown_study_lists_the_known(tmp_path: pathlib.Path):
-    with pytest.raises(ValueError, match="no study 'x'; expected the path of a file or one of:\n  paper_table"):
+    with pytest.raises(ValueError, match="no study 'x'; expected the path of a file or one of:\n  default_range"):
         load_study("x")
     (tmp_path / "own.py").write_text("def study():\n    return 3\n")
     with pytest.raises(ValueError, match=r"expected a function study\(\) that returns a Study; there is one that"):
