@@ -77,8 +77,8 @@ class Study:
     """Made in all cells, before those of the setting and of the variant."""
     outcomes: tuple[Outcome, ...] = (FINAL,)
     comparisons: tuple[Comparison, ...] = ()
-    passing_score: float | None = None
-    """A seed fails at a learning rate where its last evaluation is below this: gives the stability boundary."""
+    passing_score: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Task to the score below which the last evaluation of a seed is a failure: gives the stability boundary."""
     differences_of_interest: tuple[float, ...] = (0.02, 0.05)
     """Of the last score: how many seeds would show them."""
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
