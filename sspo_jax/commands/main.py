@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         keep_freed_memory()
+        pass_over_closed_loops()
         arguments = sys.argv[1:]
     arguments = list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -58,6 +59,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"sspo {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def pass_over_closed_loops() -> None:
+    """Says nothing of what the reads of a damaged checkpoint still want when it has been given up for another one.
+
+    Orbax closes its event loop at the first error; the reads that go on meet that, and Python would print a traceback
+    for each, after the warning that says which checkpoint is damaged.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def is_explained(error: Exception) -> bool:

@@ -3,16 +3,14 @@
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sspo_jax.config import TrainConfig
 from sspo_jax.files import read_json, write_json
 from sspo_jax.studies.matching import Match, Pilot, matched
 from sspo_jax.studies.outcomes import CellRun, read_cell
-from sspo_jax.studies.study import Cell, Study, changed
-
-Load = Callable[[str], TrainConfig]
+from sspo_jax.studies.study import Cell, Load, Study, changed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,16 +69,16 @@ class StudyFolder:
                         f"{name}: no pilot run of {cell.variant.name} in {cell.setting.task} is done, so its range is "
                         "not known; run the study without --cell, which runs the pilots first"
                     )
-                return self._placed(cell.config(self.study, self.load, factor), name)
+                return changed(cell.config(self.study, self.load, factor), self._place(name))
         raise ValueError(f"no cell {name!r} in {self.name}; a name is setting/variant/seed-0000")
 
     def _pilot(self, pilot: Pilot) -> TrainConfig:
         config = pilot.cell(self.study).config(self.study, self.load, pilot.factor)
         steps = self.study.pilot_steps
-        return self._placed(config if steps is None else changed(config, {"steps": steps}), pilot.name)
+        return changed(config, ({} if steps is None else {"steps": steps}) | self._place(pilot.name))
 
-    def _placed(self, config: TrainConfig, name: str) -> TrainConfig:
-        return changed(config, {"run_dir": str(self.path / name), "log.quiet": True})
+    def _place(self, name: str) -> dict[str, Any]:
+        return {"run_dir": str(self.path / name), "log.quiet": True}
 
     def check_done(self, names: Sequence[str]) -> None:
         """Refuses to take finished cells for what they are not: the study file may have changed since.

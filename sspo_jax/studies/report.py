@@ -71,8 +71,8 @@ def facts(found: Mapping[str, Any]) -> list[str]:
     failed = runs["failed"]
     lines = [
         f"{runs['done']} of {runs['planned']} runs are done, {len(failed)} failed; base experiment {found['base']}",
-        f"{len(found['seeds'])} seeds, {len(found['warm_starts'])} warm starts; one seed shares warm start, problems, "
-        "order and sampling noise in all variants",
+        f"{_count(len(found['seeds']), 'seed')}, {_count(len(found['warm_starts']), 'warm start')}; all variants of a "
+        "seed share warm start, problems, order and sampling noise",
         "every interval is a 95 % interval over seeds unless it says that it is over problems",
     ]
     lines += [f"failed: {name}: {own['last_line']}" for name, own in list(failed.items())[:10]]
@@ -260,6 +260,10 @@ def _divergence(found: Mapping[str, Any]) -> Iterator[Section]:
                 for own in found["divergence"]
             ),
         )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -156,9 +156,7 @@ def paired_values(study: Study, comparison: Comparison, values: Values) -> list[
 def _boundaries(folder: StudyFolder, runs: Mapping[tuple[str, str, int], CellRun]) -> list[dict[str, Any]]:
     """The learning rate at which half of the seeds fail, by task and variant."""
     study, found = folder.study, []
-    if study.passing_score is None:
-        return []
-    for task in dict.fromkeys(setting.task for setting in study.settings):
+    for task, passing in study.passing_score.items():
         settings = sorted(
             (setting for setting in study.settings if setting.task == task), key=lambda own: _rate(folder, own)
         )
@@ -172,7 +170,7 @@ def _boundaries(folder: StudyFolder, runs: Mapping[tuple[str, str, int], CellRun
                     run = runs.get((setting.name, variant.name, seed))
                     final = FINAL.measure(run) if run is not None else None
                     if final is not None:
-                        failed[place, column] = final < study.passing_score
+                        failed[place, column] = final < passing
             failed = failed[~np.isnan(failed).all(axis=1)]
             if len(failed) and (~np.isnan(failed)).any(axis=0).all():
                 shares = np.nanmean(failed, axis=0)

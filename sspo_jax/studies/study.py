@@ -11,6 +11,8 @@ from typing import Any
 from sspo_jax.config import TrainConfig
 from sspo_jax.studies.outcomes import FINAL, Outcome
 
+Load = Callable[[str], TrainConfig]
+"""Gives an experiment by its name."""
 Changes = Mapping[str, Any]
 """Dotted name of a field of TrainConfig to its value: {"optimizer.learning_rate": 2e-4}."""
 
@@ -75,8 +77,8 @@ class Study:
     """Made in all cells, before those of the setting and of the variant."""
     outcomes: tuple[Outcome, ...] = (FINAL,)
     comparisons: tuple[Comparison, ...] = ()
-    passing_score: float | None = None
-    """A seed fails at a learning rate where its last evaluation is below this: gives the stability boundary."""
+    passing_score: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Task to the score below which the last evaluation of a seed is a failure: gives the stability boundary."""
     differences_of_interest: tuple[float, ...] = (0.02, 0.05)
     """Of the last score: how many seeds would show them."""
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -168,7 +170,7 @@ class Cell:
         """Path of its run directory in that of the study."""
         return f"{self.setting.name}/{self.variant.name}/seed-{self.seed:04d}"
 
-    def config(self, study: Study, load: Callable[[str], TrainConfig], factor: float = 1.0) -> TrainConfig:
+    def config(self, study: Study, load: Load, factor: float = 1.0) -> TrainConfig:
         """What it runs, but for the run directory.
 
         Args:
@@ -185,16 +187,15 @@ class Cell:
         config = changed(config, {**self.variant.changes, "seed": self.seed})
         if config.warm_start is not None:
             config = changed(config, {"warm_start.seed": study.warm_starts[place % len(study.warm_starts)]})
-        return scaled(config, factor) if factor != 1.0 else config
+        return changed(config, {"loss": scaled(config.loss, factor)}) if factor != 1.0 else config
 
 
-def scaled(config: TrainConfig, factor: float) -> TrainConfig:
-    """With both bounds of the objective multiplied by `factor`; the lower one stays within 1."""
-    loss: Any = config.loss
+def scaled(loss: Any, factor: float) -> Any:
+    """An objective with both bounds multiplied by a factor, to four digits."""
     if not (hasattr(loss, "clip_low") and hasattr(loss, "clip_high")):
         raise ValueError(f"{type(loss).__name__} has no clip_low and clip_high, so its clip cannot be matched")
-    bounds = {"loss.clip_low": float(f"{loss.clip_low * factor:.4g}")}
-    return changed(config, bounds | {"loss.clip_high": float(f"{loss.clip_high * factor:.4g}")})
+    low, high = (float(f"{bound * factor:.4g}") for bound in (loss.clip_low, loss.clip_high))
+    return dataclasses.replace(loss, clip_low=low, clip_high=high)
 
 
 def changed(config: Any, changes: Changes) -> Any:

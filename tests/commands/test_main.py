@@ -2,10 +2,12 @@
 
 import dataclasses
 import importlib
+import sys
+import types
 
 import pytest
 
-from sspo_jax.commands.main import COMMANDS
+from sspo_jax.commands.main import COMMANDS, pass_over_closed_loops
 from sspo_jax.commands.options import parse, switch_on
 from sspo_jax.config import TrainConfig
 from sspo_jax.data.curriculum import CurriculumConfig
@@ -16,6 +18,15 @@ PLAIN = dataclasses.replace(small(), warm_start=None)
 
 def parsed(*arguments: str) -> TrainConfig:
     return parse(TrainConfig, arguments, prog="sspo train", default=PLAIN)
+
+
+def test_reads_of_a_damaged_checkpoint_end_without_a_traceback(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    pass_over_closed_loops()
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("another"), OSError("Event loop is closed")):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+    assert [str(unraisable.exc_value) for unraisable in seen] == ["another", "Event loop is closed"]
 
 
 def test_an_option_of_a_section_switches_it_on():

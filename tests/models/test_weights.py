@@ -4,7 +4,10 @@ import dataclasses
 import json
 import os
 import pathlib
+import platform
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,7 @@ import safetensors.numpy
 
 from sspo_jax.models import apply_qwen, init_qwen, load_qwen, model_digest, save_qwen
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.hf.save import unfinished
 from sspo_jax.models.qwen import qwen_shardings
 from sspo_jax.sharding import MeshConfig, make_mesh
 
@@ -79,6 +83,20 @@ def test_dtypes_convert_by_rounding_to_nearest(make_checkpoint, tmp_path):
     assert_same_bytes(tensors_of(tmp_path / "f16"), wide)
     back, _ = load_qwen(tmp_path / "f16", param_dtype="float32")
     assert back["embedding"].dtype == jnp.float32
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    start, host = ".out.writing-", platform.node()
+    for name in (f"{start}{host}-{dead.pid}", f"{start}{host}-{os.getppid()}", f"{start}elsewhere-{dead.pid}"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("half")
+    made = unfinished(tmp_path / "out", "writing")
+    assert made.name == f"{start}{host}-{os.getpid()}"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(
+        (f"{start}{host}-{os.getppid()}", f"{start}elsewhere-{dead.pid}")  # of a live process, and of another host
+    )
 
 
 def test_existing_output_is_not_overwritten_unless_asked(make_checkpoint, tmp_path):

@@ -31,13 +31,13 @@ STUDY = Study(
         Variant(name="other", changes={"loss": Gspo(clip_low=0.1)}),
     ),
     seeds=SEEDS,
-    outcomes=(FINAL, AREA, CLIP, stable(0.6), collapsed(0.2), steps_to(0.5)),
+    outcomes=(FINAL, AREA, CLIP, stable({"held": 0.6}), collapsed(0.2), steps_to(0.5)),
     comparisons=(
         Comparison(first="grpo", second="gspo", outcome="final score", task="task"),
         Comparison(first="grpo", second="gspo", outcome="area under curve", settings=("rate-0.0002",)),
         Comparison(first="grpo", second="other", outcome="final score"),
     ),
-    passing_score=0.6,
+    passing_score={"task": 0.6},
     published={"grpo": 43.01},
 )
 
@@ -134,7 +134,9 @@ def test_outcomes_of_a_cell(tmp_path: pathlib.Path):
     for row in run.rows[-3:]:
         row["verify/correct_fraction"] = 0.1
     assert collapsed(0.2).measure(run) == 1
-    assert stable(0.7).measure(run) == 1
+    assert stable({"held": 0.7}).measure(run) == 1
+    assert stable({"held": 0.71}).measure(run) == 0
+    assert stable({"another": 0.9}).measure(run) == 1
     assert mean_of("policy/entropy", "", weight="optim/skipped_updates").measure(run) == 0.75  # step 3 alone
     assert mean_of("policy/entropy", "", weight="none").measure(run) is None
     assert read_cell(tmp_path) is None

@@ -42,12 +42,9 @@ def test_cells_share_all_but_their_variant():
 
 
 def test_both_bounds_are_scaled():
-    config = changed(load_experiment("arithmetic_tiny"), {"loss": Gspo()})
-    loss = scaled(config, 2.5).loss
-    assert isinstance(loss, Gspo)
-    assert (loss.clip_low, loss.clip_high) == pytest.approx((7.5e-4, 1e-3))
+    assert scaled(Gspo(), 2.5) == Gspo(clip_low=7.5e-4, clip_high=1e-3)
     with pytest.raises(ValueError, match="Sapo has no clip_low"):
-        scaled(changed(config, {"loss": Sapo()}), 2.0)
+        scaled(Sapo(), 2.0)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +81,7 @@ def test_the_shipped_studies_can_be_run(name: str):
 
 
 def test_an_unknown_study_lists_the_known(tmp_path: pathlib.Path):
-    with pytest.raises(ValueError, match="no study 'x'; expected the path of a file or one of:\n  paper_table"):
+    with pytest.raises(ValueError, match="no study 'x'; expected the path of a file or one of:\n  default_range"):
         load_study("x")
     (tmp_path / "own.py").write_text("def study():\n    return 3\n")
     with pytest.raises(ValueError, match=r"expected a function study\(\) that returns a Study; there is one that"):

@@ -90,7 +90,7 @@ def study():
     }}
     return dataclasses.replace(study, changes={{**study.changes, **sizes}})
 """)
-    done = sspo("study", "tiny.py", "--out", "out", cwd=tmp_path, SSPO_DATA=str(REAL_DATA / "eval"))
+    done = sspo("study", "tiny.py", "--out", "out", cwd=tmp_path, timeout=1800, SSPO_DATA=str(REAL_DATA / "eval"))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     assert found["runs"]["done"] == 3

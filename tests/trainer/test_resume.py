@@ -16,6 +16,7 @@ import pytest
 
 from sspo_jax.runs.metric_table import describe
 from sspo_jax.runs.policy import read_policy
+from sspo_jax.runs.profile import read_roofline
 from sspo_jax.runs.token_log import read_token_log
 from tests.trainer.conftest import QUICK, SMALL, run_cli
 
@@ -119,9 +120,15 @@ def test_killed_and_started_again_gives_the_same_run(uninterrupted: pathlib.Path
     wait_for_step(tmp_path / "run", step, process)
     process.kill()
     process.communicate()
-    again = run_cli("train", str(SMALL), "--run-dir", "run", cwd=tmp_path)
+    again = run_cli("train", str(SMALL), "--run-dir", "run", "--log.profile-steps", "3:4", cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
-    same_as(tmp_path / "run", uninterrupted)
+    same_as(tmp_path / "run", uninterrupted)  # also while it is traced
+    profile = read_roofline(tmp_path / "run")
+    assert profile is not None
+    assert profile["steps"][-1] == 4
+    shares = {row["stage"]: row.get("share") for row in profile["stages"]}
+    assert all(0 < shares[stage] < 1 for stage in ("rollout", "score", "update"))
+    assert list((tmp_path / "run" / "profile").glob("plugins/profile/*/*.xplane.pb"))
 
 
 def test_sigterm_finishes_the_step_and_saves(uninterrupted: pathlib.Path, tmp_path: pathlib.Path):

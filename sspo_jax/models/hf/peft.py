@@ -8,12 +8,14 @@ of ours.
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 from safetensors.numpy import save_file
 
 from sspo_jax.models.hf.layout import HF_NAMES
+from sspo_jax.models.hf.save import move_into_place, unfinished
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params
 
@@ -46,7 +48,6 @@ def save_peft(path: str | os.PathLike[str], adapters: Params, lora: LoraConfig, 
     directory = pathlib.Path(path)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} exists and is not empty: choose another path")
-    directory.mkdir(parents=True, exist_ok=True)
     modules = [HF_NAMES[f"blocks.{target}"][0].removesuffix(".weight").rpartition(".")[2] for target in lora.targets]
     config = {
         "peft_type": "LORA",
@@ -63,5 +64,11 @@ def save_peft(path: str | os.PathLike[str], adapters: Params, lora: LoraConfig, 
         "modules_to_save": None,
         "inference_mode": True,
     }
-    save_file(peft_tensors(adapters), directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    (directory / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    temporary = unfinished(directory, "writing")
+    temporary.mkdir(parents=True)
+    try:
+        save_file(peft_tensors(adapters), temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        (temporary / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        move_into_place(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import platform
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -77,7 +78,7 @@ def save_qwen(
             raise ValueError(f"parameter {name!r} has shape {leaf.shape}, the config expects {shapes[name].shape}")
 
     is_writer = jax.process_index() == 0
-    temporary = directory.parent / f".{directory.name}.writing-{os.getpid()}"
+    temporary = unfinished(directory, "writing")
     if is_writer:
         temporary.mkdir(parents=True, exist_ok=False)
     try:
@@ -91,7 +92,7 @@ def save_qwen(
             generation = {"eos_token_id": eos, "pad_token_id": eos[-1], "do_sample": True} if eos else {}
             _write_json(temporary / "generation_config.json", generation)
             _save_tokenizer(temporary, tokenizer)
-            _move_into_place(temporary, directory)
+            move_into_place(temporary, directory)
     finally:
         if is_writer:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -182,9 +183,32 @@ def _save_tokenizer(directory: pathlib.Path, tokenizer: Any) -> None:
         tokenizer.save_pretrained(str(directory))
 
 
-def _move_into_place(temporary: pathlib.Path, directory: pathlib.Path) -> None:
+def unfinished(directory: pathlib.Path, what: str) -> pathlib.Path:
+    """The name beside `directory` under which this process makes it; what dead processes have left is removed.
+
+    Names say the host too: of a process elsewhere, on a shared disk, nobody here knows whether it lives.
+    """
+    start = f".{directory.name}.{what}-{platform.node()}-"
+    for entry in directory.parent.iterdir() if directory.parent.is_dir() else ():
+        number = entry.name.removeprefix(start)
+        if entry.name.startswith(start) and number.isdigit() and not _is_alive(int(number)):
+            shutil.rmtree(entry, ignore_errors=True)
+    return directory.parent / f"{start}{os.getpid()}"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def move_into_place(temporary: pathlib.Path, directory: pathlib.Path) -> None:
     """Renames the finished directory; an old one is moved aside first, so no moment has a mixture of both."""
-    old = directory.parent / f".{directory.name}.old-{os.getpid()}"
+    old = unfinished(directory, "old")
     if directory.exists():
         os.rename(directory, old)
     os.rename(temporary, directory)
