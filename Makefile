@@ -46,8 +46,8 @@ eval: $(RUN)  ## evaluate MODEL=path-or-run, on DATA=aime24,math500 or the run's
 test: $(DEV)  ## the fast suite
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not accelerator" $(ARGS)
 
-test-all: $(DEV)  ## with the slow tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not accelerator" $(ARGS)
+test-all: $(DEV)  ## with the slow tests, on programs compiled as users get them
+	SSPO_TESTS_OPTIMIZED=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not accelerator" $(ARGS)
 
 coverage: $(DEV)  ## the fast suite, and the share of lines it runs in the package
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not accelerator" --cov=sspo_jax --cov-report= $(ARGS)

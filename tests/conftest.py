@@ -1,7 +1,13 @@
-"""Set before JAX starts: eight fake CPU devices, strict promotion, and annotations checked at run time."""
+"""Set before JAX starts: eight fake CPU devices, strict promotion, and annotations checked at run time.
+
+Programs are compiled quickly rather than well, in processes that tests start too: almost all of a test is compiling.
+$SSPO_TESTS_OPTIMIZED compiles them as users get them, as `make test-all` does.
+"""
 
 import os
 import pathlib
+
+import jaxlib.version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,6 +16,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+if not os.environ.get("SSPO_TESTS_OPTIMIZED"):
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+    flags += ["--xla_cpu_parallel_codegen_split_count=1"]
+    if jaxlib.version.__version_info__ < (0, 11):  # the flag that saves most; later versions end at it
+        flags += ["--xla_cpu_use_fusion_emitters=false"]
+    os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(flags))  # the workers of pytest-xdist inherit them
 
 import jax
 import pytest

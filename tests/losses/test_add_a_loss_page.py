@@ -10,8 +10,6 @@ import sys
 
 import pytest
 
-from tests.trainer.conftest import QUICK
-
 ROOT = pathlib.Path(__file__).parents[2]
 BLOCK = re.compile(r"^`([\w/]+\.py)`[^\n]*\n\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ONE_STEP = (
@@ -55,7 +53,7 @@ def project(tmp_path_factory):
 
 
 def run(project, *command):
-    environment = {"PYTHONPATH": str(project), "SSPO_CACHE_DIR": str(project / "cache"), "XLA_FLAGS": QUICK}
+    environment = {"PYTHONPATH": str(project), "SSPO_CACHE_DIR": str(project / "cache")}
     return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=project,

@@ -7,7 +7,7 @@ import pytest
 
 from sspo_jax import losses
 from sspo_jax.commands.experiments import choose_objective, objectives
-from tests.trainer.conftest import QUICK, run_cli
+from tests.trainer.conftest import run_cli
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -77,7 +77,7 @@ def test_the_name_replaces_the_objective_and_leaves_the_other_options():
 def test_an_objective_in_the_experiment_file(tmp_path):
     file = tmp_path / "reinforce.py"
     file.write_text(EXPERIMENT, encoding="utf-8")
-    path = {"PYTHONPATH": str(ROOT), "SSPO_CACHE_DIR": str(tmp_path / "cache"), "XLA_FLAGS": QUICK}
+    path = {"PYTHONPATH": str(ROOT), "SSPO_CACHE_DIR": str(tmp_path / "cache")}
     shown = run_cli("train", str(file), "--help", cwd=tmp_path, **path)
     assert shown.returncode == 0, shown.stderr
     assert "--loss.strength" in shown.stdout

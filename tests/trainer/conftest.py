@@ -20,8 +20,6 @@ from sspo_jax.trainer.loop import Trainer
 from sspo_jax.trainer.setup import RunInputs, check
 
 SMALL = pathlib.Path(__file__).parent / "small_experiment.py"
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-"""XLA_FLAGS of processes that compile for longer than they compute."""
 
 
 def small(**changes: object) -> TrainConfig:
@@ -44,11 +42,11 @@ def run_directory(config: TrainConfig, inputs: RunInputs) -> RunDirectory:
 def run_cli(
     *arguments: str, cwd: pathlib.Path, timeout: float = 300, **environment: str
 ) -> subprocess.CompletedProcess:
-    """The real program in a process of its own, on one device, compiled quickly rather than well."""
+    """The real program in a process of its own, on one device."""
     return subprocess.run(
         [sys.executable, "-m", "sspo_jax", *arguments],
         cwd=cwd,
-        env={**os.environ, "XLA_FLAGS": QUICK, **environment},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=timeout,

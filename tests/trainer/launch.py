@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from tests.trainer.conftest import QUICK, SMALL
+from tests.trainer.conftest import SMALL
 
 
 def environment(folder: pathlib.Path) -> dict[str, str]:
     """Of launches that share their compiled programs and warm starts, kept in `folder`."""
-    own = {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu", "SSPO_CACHE_DIR": str(folder / "cache")}
+    own = {"JAX_PLATFORMS": "cpu", "SSPO_CACHE_DIR": str(folder / "cache")}
     return {**os.environ, **own, "PYTHONPATH": str(SMALL.parents[2])}
 
 
@@ -23,7 +23,7 @@ def run_alone(run_dir: pathlib.Path, experiment: pathlib.Path, environment: dict
     """One process with two devices, to the end."""
     alone = subprocess.run(
         [sys.executable, "-m", "sspo_jax", "train", str(experiment), "--run-dir", str(run_dir)],
-        env={**environment, "XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count=2"},
+        env={**environment, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"},
         capture_output=True,
         text=True,
         cwd=experiment.parent,

@@ -29,7 +29,7 @@ from sspo_jax.trainer.grading import Grader
 from sspo_jax.trainer.loop import Trainer, train
 from sspo_jax.trainer.setup import check
 from sspo_jax.trainer.stream import open_stream
-from tests.trainer.conftest import QUICK, SMALL, one_device, run_cli, run_directory, small
+from tests.trainer.conftest import SMALL, one_device, run_cli, run_directory, small
 from tests.trainer.test_resume import metrics, wait_for_step
 
 
@@ -170,7 +170,6 @@ def test_ctrl_c_in_a_rollout_of_the_real_program(cache: pathlib.Path, tmp_path: 
     process = subprocess.Popen(
         [*command, "--checkpoint.every", "10"],
         cwd=tmp_path,
-        env={**os.environ, "XLA_FLAGS": QUICK},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -197,7 +196,7 @@ def test_ctrl_c_in_the_warm_start_leaves_nothing(tmp_path: pathlib.Path):
     process = subprocess.Popen(
         [sys.executable, "-m", "sspo_jax", *arguments, "100000"],
         cwd=tmp_path,
-        env={**os.environ, "XLA_FLAGS": QUICK, "SSPO_CACHE_DIR": str(tmp_path / "cache")},
+        env={**os.environ, "SSPO_CACHE_DIR": str(tmp_path / "cache")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

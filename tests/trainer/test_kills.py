@@ -1,6 +1,5 @@
 """SIGKILL at random moments of training, export and evaluation: what is left goes on, and ends bit-equal."""
 
-import os
 import pathlib
 import random
 import shutil
@@ -11,7 +10,7 @@ import time
 import pytest
 
 from sspo_jax.evaluation.results import read_results
-from tests.trainer.conftest import QUICK, SMALL, run_cli
+from tests.trainer.conftest import SMALL, run_cli
 from tests.trainer.test_resume import same_as, start, wait_for_step
 
 pytestmark = pytest.mark.slow
@@ -22,7 +21,6 @@ def killed_after(seconds: float, cwd: pathlib.Path, *arguments: str) -> int:
     process = subprocess.Popen(
         [sys.executable, "-m", "sspo_jax", *arguments],
         cwd=cwd,
-        env={**os.environ, "XLA_FLAGS": QUICK},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -18,7 +18,7 @@ from sspo_jax.runs.metric_table import describe
 from sspo_jax.runs.policy import read_policy
 from sspo_jax.runs.profile import read_roofline
 from sspo_jax.runs.token_log import read_token_log
-from tests.trainer.conftest import QUICK, SMALL, run_cli
+from tests.trainer.conftest import SMALL, run_cli
 
 
 def metrics(run: pathlib.Path) -> list[dict[str, float]]:
@@ -34,7 +34,6 @@ def start(run: pathlib.Path, cwd: pathlib.Path, *options: str) -> subprocess.Pop
     return subprocess.Popen(
         [sys.executable, "-m", "sspo_jax", "train", str(SMALL), "--run-dir", str(run), "--log.quiet", *options],
         cwd=cwd,
-        env={**os.environ, "XLA_FLAGS": QUICK},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -234,7 +233,7 @@ def test_more_steps_on_more_devices(uninterrupted: pathlib.Path, tmp_path: pathl
     again = run_cli(
         *("train", str(SMALL), "--run-dir", "run", "--steps", "5", *machine),
         cwd=tmp_path,
-        XLA_FLAGS=f"{QUICK} --xla_force_host_platform_device_count=4",
+        XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4",
     )
     assert again.returncode == 0, again.stdout + again.stderr
     assert "resuming after step 4" in again.stdout

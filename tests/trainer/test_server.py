@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import http.server
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from sspo_jax.trainer.grading import Grading
 from sspo_jax.trainer.loop import Trainer
 from tests.serving.server_process import ServerProcess, free_port
 from tests.trainer import served_experiment
-from tests.trainer.conftest import QUICK, run_cli, small
+from tests.trainer.conftest import run_cli, small
 from tests.trainer.launch import Launch, assert_close, environment, metrics, run_alone
 from tests.trainer.test_interrupt import LONG, opened
 from tests.trainer.test_resume import wait_for_step
@@ -247,7 +246,6 @@ def start(run: pathlib.Path, url: str, *options: str) -> subprocess.Popen:
     return subprocess.Popen(
         [*command, "--rollout.server.url", url, *options],
         cwd=run.parent,
-        env={**os.environ, "XLA_FLAGS": QUICK},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
