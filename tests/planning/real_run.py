@@ -56,9 +56,11 @@ class Recorded(CompiledPrograms):
         super().__init__()
         self.arguments: dict[str, list[list[Any]]] = {}
 
-    def __call__(self, key: Any, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:
+    def compiled(
+        self, key: Any, function: Callable[..., Any], args: tuple[Any, ...], *, donate: tuple[int, ...] = ()
+    ) -> Callable[..., Any]:
         self.arguments.setdefault(readable(key), described(args))
-        return super().__call__(key, function, *args, donate=donate)
+        return super().compiled(key, function, args, donate=donate)
 
 
 def real(config: TrainConfig) -> dict[str, list[list[Any]]]:

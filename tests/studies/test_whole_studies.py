@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.trainer.conftest import QUICK, SMALL
+from tests.trainer.conftest import SMALL
 
 REAL_DATA = pathlib.Path(os.environ.get("SSPO_DATA", "nowhere")).resolve()
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ def sspo(*arguments: str, cwd: pathlib.Path, timeout: float = 900, **environment
     return subprocess.run(
         [sys.executable, "-m", "sspo_jax", *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK, **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=timeout,
