@@ -1,11 +1,13 @@
 """JSON and JSON lines: what is written is read again, and what cannot be read says where."""
 
+import ast
 import json
 import math
 import pathlib
 
 import pytest
 
+import sspo_jax
 from sspo_jax.files import (
     append_json_lines,
     json_lines,
@@ -110,3 +112,15 @@ def test_step_files_are_those_of_exactly_that_name(tmp_path: pathlib.Path):
         number: tmp_path / name for number, name in zip((2, 10, 1_000_000), names, strict=True)
     }
     assert step_files(tmp_path / "absent", ".json") == {}
+
+
+def test_json_lines_are_parsed_here_alone():
+    """Who parses one value after the other has another idea of where a line ends, and other errors."""
+    loops = (ast.For, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    package, found = pathlib.Path(sspo_jax.__file__).parent, set()
+    for file in sorted(package.rglob("*.py")):
+        for loop in ast.walk(ast.parse(file.read_bytes())):
+            for node in ast.walk(loop) if isinstance(loop, loops) else ():
+                if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.loads", "json.load"):
+                    found.add(str(file.relative_to(package)))
+    assert found == {"distributed/processes.py"}  # what other processes send

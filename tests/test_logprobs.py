@@ -124,6 +124,15 @@ def test_extreme_logits(case, size):
     assert np.all(np.asarray(got[1]) >= 0)
 
 
+def test_what_is_not_a_number_stays_so(case):
+    """An entropy is never below 0; that bound must not turn NaN into 0, which looks like certainty."""
+    hidden, unembedding, targets = case
+    for part in (jnp.nan, jnp.inf):
+        got = logprobs_and_entropies(hidden.at[3, 0].set(part), unembedding, targets, chunk_size=130)
+        for values in got:
+            assert np.flatnonzero(~np.isfinite(values)).tolist() == [3]
+
+
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_sharded_vocabulary_is_not_gathered(case, is_tied):
     """On 2 x 4 devices: same numbers, and no device ever holds another's part of the unembedding."""

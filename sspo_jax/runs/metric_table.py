@@ -293,7 +293,7 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
             Metric(
                 "optim/grad_norm",
                 "norm",
-                "Gradient norm before clipping, mean over the updates of the step.",
+                "Gradient norm before clipping, mean over the updates of the step that were applied.",
                 "steady",
                 "spikes: a lower learning rate, or --optimizer.max-grad-norm",
             ),

@@ -442,11 +442,12 @@ class Trainer:
         self.check_finite([bool(figures["is_applied"]) for figures in applied])
         metrics = {name: host_value(metric) for name, metric in combine(itertools.chain(*parts)).items()}
         norms = [figures["grad_norm"] for figures in applied if figures["is_applied"]]
+        none = float("nan") if applied else 0.0  # where all were left out no norm is known
         return {
             **metrics,
             **each_update(parts, [float(figures["grad_norm"]) for figures in applied]),
-            "optim/grad_norm": float(np.mean(norms)) if norms else 0.0,
-            "optim/grad_norm_max": float(np.max(norms)) if norms else 0.0,
+            "optim/grad_norm": float(np.mean(norms)) if norms else none,
+            "optim/grad_norm_max": float(np.max(norms)) if norms else none,
             "optim/learning_rate": float(applied[-1]["learning_rate"]) if applied else 0.0,
             "optim/skipped_updates": float(len(applied) - len(norms)),
         }

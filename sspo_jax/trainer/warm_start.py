@@ -53,7 +53,7 @@ def warm_start(
       poll: called between updates; what it raises ends the training, and nothing is kept.
 
     Raises:
-      ValueError: the data has no demonstrations, or one is longer than a training row.
+      ValueError: the data has no demonstrations, one is longer than a training row, or a number is not finite.
     """
     directory = cache_directory("warm_start") / _key(settings, inputs)
     if all(gather((directory / "config.json").is_file())):
@@ -130,13 +130,20 @@ def _train(settings: WarmStartConfig, inputs: RunInputs, display: Display, poll:
             poll()
             params, state, value = update(params, state, jax.tree.map(on_mesh, next(stream)))
             if number % 10 == 0 or number == settings.updates:
-                if not np.isfinite(float(value)):
-                    raise ValueError(
-                        f"the loss of the warm start is {float(value)} after {number} updates: lower "
-                        f"--warm-start.learning-rate, which is {settings.learning_rate}; nothing was kept"
-                    )
-                display.step_done(number, settings.updates, f"loss {float(value):.3f}", every_seconds=15)
+                _check_finite("loss", value, settings, number)
+                display.step_done(number, settings.updates, f"loss {float(value):.3f}", every_seconds=15.0)
+    # The loss is of the parameters before the last update.
+    norm = jax.jit(optax.global_norm, out_shardings=replicated(mesh))(params)
+    _check_finite("norm of the weights", norm, settings, settings.updates)
     return params
+
+
+def _check_finite(name: str, value: Array, settings: WarmStartConfig, updates: int) -> None:
+    if not np.isfinite(float(value)):
+        raise ValueError(
+            f"the {name} of the warm start is {float(value)} after {updates} updates: lower "
+            f"--warm-start.learning-rate, which is {settings.learning_rate}; nothing was kept"
+        )
 
 
 def demonstration_rows(inputs: RunInputs, settings: WarmStartConfig) -> Iterator[TrainBatch]:

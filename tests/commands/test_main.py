@@ -4,6 +4,9 @@ import dataclasses
 import importlib
 import sys
 import types
+import typing
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,8 @@ from sspo_jax.commands.main import COMMANDS, pass_over_closed_loops
 from sspo_jax.commands.options import parse, switch_on
 from sspo_jax.config import TrainConfig
 from sspo_jax.data.curriculum import CurriculumConfig
+from sspo_jax.data.sources import JsonlData
+from sspo_jax.ranges import file_only
 from tests.trainer.conftest import small
 
 PLAIN = dataclasses.replace(small(), warm_start=None)
@@ -54,3 +59,47 @@ def test_a_misspelt_option_of_it_is_refused(capsys):
 def test_every_command_is_there(name: str):
     module, _, function = COMMANDS[name][0].partition(":")
     assert callable(getattr(importlib.import_module(module), function))
+
+
+def optional_sections(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, class) of every section that may be left out, of those sections too that are."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
+        kinds = [kind for kind in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(kind)]
+        if type(None) in typing.get_args(hints[field.name]) and len(kinds) == 1 and name not in file_only(config):
+            yield name, kinds[0]
+        elif dataclasses.is_dataclass(value):
+            yield from optional_sections(value, f"{name}.")
+
+
+SECTIONS = {name: kind for name, kind in optional_sections(PLAIN) if name != "model.shape"}
+
+
+def test_the_optional_sections_are_known():
+    known = {"model.lora", "curriculum", "rollout.server", "reward.format", "reward.overlong", "reward.length"}
+    assert known | {"warm_start"} <= set(SECTIONS)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_any_option_of_a_section_is_enough(name: str):
+    """What the section needs besides has a default, or is settled by the run."""
+    fields = [field for field in dataclasses.fields(SECTIONS[name]) if type(field.default) in (int, float)]
+    assert fields, "no number in it: extend this test"
+    for field in fields:
+        if f"{name}.{field.name}" in file_only(switch_on(PLAIN, [f"--{name}."])):
+            continue
+        config = parsed(f"--{name}.{field.name.replace('_', '-')}", str(field.default))
+        config.check()
+        section: Any = config
+        for part in name.split("."):
+            section = getattr(section, part)
+        assert type(section) is SECTIONS[name]
+        assert getattr(section, field.name) == field.default
+
+
+def test_names_of_fields_are_given_on_the_command_line():
+    on_file = dataclasses.replace(PLAIN, data=JsonlData(path="rows.jsonl"))
+    options = ("--data.path", "other.jsonl", "--data.fields", "id=number", "answer=solution")
+    config = parse(TrainConfig, options, prog="sspo train", default=on_file)
+    assert config.data == JsonlData(path="other.jsonl", fields=("id=number", "answer=solution"))

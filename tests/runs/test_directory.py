@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -99,6 +100,8 @@ OF_THE_MACHINE = {
     "model__attention": "xla",
     "reward__workers": 2,
     "reward__timeout_seconds": 9.0,
+    "reward__memory_limit_gib": 3.0,
+    "rollout__server": {"url": "http://localhost:8000"},
     "log__quiet": True,
     "mesh__data": 2,
     "checkpoint__every": 5,
@@ -202,3 +205,26 @@ def test_a_full_disk_is_known_by_its_number_or_its_text():
     behind.__cause__ = OSError(122, "Disk quota exceeded")
     assert is_disk_full(behind)
     assert not is_disk_full(OSError(5, "Input/output error"))
+
+
+def test_what_is_done_where_a_reward_fails_may_change_and_the_reward_may_not(tmp_path: pathlib.Path):
+    mine = {"function": "my_reward:brevity", "weight": 1.0, "on_failure": "raise"}
+    opened(tmp_path, reward__user=[mine])
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    opened(tmp_path, reward__user=[{**mine, "on_failure": "exclude"}])
+    assert record(tmp_path)["config"]["reward"]["user"][0]["on_failure"] == "exclude"
+    for other in ([{**mine, "function": "my_reward:other"}], [{**mine, "weight": 2.0}], []):
+        with pytest.raises(ValueError, match=r"reward\.user: "):
+            opened(tmp_path, reward__user=other)
+
+
+def test_the_record_is_json_whatever_the_numbers_are(tmp_path: pathlib.Path):
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    opened(tmp_path, loss__clip_low=math.inf)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    json.loads((tmp_path / "config.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    opened(tmp_path, loss__clip_low=math.inf)  # the same run
+    with pytest.raises(ValueError, match=r"loss\.clip_low: inf there, 0\.2 here"):
+        opened(tmp_path, loss__clip_low=0.2)

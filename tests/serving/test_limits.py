@@ -1,5 +1,7 @@
 """Turns and room in the queue; who may ask."""
 
+import hmac
+
 import pytest
 
 from sspo_jax.ranges import check
@@ -62,6 +64,19 @@ def test_the_key():
     Gate(None).check(None, None)
     with pytest.raises(AccessError, match="web pages"):
         Gate(None).check(None, "https://page")
+
+
+def test_keys_are_compared_in_constant_time(monkeypatch):
+    """By a function for that, on values of one length whatever was sent."""
+    compared = []
+    monkeypatch.setattr(hmac, "compare_digest", lambda one, two: compared.append((one, two)) or one == two)
+    gate = Gate("s3cret")
+    gate.check("Bearer s3cret", None)
+    for wrong in ("s", "s3cret" * 100):
+        with pytest.raises(AccessError):
+            gate.check(f"Bearer {wrong}", None)
+    assert len(compared) == 3
+    assert len({len(value) for pair in compared for value in pair}) == 1
 
 
 def test_where_the_key_comes_from(monkeypatch):

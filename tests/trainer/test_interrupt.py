@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import inspect
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -21,10 +23,12 @@ from sspo_jax.config import CheckpointConfig, EvaluationConfig, TrainConfig
 from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.distributed import interrupt
 from sspo_jax.distributed.interrupt import Interrupted, StopRequest
-from sspo_jax.rewards import Length, RewardConfig
+from sspo_jax.files import DiskFullError
+from sspo_jax.rewards import Length, RewardConfig, RewardError
 from sspo_jax.runs.checkpoint import steps_in
 from sspo_jax.runs.display import Display
 from sspo_jax.runs.policy import read_trained
+from sspo_jax.runs.threads import ThreadDiedError
 from sspo_jax.trainer.grading import Grader
 from sspo_jax.trainer.loop import Trainer, train
 from sspo_jax.trainer.setup import check
@@ -135,6 +139,60 @@ def test_the_summary_of_a_run_that_was_asked_to_stop_says_so(
         summary = train(config)
     assert (summary.is_complete, summary.steps) == (False, 0)
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def dying_thread() -> None:
+    def fail() -> None:
+        raise KeyError("lost")
+
+    thread = threading.Thread(target=fail, name="writer")
+    thread.start()
+    thread.join()
+
+
+def full_disk() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def failing_reward() -> None:
+    raise RewardError("my_reward:brevity failed in its worker: KeyError")
+
+
+@pytest.mark.parametrize(
+    ("happens", "error", "said", "done"),
+    [
+        (dying_thread, ThreadDiedError, "the thread writer ended with KeyError", 2),
+        (full_disk, DiskFullError, "no space is left in", 1),
+        (failing_reward, RewardError, "my_reward:brevity failed in its worker: KeyError", 1),
+    ],
+)
+def test_what_ends_a_run_in_its_second_step_is_said_with_what_is_saved(
+    cache: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    happens: Callable[[], None],
+    error: type[Exception],
+    said: str,
+    done: int,
+):
+    """A thread beside the run lets the step end; a disk that refuses and a reward that fails do not."""
+
+    def step(self: Trainer, step: int) -> dict[str, float]:
+        if step == 2:
+            happens()
+        self.state.step, self.state.data = step, self.stream.state()
+        shown = ("reward/mean", "response/length_mean", "throughput/rollout_tokens_per_second")
+        times = (f"time/{stage}_seconds" for stage in ("rollout", "verify", "score", "update"))
+        return dict.fromkeys((*shown, *times), 1.0)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    config = small(
+        warm_start=None, mesh__fsdp=1, evaluation=EvaluationConfig(), checkpoint=CheckpointConfig(every=10),
+        run_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    with one_device(), pytest.raises(error, match=f"(?s){said}.*stopped after step {done}, saved in"):
+        train(config)
+    assert steps_in(tmp_path / "run" / "checkpoints") == [done]
 
 
 def test_several_processes_ask_each_other_about_once_a_second(monkeypatch: pytest.MonkeyPatch):

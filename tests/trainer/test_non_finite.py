@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,6 +56,7 @@ def test_it_is_left_out_and_counted_where_so_many_may_be(trainer: Trainer, spoil
     spoil(0, 1, skip=2)
     metrics = trainer.step(1)
     assert metrics["optim/skipped_updates"] == 2
+    assert np.isnan(metrics["optim/grad_norm"])  # not 0, which a step without any gradient has
     assert all(np.array_equal(old, new) for old, new in zip(before, state_of(trainer), strict=True))
     with pytest.raises(NonFiniteError, match="as were the 2 before it"):  # in the next step
         trainer.step(1)
@@ -70,6 +72,23 @@ def test_updates_beside_it_are_applied_and_begin_a_new_count(trainer: Trainer, s
     after = state_of(trainer)
     assert all(np.isfinite(leaf).all() for leaf in after)
     assert any(not np.array_equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_a_finite_gradient_whose_update_is_not_changes_nothing(trainer: Trainer):
+    """A rate of 1e25: the parameters would be numbers, and everything computed from them not."""
+    settings = dataclasses.replace(trainer.config.optimizer, learning_rate=1e25)
+    programs = dataclasses.replace(trainer.programs, optimizer_config=settings)
+    with jax.set_mesh(trainer.inputs.mesh):
+        params = jax.tree.map(jnp.copy, trainer.state.params)
+        state = programs.init_optimizer(params)
+        before = jax.tree.leaves(jax.device_get((params, state)))
+        gradients = jax.tree.map(jnp.ones_like, params)
+        params, state, gradients, figures = programs.apply_update(params, state, gradients)
+    assert np.isfinite(figures["grad_norm"])
+    assert not figures["is_applied"]
+    after = jax.tree.leaves(jax.device_get((params, state)))
+    assert all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(gradients)))
 
 
 SPOILT = """

@@ -5,7 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from sspo_jax.config import AdvantageConfig
+from sspo_jax.losses import Sspo
+from sspo_jax.losses.ratios import Level
 from sspo_jax.runs.metrics_file import combine, host_value
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import assign_rows, pack_rows
@@ -126,3 +130,53 @@ def test_the_entropy_rule_cuts_the_same_whatever_the_micro_batches(trainer: Trai
     finally:
         trainer.inputs, trainer.programs, trainer.config = before
     assert counts[0] == counts[1] > len(groups)
+
+
+@pytest.mark.parametrize("level", ["token", "subsentence", "response"])
+def test_the_spread_of_the_entropy_is_that_of_the_objectives_level(
+    trainer: Trainer, groups: GradedRollout, monkeypatch: pytest.MonkeyPatch, level: Level
+):
+    minibatches(trainer, groups)  # compiled with the objective of the run
+    objective = trainer.programs.objective
+    assert isinstance(objective, Sspo)
+    other = dataclasses.replace(objective, ratio_level=level, entropy_level="unit")
+    monkeypatch.setattr(trainer.programs, "objective", other)
+    updates, _ = minibatches(trainer, groups)
+    values, means = [], []
+    for batch in (batch for batches in updates for batch in batches):
+        entropies, mask, segments, ids = jax.device_get(
+            (batch.entropies, batch.mask, batch.segment_ids, batch.subsentence_ids)
+        )
+        for row in range(len(mask)):
+            places = np.flatnonzero(mask[row])
+            unit = {"token": places, "subsentence": ids[row, places], "response": segments[row, places]}[level]
+            own = entropies[row, places].astype(np.float64)
+            values += own.tolist()
+            means += [own[unit == one].mean() for one in unit]
+    spread = np.sqrt(np.mean((np.array(means) - np.mean(values)) ** 2))
+    assert spread > 0
+    np.testing.assert_allclose(updates[0][0].entropy_std, spread, rtol=1e-5)
+
+
+def test_the_estimator_and_its_scale_are_those_of_the_run(
+    trainer: Trainer, groups: GradedRollout, monkeypatch: pytest.MonkeyPatch
+):
+    found = {}
+    for scale in ("none", "group", "batch"):
+        config = dataclasses.replace(trainer.config, advantage=AdvantageConfig(estimator="leave_one_out", scale=scale))
+        monkeypatch.setattr(trainer, "config", config)
+        found[scale] = trainer.advantages(groups)
+    # Rewards 0, 1, 0, 1 in each group of four: 1 less the mean of the others, 1/3; variances 1/3 and 4/15.
+    expected = np.where(groups.rewards > 0, 2 / 3, -2 / 3)
+    np.testing.assert_allclose(found["none"], expected, rtol=1e-5)
+    np.testing.assert_allclose(found["group"], expected / np.sqrt(1 / 3), rtol=1e-3)
+    np.testing.assert_allclose(found["batch"], expected / np.sqrt(4 / 15), rtol=1e-3)
+
+
+def test_the_fill_counts_empty_rows(trainer: Trainer, groups: GradedRollout):
+    updates, metrics = minibatches(trainer, groups)
+    places = sum(batch.tokens.size for batches in updates for batch in batches)
+    tokens = sum(map(len, groups.rollout.prompts)) + int(groups.rollout.lengths.sum())
+    assert metrics["update/fill"] == tokens / places < 1
+    rows = [assign_rows(groups.rollout, part, row_tokens=64) for part in trainer.parts(groups)]
+    assert places == 64 * sum(-(-len(members) // 8) * 8 for members in rows)

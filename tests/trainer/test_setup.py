@@ -1,0 +1,131 @@
+"""What a start settles and says before its first step."""
+
+import dataclasses
+import http.server
+import pathlib
+import threading
+
+import jax
+import pytest
+
+from sspo_jax.config import RolloutConfig, ServerConfig
+from sspo_jax.data.tokenizer import load_tokenizer
+from sspo_jax.losses import Grpo
+from sspo_jax.models.hf.hub import model_digest
+from sspo_jax.models.hf.save import save_qwen
+from sspo_jax.models.qwen import init_qwen
+from sspo_jax.runs.display import Display
+from sspo_jax.sampler import SamplingParams
+from sspo_jax.serving import ServerError
+from sspo_jax.trainer.overview import show_plan
+from sspo_jax.trainer.rollout_engine import check_server, open_engine
+from sspo_jax.trainer.setup import RunInputs, check
+from tests.trainer.conftest import one_device, small
+
+PLAIN = small(warm_start=None)
+
+
+@pytest.fixture(scope="module")
+def inputs(cache: pathlib.Path) -> RunInputs:
+    with one_device():
+        return check(PLAIN)
+
+
+def test_a_run_from_a_checkpoint_has_the_digest_of_its_weights(tmp_path: pathlib.Path):
+    """With all weights trained as with adapters; random weights have none."""
+    shape = PLAIN.model.shape
+    assert shape is not None
+    path = tmp_path / "model"
+    digests: set[str] = set()
+    for key in (0, 1):
+        params = init_qwen(shape, jax.random.key(key))
+        save_qwen(path, params, shape, dtype="float32", tokenizer=load_tokenizer("tiny"), overwrite=True)
+        model = dataclasses.replace(PLAIN.model, path=str(path), shape=None, tokenizer=None)
+        with one_device():
+            found = check(dataclasses.replace(PLAIN, model=model)).provenance
+        assert found["model"] == {str(path): model_digest(path)}
+        digests |= set(found["model"].values())
+    assert len(digests) == 2
+
+
+def test_the_norm_of_an_objective_is_the_budget_of_its_run():
+    config = dataclasses.replace(PLAIN, loss=Grpo.dr_grpo())
+    objective = config.objective(512)
+    assert isinstance(objective, Grpo)
+    assert objective.norm_length == config.rollout.max_new_tokens == 16
+
+
+class Said(Display):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True, silent=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(("changes", "warnings"), [({}, 0), ({"top_p": 0.9}, 1), ({"top_k": 5}, 1)])
+def test_truncated_sampling_is_warned_of_at_the_start(inputs: RunInputs, changes: dict, warnings: int):
+    display = Said()
+    show_plan(
+        display,
+        inputs,
+        title="small",
+        rollout=dataclasses.replace(PLAIN.rollout, **changes),
+        update=PLAIN.update,
+        row_tokens=PLAIN.row_tokens,
+        lora=None,
+        has_warm_start=False,
+        path=pathlib.Path("run"),
+    )
+    assert sum("sampled from another policy" in line for line in display.lines) == warnings
+
+
+def test_the_server_of_a_run_is_shown_the_key_of_the_environment(
+    inputs: RunInputs, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    shown: list[str | None] = []
+
+    class Closed(http.server.BaseHTTPRequestHandler):
+        """Lets nobody in, and keeps the keys that were shown."""
+
+        def do_GET(self) -> None:
+            shown.append(self.headers["Authorization"])
+            self.send_error(401)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    door = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Closed)
+    threading.Thread(target=door.serve_forever, daemon=True).start()
+    server = ServerConfig(url=f"http://127.0.0.1:{door.server_address[1]}", patience_seconds=1.0)
+    other = dataclasses.replace(server, api_key_variable="ANOTHER_KEY")
+    monkeypatch.setenv("SSPO_API_KEY", "k3y")
+    monkeypatch.setenv("ANOTHER_KEY", "0ther")
+
+    def with_server(server: ServerConfig) -> RolloutConfig:
+        return dataclasses.replace(PLAIN.rollout, server=server)
+
+    def ask(server: ServerConfig) -> None:
+        rollout = with_server(server)
+        with pytest.raises(ServerError, match="401"):
+            check_server(rollout, inputs.model, (), longest_response=16)
+        with pytest.raises(ServerError, match="401"):
+            open_engine(rollout, inputs.model, inputs.mesh, tmp_path).generate(
+                [[5]], SamplingParams(max_new_tokens=4), seed=0
+            )
+
+    try:
+        ask(server)
+        ask(other)
+        monkeypatch.delenv("SSPO_API_KEY")
+        ask(server)
+        monkeypatch.delenv("ANOTHER_KEY")
+        with pytest.raises(ServerError, match="ANOTHER_KEY, which is not set"):
+            open_engine(with_server(other), inputs.model, inputs.mesh, tmp_path)
+    finally:
+        door.shutdown()
+        door.server_close()
+    assert shown == ["Bearer k3y"] * 2 + ["Bearer 0ther"] * 2 + [None] * 2
