@@ -16,8 +16,9 @@ from sspo_jax.studies import Comparison, Setting, Study, Variant
 from sspo_jax.studies.outcomes import AREA, BEST, CLIP, FINAL, MECHANISM, collapsed, stable, steps_to
 from sspo_jax.studies.study import Changes
 
-PASSING = {"plain": 0.75, "worded": 0.4}
-"""Above where a task ends at rates that break it, below where it ends at others, by a few pilot runs."""
+PASSING = {"plain": 0.75, "worded": 0.75}
+"""Between where four pilot runs with the token ratio ended: 0.60 and 0.48 in the plain task, 0.80 and 0.68 in the other,
+at 2e-4 and 3e-4."""
 CLIPPED = 0.02
 LEVELS = ("token", "subsentence", "response")
 SMALL_STEPS: Changes = {
@@ -50,16 +51,14 @@ WORDED: Changes = {
 }
 TASKS = {"plain": PLAIN, "worded": WORDED}
 SETS = {"plain": "arithmetic", "worded": "worded"}
-RATES = {1e-4: 6, 2e-4: 14, 3e-4: 14}
-"""Learning rate to seeds: the lowest only shows that nothing breaks there."""
-MAIN_RATES = (2e-4, 3e-4)
-"""Those of the comparisons: around the boundary that a first probe found in the plain task."""
+RATES = {"plain": (1e-4, 2e-4), "worded": (2e-4, 3e-4)}
+"""One rate below and one above where half of the pilot runs pass."""
 PILOT_RATE = 2e-4
 """Where clip fractions are matched."""
 
 
 def study() -> Study:
-    """Two tasks, three learning rates, ten variants: 680 runs."""
+    """Two tasks with two learning rates each, ten variants, 14 seeds: 560 runs."""
     return Study(
         title="Ratio levels",
         question="Does an objective learn better, or longer before it breaks, for the level of its ratio alone: token, "
@@ -71,11 +70,10 @@ def study() -> Study:
                 name=f"{task}-{rate:g}",
                 task=task,
                 changes={**changes, "optimizer.learning_rate": rate},
-                seeds=seeds,
                 is_pilot=rate == PILOT_RATE,
             )
             for task, changes in TASKS.items()
-            for rate, seeds in RATES.items()
+            for rate in RATES[task]
         ),
         variants=(*published(), *matched()),
         seeds=tuple(range(14)),
@@ -92,7 +90,7 @@ def study() -> Study:
         ),
         comparisons=comparisons(),
         passing_score=PASSING,
-        seconds_per_run=45.0,
+        seconds_per_run=65.0,
     )
 
 
@@ -134,7 +132,7 @@ def comparisons() -> tuple[Comparison, ...]:
             second=second,
             outcome=outcome,
             task=task,
-            settings=tuple(f"{task}-{rate:g}" for rate in MAIN_RATES),
+            settings=tuple(f"{task}-{rate:g}" for rate in RATES[task]),
         )
         for task in TASKS
         for outcome in ("final score", "stable")
