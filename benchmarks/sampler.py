@@ -6,6 +6,8 @@ Workloads (random weights, tied embeddings, float32, temperature 1, no end token
 - B: hidden 896, 6 layers, 14/2 heads, intermediate 4,864, vocabulary 151,936; 2 prompts of 64 x 8 samples of 64 tokens.
 - tail: the model of A, 512 samples whose lengths are log-normal (median 300, 99 % below 3,000 of 3,072), all divided by
   `--shorten`; transformers decodes them in batches of 64, each as long as its longest.
+- 1.5B: the shape of Qwen2.5-1.5B; 32 prompts of 128 x 8 samples of 512 tokens, in bfloat16, for an accelerator
+  (`--core -1`).
 - small: hidden 160, 3 layers, vocabulary 512; 32 prompts of 48 x 8 samples of 64 tokens, the shape of the default run.
 
 Every system is a process of its own, pinned to `--core`; they take turns, one repetition each, so that a slow phase of
@@ -41,6 +43,7 @@ SHAPES: dict[str, dict[str, int]] = {
         "A": (256, 4, 8, 2, 704, 4096, 8, 8, 64, 128),
         "B": (896, 6, 14, 2, 4864, 151936, 2, 8, 64, 64),
         "tail": (256, 4, 8, 2, 704, 4096, 64, 8, 64, 3072),
+        "1.5B": (1536, 28, 12, 2, 8960, 151936, 32, 8, 128, 512),
         "small": (160, 3, 4, 4, 448, 512, 32, 8, 48, 64),
     }.items()
 }
@@ -59,7 +62,8 @@ def workload(name: str, shorten: int) -> dict[str, Any]:
         sigma = math.log(10) / 2.3263  # of ten times the median, 99 % are below
         lengths = [min(3072, max(1, round(300 * math.exp(rng.gauss(0, sigma))))) for _ in range(rows)]
         lengths = [-(-length // shorten) for length in lengths]
-    return {**shape, "name": name, "prompt_ids": prompts, "lengths": lengths}
+    dtype = "bfloat16" if name == "1.5B" else "float32"
+    return {**shape, "name": name, "dtype": dtype, "prompt_ids": prompts, "lengths": lengths}
 
 
 def serve_rounds(run_once: Any, described: dict[str, Any]) -> None:
@@ -108,17 +112,19 @@ def bound(config: Any, work: dict[str, Any], slots: int) -> dict[str, float]:
             seconds.append(time.perf_counter() - start)
         return min(seconds[1:])
 
-    side, count = 2048, 1 << 26
-    matrix = jnp.ones((side, side))
+    width = jnp.dtype(work["dtype"]).itemsize
+    side, count = (2048, 1 << 26) if jax.default_backend() == "cpu" else (8192, 1 << 30)
+    matrix = jax.random.normal(jax.random.key(0), (side, side), work["dtype"])
     flops_rate = 2 * side**3 / best(jnp.matmul, matrix, matrix)
     bytes_rate = 4 * count / best(lambda x: jnp.sum(x.reshape(-1, 1024), axis=0), jnp.ones(count))
+    del matrix
     tokens = sum(work["lengths"])
     # A response of n tokens reads prompt, prompt + 1, ... prompt + n - 1 entries of the cache.
     entries = sum(n * work["prompt"] + n * (n - 1) / 2 for n in work["lengths"])
     heads = config.num_layers * config.head_dim
     flops = 2 * config.num_parameters * tokens + 4 * heads * config.num_heads * entries
     steps = tokens / slots  # of full batches: each reads the weights once
-    read = 4 * config.num_parameters * steps + 2 * 4 * heads * config.num_kv_heads * entries
+    read = width * config.num_parameters * steps + 2 * width * heads * config.num_kv_heads * entries
     return {
         "gflops": round(flops_rate / 1e9, 1),
         "gigabytes_per_second": round(bytes_rate / 1e9, 1),
@@ -147,7 +153,7 @@ def ours(work: dict[str, Any]) -> None:
         num_heads=work["heads"],
         num_kv_heads=work["kv_heads"],
         head_dim=work["hidden"] // work["heads"],
-    )
+    ).computed(dtype=work["dtype"])
     jax.devices()
     beside = resident("VmRSS")  # interpreter and libraries; what the compiler takes later counts as ours
     params = jax.block_until_ready(init_qwen(config, jax.random.key(0)))
@@ -173,10 +179,11 @@ def ours(work: dict[str, Any]) -> None:
     def described() -> dict[str, Any]:
         stats = sampler.stats
         slots = sampler.num_slots(len(work["lengths"]))
-        least = weights + cache_bytes(config, slots, work["prompt"] + longest, "float32")
+        least = weights + cache_bytes(config, slots, work["prompt"] + longest, work["dtype"])
         peaks.append(resident("VmHWM"))
         return {
             "system": "sspo_jax",
+            "device": jax.devices()[0].device_kind,
             "programs": len(sampler.programs),
             "compile_seconds": round(sampler.programs.seconds, 2),
             "useful_fraction": round(stats.useful_fraction, 3),

@@ -31,13 +31,16 @@ def main() -> None:
         attn_implementation="sdpa",
     )
     torch.manual_seed(0)
-    model = transformers.Qwen2ForCausalLM(config).float().eval()
+    device = "cpu" if work["dtype"] == "float32" else "cuda"  # workloads in bfloat16 are for an accelerator
+    with torch.device(device):
+        model = transformers.Qwen2ForCausalLM(config).to(getattr(torch, work["dtype"])).eval()
     rows = [prompt for prompt in work["prompt_ids"] for _ in range(work["group"])]
-    batches = [range(start, min(start + 64, len(rows))) for start in range(0, len(rows), 64)]
+    size = 64 if device == "cpu" else 256
+    batches = [range(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
 
     def run_once() -> int:
         for batch in batches:
-            ids = torch.tensor([rows[row] for row in batch])
+            ids = torch.tensor([rows[row] for row in batch], device=device)
             longest = max(work["lengths"][row] for row in batch)
             settings = transformers.GenerationConfig(
                 max_new_tokens=longest,
@@ -53,6 +56,8 @@ def main() -> None:
             )
             with torch.no_grad():
                 model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+            if device == "cuda":
+                torch.cuda.synchronize()
         return sum(work["lengths"])
 
     computed = sum(len(batch) * max(work["lengths"][row] for row in batch) for batch in batches)

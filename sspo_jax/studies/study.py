@@ -39,6 +39,8 @@ class Variant:
     changes: Changes
     match_clip: float | None = None
     """Clip fraction to which pilot runs scale both bounds of the objective, per task; None: bounds as they are."""
+    settings: tuple[str, ...] | None = None
+    """Only in these settings; None: in all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """All cells are every variant in every setting with every seed."""
+    """All cells are every variant in every setting (or in those it names) with every seed."""
 
     title: str
     question: str
@@ -109,6 +111,11 @@ class Study:
                     raise ValueError(f"{kind}: {name!r} names a folder; expected letters, digits and . _ + - alone")
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds or not self.warm_starts:
             raise ValueError(f"seeds are {self.seeds}; expected at least one seed and warm start, each seed once")
+        known = [setting.name for setting in self.settings]
+        for variant in self.variants:
+            for name in variant.settings or ():
+                if name not in known:
+                    raise ValueError(f"{variant.name}: no setting {name!r}; expected one of {', '.join(known)}")
         for comparison in self.comparisons:
             self._check_comparison(comparison)
 
@@ -135,7 +142,8 @@ class Study:
             for setting in self.settings:
                 if setting.seeds is None or number < setting.seeds:
                     for variant in self.variants:
-                        yield Cell(setting=setting, variant=variant, seed=seed)
+                        if variant.settings is None or setting.name in variant.settings:
+                            yield Cell(setting=setting, variant=variant, seed=seed)
 
     def pilot_setting(self, task: str) -> Setting:
         """Where the ranges of a task are matched."""
