@@ -23,12 +23,11 @@ from collections.abc import Callable
 
 from sspo_jax.host_memory import keep_freed_memory
 
-ON_CPU = "1.5B" not in sys.argv
-if __name__ == "__main__" and ON_CPU:
+if __name__ == "__main__" and "1.5B" not in sys.argv:
     keep_freed_memory()  # as `sspo train` does; only before jax is imported
-if ON_CPU:
+if "1.5B" not in sys.argv:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if ON_CPU and hasattr(os, "sched_setaffinity"):
+if "1.5B" not in sys.argv and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 import jax
@@ -43,6 +42,8 @@ from sspo_jax.sharding import MeshConfig, make_mesh
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.step import TrainPrograms
 from sspo_jax.types import TrainBatch
+
+ON_CPU = "1.5B" not in sys.argv
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
