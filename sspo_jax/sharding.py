@@ -39,6 +39,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "experts": "expert",
     "activation_embed": None,
 }
+GPU = ("gpu", "cuda")
+"""What `platform` says of an NVIDIA GPU: the first by default, the second of a mesh."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

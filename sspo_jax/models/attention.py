@@ -17,13 +17,12 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.sharding import partition_spec, platform
+from sspo_jax.sharding import GPU, partition_spec, platform
 
 Implementation = Literal["auto", "xla", "cudnn", "splash"]
 Attention = Callable[[Array, Array, Array], Array]
 
 _SPLASH_BLOCK = 128  # the kernel's tiles: time must be a multiple
-_GPU = ("gpu", "cuda")
 _EXCLUDED = -1e30  # finite, because -inf - -inf is NaN
 _MOST_BLOCKS, _SMALLEST_BLOCK = 3, 64  # of queries; more blocks save little and take longer to compile
 
@@ -41,7 +40,7 @@ def choose(implementation: Implementation, *, platform: str, dtype: str, head_di
             f"--model.attention splash needs rows of a multiple of {_SPLASH_BLOCK} tokens and head_dim a multiple of "
             f"64, got {time} and {head_dim}: choose such rows (--update.row-tokens), or auto"
         )
-    if implementation == "cudnn" and not (cudnn_fits and platform in _GPU):
+    if implementation == "cudnn" and not (cudnn_fits and platform in GPU):
         raise ValueError(
             "--model.attention cudnn needs an NVIDIA GPU, bfloat16 and head_dim a multiple of 8 up to 128, got "
             f"{platform}, {dtype} and {head_dim}: choose auto"
@@ -50,7 +49,7 @@ def choose(implementation: Implementation, *, platform: str, dtype: str, head_di
         return implementation
     if platform == "tpu" and splash_fits:
         return "splash"
-    if platform in _GPU and cudnn_fits:
+    if platform in GPU and cudnn_fits:
         return "cudnn"
     return "xla"
 

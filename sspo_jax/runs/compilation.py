@@ -1,14 +1,10 @@
 """How many programs a run compiled and how long that took, from JAX's own events."""
 
 import os
-from typing import TYPE_CHECKING
 
 import jax
 
 from sspo_jax.files import cache_directory
-
-if TYPE_CHECKING:
-    pass
 
 _COMPILE = "/jax/core/compile/backend_compile_duration"
 _TRACE = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
@@ -38,8 +34,6 @@ class CompileLog:
 
 def enable_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where or is empty."""
-    import jax
-
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory("compiled")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -29,11 +29,12 @@ from sspo_jax.sampler.programs import CompiledPrograms, TracedProgram, TracedPro
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.sampler.schedule import RolloutStats, Run, Sample
-from sspo_jax.sharding import batch_shards, is_one_cpu, platform
+from sspo_jax.sharding import GPU, batch_shards, is_one_cpu, platform
 from sspo_jax.types import Rollout, pad_rows, rows_of_groups
 
-UNROLL_LAYERS = 8
-"""Up to this many layers each gets arrays of its own; deeper models are scanned, which compiles in a fraction."""
+UNROLL_LAYERS, UNROLL_LAYERS_ON_GPU = 8, 64
+"""Up to this many layers each gets arrays of its own; deeper models are scanned, which compiles in a fraction. On GPUs
+a slice of a stacked array is copied before it is multiplied, which costs more than compiling."""
 
 
 class Sampler:
@@ -67,7 +68,7 @@ class Sampler:
           cache_dtype: of keys and values; by default that of the computation.
           cache_buckets: sizes the cache may have while it grows, hence decoding programs for each number of slots; by
             default 2, and 4 where samples can exceed 512 tokens.
-          unrolled: whether each layer gets arrays of its own; by default up to 8 layers.
+          unrolled: whether each layer gets arrays of its own; by default up to 8 layers, on GPUs up to 64.
           decode: token ids to text; wanted for stop strings.
 
         Raises:
@@ -86,7 +87,9 @@ class Sampler:
         self.block_steps = block_steps or min(32, max(8, sampling.max_new_tokens // 8))
         self.cache_dtype = jnp.dtype(cache_dtype or config.compute.dtype)
         self.cache_buckets = cache_buckets
-        self.unrolled = config.num_layers <= UNROLL_LAYERS if unrolled is None else unrolled
+        with self._on_mesh():
+            most = UNROLL_LAYERS_ON_GPU if platform() in GPU else UNROLL_LAYERS
+        self.unrolled = config.num_layers <= most if unrolled is None else unrolled
         self.programs = CompiledPrograms()
         """Compiled so far: `len(sampler.programs)`, `.seconds`, `.names`."""
         self.stats = RolloutStats()
@@ -180,7 +183,7 @@ class Sampler:
     def ready(self, params: Any, *, release: bool = False) -> Any:
         """The parameters as the programs read them; `generate` takes the result in their place and need not make it.
 
-        Up to 8 layers each get arrays of their own, in the order that the platform multiplies fastest; all else is
+        Unrolled layers each get arrays of their own, in the order that the platform multiplies fastest; all else is
         passed through where its dtype is that of the computation.
 
         Args:

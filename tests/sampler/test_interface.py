@@ -65,3 +65,11 @@ def test_both_engines_are_engines(tiny, tmp_path):
     assert isinstance(LocalEngine(tiny[0]), RolloutEngine)
     with pytest.raises(ValueError, match="entropies"):
         remote.generate([[4]], dataclasses.replace(SAMPLING, entropies=True), seed=0)
+
+
+def test_deep_models_are_unrolled_on_gpus_only(tiny, monkeypatch):
+    config = dataclasses.replace(tiny[0], num_layers=28)
+    for platform, is_unrolled in (("cpu", False), ("tpu", False), ("gpu", True), ("cuda", True)):
+        monkeypatch.setattr("sspo_jax.sampler.sampler.platform", lambda platform=platform: platform)
+        assert Sampler(config, SAMPLING).unrolled is is_unrolled
+    assert not Sampler(config, SAMPLING, unrolled=False).unrolled
