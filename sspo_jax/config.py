@@ -167,10 +167,17 @@ class OptimizerConfig:
     """AdamW with global-norm clipping."""
 
     learning_rate: Annotated[float, Range(0, 1)] = 1e-6
-    """Peak rate; constant after the warm-up."""
+    """Peak rate."""
     warmup_updates: Whole = 0
     """Updates over which the rate rises linearly: update k of n has k / n of the peak."""
-    b1: Annotated[float, Range(0, below=1)] = 0.9
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """How the rate falls after the warm-up; none: it stays at its peak."""
+    decay_updates: Count | None = None
+    """Update, counted from the first one, from which on the rate has fallen to `final_fraction` of its peak and stays
+    there. None: the last one of --steps."""
+    final_fraction: FileOnly[Annotated[float, Range(0, 1)]] = 0.1
+    """Of the peak, where a decay ends."""
+    b1: FileOnly[Annotated[float, Range(0, below=1)]] = 0.9
     """Decay of the first moment."""
     b2: Annotated[float, Range(0, below=1)] = 0.999
     """Decay of the second moment."""
@@ -340,10 +347,19 @@ class TrainConfig:
         """Length of a training row in tokens: as set, else just the longest prompt and response."""
         return self.update.row_tokens or self.rollout.max_prompt_tokens + self.rollout.max_new_tokens
 
+    @property
+    def settled_optimizer(self) -> OptimizerConfig:
+        """`optimizer`, whose decay ends at the last update of `steps` where nothing else is said."""
+        optimizer, update = self.optimizer, self.update
+        if optimizer.decay == "none" or optimizer.decay_updates is not None:
+            return optimizer
+        return dataclasses.replace(optimizer, decay_updates=self.steps * update.per_rollout * update.epochs)
+
     def resolved(self) -> dict[str, Any]:
         """The configuration as JSON holds it; the class of the objective is a field."""
         evaluation = dataclasses.replace(self.evaluation, data=self.evaluation.chosen, sets=None)
-        resolved = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(self, evaluation=evaluation))))
+        settled = dataclasses.replace(self, evaluation=evaluation, optimizer=self.settled_optimizer)
+        resolved = json.loads(json.dumps(dataclasses.asdict(settled)))
         resolved["loss"] = {"objective": type(self.loss).__name__, **resolved["loss"]}
         return resolved
 
@@ -383,7 +399,22 @@ class TrainConfig:
                 f"--segmenter.max-tokens is {self.segmenter.max_tokens}; expected at least --segmenter.min-tokens = "
                 f"{self.segmenter.min_tokens}, or None"
             )
+        self._check_decay()
         self._check_evaluation()
+
+    def _check_decay(self) -> None:
+        """Refuses a decay that ends before it begins, or that does not take place."""
+        optimizer, settled = self.optimizer, self.settled_optimizer
+        if optimizer.decay == "none" and optimizer.decay_updates is not None:
+            raise ValueError(
+                f"--optimizer.decay-updates is {optimizer.decay_updates}, but --optimizer.decay is none; expected "
+                "linear or cosine"
+            )
+        if settled.decay_updates is not None and settled.decay_updates <= settled.warmup_updates:
+            raise ValueError(
+                f"the learning rate has decayed at update {settled.decay_updates} (--optimizer.decay-updates, or the "
+                f"last one of --steps); expected more than the {settled.warmup_updates} of --optimizer.warmup-updates"
+            )
 
     def _check_evaluation(self) -> None:
         """Refuses evaluations that sample nothing, or that the best policy cannot be chosen by."""

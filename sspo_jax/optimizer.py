@@ -43,11 +43,29 @@ def _is_decayed(params: Params) -> Any:
 
 
 def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
-    """Updates done to learning rate of the next: k / n of the peak in update k of n of the warm-up, then the peak."""
-    updates = config.warmup_updates
-    if updates <= 1:
-        return optax.constant_schedule(config.learning_rate)
-    return optax.linear_schedule(config.learning_rate / updates, config.learning_rate, updates - 1)
+    """Updates done to learning rate of the next.
+
+    Update k of n of the warm-up has k / n of the peak. Then it stays there or, after update w of the warm-up (w at
+    least 1), decays: update k has the final fraction f and of the rest, 1 - f, the share 1 - x (linear) or
+    (1 + cos(pi x)) / 2, where x = (k - w) / (d - w) and d is `decay_updates`; from there on f.
+
+    Raises:
+      ValueError: a decay whose last update is not known; see `TrainConfig.settled_optimizer`.
+    """
+    peak, warmup = config.learning_rate, max(1, config.warmup_updates)
+    after = optax.constant_schedule(peak)
+    if config.decay != "none":
+        if config.decay_updates is None:
+            raise ValueError("decay_updates is None; expected the update at which the decay ends")
+        falling = max(1, config.decay_updates - warmup)
+        if config.decay == "cosine":
+            after = optax.cosine_decay_schedule(peak, falling, alpha=config.final_fraction)
+        else:
+            after = optax.linear_schedule(peak, config.final_fraction * peak, falling)
+    if warmup == 1:
+        return after
+    rising = optax.linear_schedule(peak / warmup, peak, warmup - 1)
+    return optax.join_schedules([rising, after], [warmup - 1])
 
 
 def updates_done(state: Any) -> Array:

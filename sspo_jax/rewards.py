@@ -139,7 +139,7 @@ class Length:
     """The length, in tokens, that costs 1; None: the longest response of the run (--rollout.max-new-tokens)."""
     weight: Real = 1.0
     """Multiplies this term in the sum."""
-    only_correct: bool = True
+    only_correct: FileOnly[bool] = True
     """Leave other answers alone, so that giving up early does not pay."""
 
     def __post_init__(self) -> None:

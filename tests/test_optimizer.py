@@ -1,12 +1,14 @@
-"""The schedule of the learning rate, by hand."""
+"""The schedule of the learning rate, by hand and in float64."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
-from sspo_jax.config import OptimizerConfig
+from sspo_jax.config import OptimizerConfig, UpdateConfig
 from sspo_jax.optimizer import learning_rate_schedule
+from tests.trainer.conftest import small
 
 
 @pytest.mark.parametrize(
@@ -15,3 +17,45 @@ from sspo_jax.optimizer import learning_rate_schedule
 def test_update_k_of_the_warm_up_has_k_nths_of_the_rate(warmup, rates):
     schedule = learning_rate_schedule(dataclasses.replace(OptimizerConfig(), learning_rate=2e-3, warmup_updates=warmup))
     np.testing.assert_allclose([schedule(done) for done in range(len(rates))], 2e-3 * np.array(rates), rtol=1e-6)
+
+
+def oracle(update: int, *, decay: str, warmup: int, last: int, final: float) -> float:
+    """Share of the peak that the update (from 1) has."""
+    if update <= warmup:
+        return update / warmup
+    x = min(1.0, (update - max(1, warmup)) / (last - max(1, warmup)))
+    return final + (1 - final) * ((1 + math.cos(math.pi * x)) / 2 if decay == "cosine" else 1 - x)
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+@pytest.mark.parametrize(("warmup", "last", "final"), [(0, 6, 0.1), (1, 2, 0.0), (3, 9, 0.5), (4, 5, 1.0)])
+def test_the_rate_decays_after_the_warm_up(decay, warmup, last, final):
+    settings = {"learning_rate": 2e-3, "warmup_updates": warmup, "decay": decay, "decay_updates": last}
+    schedule = learning_rate_schedule(dataclasses.replace(OptimizerConfig(), final_fraction=final, **settings))
+    wanted = [
+        2e-3 * oracle(update, decay=decay, warmup=warmup, last=last, final=final) for update in range(1, last + 4)
+    ]
+    np.testing.assert_allclose([schedule(done) for done in range(last + 3)], wanted, rtol=1e-5, atol=1e-12)
+
+
+def test_a_decay_ends_with_the_run_unless_told_where():
+    config = dataclasses.replace(small(), steps=5, update=UpdateConfig(per_rollout=2, epochs=3))
+    cosine = dataclasses.replace(config, optimizer=OptimizerConfig(decay="cosine"))
+    assert cosine.settled_optimizer.decay_updates == cosine.resolved()["optimizer"]["decay_updates"] == 30
+    told = dataclasses.replace(config, optimizer=OptimizerConfig(decay="cosine", decay_updates=7))
+    assert told.settled_optimizer == told.optimizer
+    assert config.settled_optimizer == config.optimizer
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decay_updates": 9}, "--optimizer.decay is none; expected linear or cosine"),
+        ({"decay": "linear", "warmup_updates": 30}, "decayed at update 30 .* more than the 30 of"),
+        ({"decay": "linear", "warmup_updates": 4, "decay_updates": 4}, "decayed at update 4 .* more than the 4 of"),
+    ],
+)
+def test_a_decay_that_cannot_be_is_refused(settings, message):
+    config = dataclasses.replace(small(), steps=5, update=UpdateConfig(per_rollout=2, epochs=3))
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config, optimizer=OptimizerConfig(**settings)).check()

@@ -92,7 +92,7 @@ def traced(
     training = TrainPrograms(
         config=model,
         objective=config.objective(model.vocab_size),
-        optimizer_config=config.optimizer,
+        optimizer_config=config.settled_optimizer,
         segmenter=Segmenter.from_tokenizer(load_tokenizer(TINY)),  # segmenting is not planned: any tokenizer will do
         mesh=mesh,
         temperature=config.rollout.temperature,

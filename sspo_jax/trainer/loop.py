@@ -172,7 +172,7 @@ class Trainer:
         self.programs = TrainPrograms(
             config=inputs.model,
             objective=config.objective(len(inputs.tokenizer)),
-            optimizer_config=config.optimizer,
+            optimizer_config=config.settled_optimizer,
             segmenter=inputs.segmenter,
             mesh=inputs.mesh,
             temperature=config.rollout.temperature,

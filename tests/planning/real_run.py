@@ -93,7 +93,7 @@ def real(config: TrainConfig) -> dict[str, list[list[Any]]]:
     programs = TrainPrograms(
         config=inputs.model,
         objective=config.loss,
-        optimizer_config=config.optimizer,
+        optimizer_config=config.settled_optimizer,
         segmenter=inputs.segmenter,
         mesh=mesh,
         temperature=config.rollout.temperature,
