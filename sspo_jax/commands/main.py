@@ -21,6 +21,7 @@ COMMANDS = {
     "study": ("sspo_jax.commands.study:main", "many runs that answer a question, with intervals over seeds"),
     "report": ("sspo_jax.commands.report:main", "a run, or several, as one HTML page"),
     "inspect": ("sspo_jax.commands.inspect:main", "what a run directory holds and how it went"),
+    "cache": ("sspo_jax.commands.cache:main", "what is kept between runs; empty it"),
 }
 
 
