@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 class AuditConfig:
     """List the golds of a file of problems that cannot be parsed, are ambiguous, or do not match themselves."""
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """Problems as JSON lines with `id`, `problem`, `answer` and, where there is one, `solution`."""
     output: str | None = None
     """Write the findings as JSON lines."""
@@ -77,9 +77,9 @@ def audit_command(config: AuditConfig) -> int:
 class OverlapConfig:
     """Finds training problems that are in evaluation sets."""
 
-    train: tyro.conf.Positional[str]
+    train: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TRAIN")]
     """Training problems: a .jsonl path, tfds:NAME, ..."""
-    evals: tyro.conf.Positional[tuple[str, ...]]
+    evals: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="EVAL [EVAL ...]")]
     """Evaluation sets: names of files in the data folder, or paths."""
     data_dir: str | None = None
     """Folder of the sets called by name; none: $SSPO_DATA, then data/."""

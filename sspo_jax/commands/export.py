@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -14,9 +14,9 @@ from sspo_jax.ranges import Whole
 class ExportConfig:
     """Writes safetensors, config, generation config and tokenizer, as transformers and vLLM read them."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Run directory."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIRECTORY")]
     """Directory to write; must not exist, or be empty."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Type of the written weights."""

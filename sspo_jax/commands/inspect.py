@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.text import Text
@@ -30,7 +30,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 class InspectConfig:
     """Prints the state of a run, its metrics over time, sampled responses of a step, and one cut into its clauses."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """Run directory."""
     metrics: tuple[str, ...] = ()
     """Metrics to show, by the start of their names; none: the usual ones."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
@@ -19,7 +20,7 @@ class PlanOptions:
     Any option of `sspo train EXPERIMENT` may follow, e.g. --mesh.tensor 2 --update.micro-rows 16.
     """
 
-    experiment: tyro.conf.Positional[str]
+    experiment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
     """Name of a file in experiments/, or the path of one."""
     topology: str = "v5e:2x4"
     """v4:2x2x1, v5e:2x4, v5e:4x4, v5p:2x2x1, v6e:2x4, ..."""

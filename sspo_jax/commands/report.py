@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import webbrowser
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
@@ -17,7 +18,7 @@ from sspo_jax.report.reader import RunReader
 class ReportConfig:
     """Writes a page with curves, clauses and problems that opens without a network."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run directories; several are drawn over each other, and compared with the first."""
     out: str | None = None
     """File to write; None: report.html in the run directory, or report.html here for several runs."""

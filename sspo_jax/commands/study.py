@@ -7,6 +7,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -24,7 +25,7 @@ from sspo_jax.studies.study import Study
 class StudyConfig:
     """Runs the cells of a study that are not done, each an ordinary run directory, then writes its report."""
 
-    study: tyro.conf.Positional[str]
+    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")]
     """Name of a file in studies/, or the path of one."""
     out: str | None = None
     """Directory of its runs; None: runs/studies/NAME. One with runs in it is gone on with."""

@@ -96,6 +96,7 @@ def show_summary(display: Display, summary: Summary, path: pathlib.Path) -> None
             ("peak memory", f"{summary.peak_memory_bytes / 2**30:.2f} GiB"),
             ("best policy", _best(summary.best)),
             ("written to", str(path)),
+            ("next", f"sspo report {path} --open, sspo inspect {path}, sspo export {path} DIRECTORY"),
         ],
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sspo_jax.commands.main import COMMANDS, pass_over_closed_loops
+from sspo_jax.commands.main import COMMANDS, main, pass_over_closed_loops
 from sspo_jax.commands.options import parse, switch_on
 from sspo_jax.config import TrainConfig
 from sspo_jax.data.curriculum import CurriculumConfig
@@ -103,3 +103,26 @@ def test_names_of_fields_are_given_on_the_command_line():
     options = ("--data.path", "other.jsonl", "--data.fields", "id=number", "answer=solution")
     config = parse(TrainConfig, options, prog="sspo train", default=on_file)
     assert config.data == JsonlData(path="other.jsonl", fields=("id=number", "answer=solution"))
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("report", "RUN [RUN ...]"),
+        ("inspect", "RUN"),
+        ("export", "RUN DIRECTORY"),
+        ("plan", "EXPERIMENT"),
+        ("study", "STUDY"),
+        ("data overlap", "TRAIN EVAL [EVAL ...]"),
+        ("data audit", "FILE"),
+    ],
+)
+def test_help_names_what_a_command_takes(command: str, usage: str, capsys):
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    assert f" {usage}" in capsys.readouterr().out.partition("\n\n")[0]
+
+
+def test_without_a_command_it_says_how_to_begin(capsys):
+    assert main([]) == 2
+    assert "`sspo train arithmetic_tiny`" in capsys.readouterr().out
