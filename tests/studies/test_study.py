@@ -41,6 +41,16 @@ def test_cells_share_all_but_their_variant():
     assert all("seed-0005" in name for name in names[:4])  # seed by seed
 
 
+def test_a_variant_may_be_in_some_settings_only():
+    sspo, gspo = TWO.variants
+    study = dataclasses.replace(TWO, variants=(sspo, dataclasses.replace(gspo, settings=("fast",))))
+    study.check()
+    names = [cell.name for cell in study.cells()]
+    assert [name for name in names if "gspo" in name] == ["fast/gspo/seed-0005"]
+    assert len(names) == 3 + 2 * 1
+    assert study.matched(names[:1]) == []
+
+
 def test_both_bounds_are_scaled():
     assert scaled(Gspo(), 2.5) == Gspo(clip_low=7.5e-4, clip_high=1e-3)
     with pytest.raises(ValueError, match="Sapo has no clip_low"):
@@ -54,6 +64,7 @@ def test_both_bounds_are_scaled():
         ({"variants": ()}, "variants are empty"),
         ({"variants": (Variant(name="a/b", changes={}),)}, "names a folder"),
         ({"settings": (Setting(name="a"), Setting(name="a"))}, "each name once"),
+        ({"variants": (Variant(name="a", changes={}, settings=("quick",)),)}, "a: no setting 'quick'; .* slow, fast"),
         ({"comparisons": (Comparison(first="sspo", second="grpo", outcome="final score"),)}, "no variant 'grpo'"),
         ({"comparisons": (Comparison(first="sspo", second="gspo", outcome="x"),)}, "no outcome 'x'"),
     ],
