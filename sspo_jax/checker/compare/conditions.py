@@ -44,6 +44,39 @@ def same_conditioned(answer: Node, gold: Node, judge: Judge) -> str | None:
     return rule and f"{rule}, its conditions " + ("alike" if conditions and gold_conditions else "on one side")
 
 
+def same_but_for_a_name(answer: Node, gold: Node, judge: Judge) -> str | None:
+    """Whether one letter that only stands for any integer, or for any constant, has another name.
+
+    Any integer: k, l, m or n where an angle is in it, `\\frac\\pi4+k\\pi`. Any constant: one side adds C.
+    """
+    own, gold_own = free_symbols(answer) - free_symbols(gold), free_symbols(gold) - free_symbols(answer)
+    if len(own) != 1 or len(gold_own) != 1:
+        return None
+    name, gold_name = own.pop(), gold_own.pop()
+    is_integer = {name, gold_name} <= _ANY_INTEGER and all(map(_has_angle, (answer, gold)))
+    is_constant = "C" in (name, gold_name) and {name, gold_name} <= _ANY_CONSTANT
+    is_constant = is_constant and _is_added(name, answer) and _is_added(gold_name, gold)
+    if not (is_integer or is_constant) or judge.same(replaced(answer, {name: symbol(gold_name)}), gold) is None:
+        return None
+    return "the same but for the name of an integer" if is_integer else "the same but for the name of a constant"
+
+
+_ANY_INTEGER = frozenset("klmn")
+_ANY_CONSTANT = frozenset(("C", "c", "k", "K", "C_1", "c_1", "C_0"))
+
+
+def _has_angle(node: Node) -> bool:
+    """Whether it is a sum in one letter with pi or degrees in it."""
+    node = node.args[-1] if is_equation(node) else node
+    is_family = node.kind is Kind.ADD and len(free_symbols(node)) == 1
+    return is_family and any(part.kind is Kind.DEGREE or part.value == "pi" for part in node.walk())
+
+
+def _is_added(name: str, node: Node) -> bool:
+    node = node.args[-1] if is_equation(node) else node
+    return node.kind is Kind.ADD and symbol(name) in node.args and node.walk().count(symbol(name)) == 1
+
+
 def _is_about(main: Node, conditions: tuple[Node, ...]) -> bool:
     """Whether each condition is about a variable of the answer, so that it may go without saying."""
     used: set[str] = set()

@@ -7,7 +7,7 @@
 from ..expression import Kind, Node, is_equation
 from ..limits import Limits
 from ..verdict import Options
-from .conditions import same_cases, same_conditioned, same_proposition, with_conditions
+from .conditions import same_but_for_a_name, same_cases, same_conditioned, same_proposition, with_conditions
 from .definitions import is_name
 from .forms import as_vector, matrix_value, signed, with_derivatives_alike
 from .judge import Judge
@@ -58,7 +58,7 @@ def _same_trees(answer: Node, gold: Node, judge: Judge) -> str | None:
     if Kind.MODULO in kinds:
         return same_residue(answer, gold, judge)
     if kinds & {Kind.RELATION, Kind.BUILDER}:
-        return same_relations(answer, gold, judge)
+        return same_relations(answer, gold, judge) or same_but_for_a_name(answer, gold, judge)
     if Kind.CASES in kinds:
         return same_cases(answer, gold, judge)
     if Kind.LOGIC in kinds:
@@ -73,7 +73,7 @@ def _same_trees(answer: Node, gold: Node, judge: Judge) -> str | None:
         return same_groups(answer, gold, judge)
     if Kind.RATIO in kinds:
         return same_ratio(answer, gold, judge)
-    return same_quantity(answer, gold, judge)
+    return same_quantity(answer, gold, judge) or same_but_for_a_name(answer, gold, judge)
 
 
 def _spread(node: Node) -> Node:

@@ -200,11 +200,22 @@ class Numeric:
         try:
             if name in _SATURATING and abs(first) > 1:  # how far from its limit it is sets the precision
                 self._seen(mp.exp(-2 * abs(first)) if name in ("tanh", "coth") else 1 / first)
-            return self._seen(getattr(mp, function)(first))
+            value = getattr(mp, function)(first)
         except (ZeroDivisionError, ValueError) as error:
             raise Undecided(f"{name} outside of its domain") from error
+        return self._seen(self._periodic(name, value, first) if name in _PERIODIC else value)
+
+    def _periodic(self, name: str, value: Any, argument: Any) -> Any:
+        """Zero at a zero, undecided at a pole; both are met up to the rounding of the argument: cos(pi / 2) is 0."""
+        rounding = self.mp.mpf(10) ** (8 - self.digits) * abs(argument)
+        if abs(value) <= rounding:
+            return self.mp.mpf(0)
+        if abs(value) * rounding >= 1:
+            raise Undecided(f"{name} at a pole")
+        return value
 
 
+_PERIODIC = ("sin", "cos", "tan", "cot", "sec", "csc")
 _SATURATING = ("tanh", "coth", "arctan", "arccot")
 _E = Node(Kind.CONSTANT, (), "e")
 _MP_FUNCTIONS = {
