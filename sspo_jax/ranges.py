@@ -186,7 +186,7 @@ def _check(value: Any, hint: Any, name: str) -> None:
         bounds = bounds or _ANY_NUMBER
         if not bounds.holds(value):
             is_too_large = isinstance(value, int) and abs(value) > MOST
-            limit = f" of at most {MOST} in size" if is_too_large else ""
+            limit = f" of at most {MOST} in size" if is_too_large and math.isinf(bounds.most) else ""
             what = "a whole number" if kind is int else "a finite number"
             raise ValueError(f"{name} is {value}; expected {what}{limit} {bounds}".rstrip())
     elif isinstance(value, str):

@@ -138,6 +138,7 @@ class Outer:
         ({"free": True}, "--free is True; expected a whole number"),
         ({"free": 2**31}, f"--free is {2**31}; expected a whole number of at most {MOST} in size"),
         ({"most": 4}, "--most is 4; expected a whole number at least 1 and at most 3"),
+        ({"most": 10**20}, f"--most is {10**20}; expected a whole number at least 1 and at most 3"),
         ({"inner": None}, "--inner is None; expected Inner"),
         ({"inner": {"rate": 1}}, "--inner is {'rate': 1}; expected Inner"),
         ({"inner": Inner(rate=0)}, "--inner.rate is 0; expected a finite number above 0"),

@@ -53,6 +53,7 @@ def show(config: InspectConfig) -> None:
 
     Raises:
       FileNotFoundError: no run there, or no rollout of that step.
+      ValueError: no metric begins as `metrics` says, or a file of the run is damaged.
     """
     from sspo_jax.runs.best import read_best
     from sspo_jax.runs.checkpoint import steps_in
@@ -80,7 +81,13 @@ def show(config: InspectConfig) -> None:
             ("devices", record["devices"]),
         ],
     )
-    display.table("first to last step: minimum, maximum", list(_curves(rows, config.metrics)))
+    curves = list(_curves(rows, config.metrics))
+    if config.metrics and not curves:
+        raise ValueError(
+            f"--metrics is {' '.join(config.metrics)}, and no metric begins so, or all that do are 0 throughout; "
+            "docs/metrics.md lists them"
+        )
+    display.table("first to last step: minimum, maximum", curves)
     if config.step is not None:
         file = step_files(path / "rollouts", ".jsonl").get(config.step)
         if file is None:

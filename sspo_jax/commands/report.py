@@ -12,6 +12,7 @@ from sspo_jax.commands.options import parse
 from sspo_jax.files import check_writable_file
 from sspo_jax.report.page import write_report
 from sspo_jax.report.reader import RunReader
+from sspo_jax.runs.policy import read_record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     if not config.runs:
         raise ValueError("no run is named; expected one run directory or more, as in sspo report runs/NAME")
     paths = [pathlib.Path(run) for run in config.runs]
+    for number, path in enumerate(paths):
+        read_record(path)
+        if path.resolve() in [other.resolve() for other in paths[:number]]:
+            raise ValueError(f"{path} is named twice; expected each run once")
     file = pathlib.Path(config.out) if config.out else (paths[0] if len(paths) == 1 else pathlib.Path()) / "report.html"
     check_writable_file("--out", file)
     write_report([RunReader(path) for path in paths], file)

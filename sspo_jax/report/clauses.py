@@ -1,6 +1,6 @@
 """The clause inspector's data: subsentences of the logged responses, within a budget of bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,24 @@ from sspo_jax.runs.token_log import LoggedResponse, Subsentence, TokenLog
 BUDGET_BYTES = 2_000_000
 
 
-def logged_steps(run: RunData, budget: int = BUDGET_BYTES) -> list[dict[str, Any]]:
-    """Steps with their responses, in order, as many as fit: the last one first, then the first, then those between."""
+def logged_steps(
+    run: RunData, budget: int = BUDGET_BYTES, wanted: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Steps with their responses, in order, as many as fit: the last one first, then the first, then those between.
+
+    Args:
+      run: whose logs are shown.
+      budget: bytes.
+      wanted: the `step` and `response` of a clause that must be there, whatever else fits.
+    """
     chosen: dict[int, dict[str, Any]] = {}
     left = budget
-    for step in _spread(list(run.tokens)):
-        record = _step(run.tokens[step], left)
+    steps = _spread(list(run.tokens))
+    if wanted is not None:
+        steps = [wanted["step"], *(step for step in steps if step != wanted["step"])]
+    for step in steps:
+        first = wanted["response"] if wanted is not None and step == wanted["step"] else 0
+        record = _step(run.tokens[step], left, first)
         size = len(to_json(record))
         if not record["responses"] or (size > left and chosen):
             continue
@@ -43,21 +55,22 @@ def _spread(steps: Sequence[int]) -> list[int]:
     return [steps[place] for place in order]
 
 
-def _step(log: TokenLog, budget: int) -> dict[str, Any]:
-    responses: list[dict[str, Any]] = []
+def _step(log: TokenLog, budget: int, first: int) -> dict[str, Any]:
+    """The responses of a step that fit, in order; `first` is the number of the one that is there in any case."""
+    responses: dict[int, dict[str, Any]] = {}
     left = budget
-    for response in log.responses:
-        record = _response(response)
+    for number in sorted(range(len(log.responses)), key=lambda number: number != first):
+        record = _response(log.responses[number]) | {"number": number}
         left -= len(to_json(record))
         if left < 0 and responses:
             break
-        responses.append(record)
+        responses[number] = record
     return {
         "step": log.step,
         "objective": log.objective,
         "mean_entropy": rounded(log.mean_entropy),
         "left_out": len(log.responses) - len(responses),
-        "responses": responses,
+        "responses": [responses[number] for number in sorted(responses)],
     }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -173,7 +174,7 @@ def intervals(run: RunData) -> dict[str, dict[int, tuple[float, float]]]:
 
 
 def events(run: RunData) -> list[dict[str, Any]]:
-    """Steps at which something happened: an evaluation, updates left out, a restart with other settings."""
+    """Steps at which something happened: an evaluation, updates left out, a restart."""
     found = [
         {"step": step, "kind": "evaluated", "text": f"evaluation after step {step}"} for step in run.scores if step
     ]
@@ -181,12 +182,19 @@ def events(run: RunData) -> list[dict[str, Any]]:
         if row.get("optim/skipped_updates"):
             text = f"{row['optim/skipped_updates']:.0f} updates left out, not finite"
             found.append({"step": row["step"], "kind": "skipped", "text": text})
+    times = [
+        (row["step"], row["time/started_unix_seconds"]) for row in run.rows if row.get("time/started_unix_seconds")
+    ]
+    restarts = {step: "restarted" for (_, before), (step, now) in itertools.pairwise(times) if now != before}
     for entry in run.record.get("history", []):
         until = datetime.datetime.fromisoformat(entry["until"]).timestamp()
         later = [row["step"] for row in run.rows if (row.get("time/unix_seconds") or 0) > until]
         if later:
             changed = ", ".join(entry.get("changed", {}))
-            found.append({"step": later[0], "kind": "restarted", "text": f"restarted with another {changed}"})
+            restarts[later[0]] = f"restarted with another {changed}"
+    found += [
+        {"step": step, "kind": "restarted", "text": f"{text} before step {step}"} for step, text in restarts.items()
+    ]
     if run.best is not None:
         found.append(
             {"step": run.best.step, "kind": "best", "text": f"best policy, {run.best.metric} {run.best.score:.1%}"}

@@ -41,12 +41,12 @@ def reward_weights(reward: Any) -> dict[str, float]:
 
 
 def differences(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Every run against the first: held-out scores of their last evaluations, by the paired bootstrap."""
+    """Every run, by its number, against the first: scores of their last evaluations, by the paired bootstrap."""
     found = []
     first = runs[0]
-    for other in runs[1:]:
+    for number, other in enumerate(runs[1:], 1):
         for name, kind, one, two in _pairs(first, other):
-            found.append({"run": other.name, "set": name, "kind": kind, **_difference(two, one)})
+            found.append({"run": number, "set": name, "kind": kind, **_difference(two, one)})
     return found
 
 
@@ -149,11 +149,13 @@ def _taken(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _most_clipped(run: RunData) -> dict[str, Any]:
     if not run.tokens:
-        return {"answer": "There are no per-token data: start the run with --log.tokens-every 5."}
+        return {"answer": _no_tokens(run)}
     clipped = list(_clipped(run))
     if not clipped:
         return {"verdict": "None", "answer": f"None was, of those in the {len(run.tokens)} logged steps."}
-    step, number, epoch, response, clause, _ = max(clipped, key=lambda entry: entry[-1])
+    step, number, epoch, response, clause, place, _ = max(clipped, key=lambda entry: entry[-1])
+    ratio, low, high = (float(response.arrays[name][epoch, place]) for name in ("ratio", "low", "high"))
+    side = {-1: "low", 1: "high", 2: "dual"}[int(response.arrays["clipped"][epoch, place])]
     kept = sum(1 for entry in clipped if not entry[4].others["gspo"]) / len(clipped)
     spared = sum(1 for entry in clipped if not entry[4].others["grpo"]) / len(clipped)
     gspo = (
@@ -163,8 +165,8 @@ def _most_clipped(run: RunData) -> dict[str, Any]:
     )
     return {
         "answer": f"Of {len(clipped)} clipped clauses in {len(run.tokens)} logged steps, one of step {step} went "
-        f"furthest beyond its bound: ratio {math.exp(clause.log_ratio):.3f} where {clause.low:.3f} to {clause.high:.3f}"
-        f" is allowed, clipped {clause.clipped}, advantage {response.advantage:+.2f}. {gspo}; GRPO would have clipped "
+        f"furthest beyond its bound: ratio {ratio:.3f}{_unit(response, clause, epoch)} where {low:.3f} to {high:.3f}"
+        f" is allowed, clipped {side}, advantage {response.advantage:+.2f}. {gspo}; GRPO would have clipped "
         f"{clause.others['grpo']} of its {clause.tokens} tokens. Of all {len(clipped)}, GSPO would have kept "
         f"{_percent(kept, 0)}, and GRPO every token of {_percent(spared, 0)}.",
         "clause": clause.text,
@@ -172,16 +174,45 @@ def _most_clipped(run: RunData) -> dict[str, Any]:
     }
 
 
+def _no_tokens(run: RunData) -> str:
+    if not any(row["step"] for row in run.rows):
+        return "No step is done yet."
+    every = run.record["config"].get("log", {}).get("tokens_every")
+    if not every:
+        return "There are no per-token data: start the run with --log.tokens-every 5."
+    return f"There are no per-token data yet; they are kept every {every} steps."
+
+
+def _unit(response: LoggedResponse, clause: Subsentence, epoch: int) -> str:
+    """Whose ratio the run's objective clips, where it is not the clause's own."""
+    ratios = response.arrays["ratio"][epoch, clause.start : clause.end]
+    if np.allclose(ratios, math.exp(clause.log_ratio), rtol=1e-4):
+        return ""
+    return " of its response" if np.ptp(ratios) == 0 else " of one of its tokens"
+
+
 def _percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def _clipped(run: RunData) -> Iterator[tuple[int, int, int, LoggedResponse, Subsentence, float]]:
-    """Clipped clauses with where they are, and how far beyond their bound, in log-ratio over the bound's width."""
+def _clipped(run: RunData) -> Iterator[tuple[int, int, int, LoggedResponse, Subsentence, int, float]]:
+    """Clipped clauses with where they are, their token furthest beyond its bound, and how far: log-ratio over bound."""
     for step, log in run.tokens.items():
         for number, response in enumerate(log.responses):
             for epoch in range(len(response.updates)):
                 for clause in response.subsentences(epoch):
                     if clause.clipped:
-                        bound = math.log(max(clause.low, 1e-6) if clause.clipped == "low" else clause.high)
-                        yield step, number, epoch, response, clause, clause.log_ratio / bound if bound else math.inf
+                        yield step, number, epoch, response, clause, *_furthest(response, clause, epoch)
+
+
+def _furthest(response: LoggedResponse, clause: Subsentence, epoch: int) -> tuple[int, float]:
+    """The clipped token of a clause whose ratio is furthest beyond its bound, and how far: log-ratio over bound."""
+    tokens = slice(clause.start, clause.end)
+    arrays = {name: response.arrays[name][epoch, tokens].astype(np.float64) for name in ("ratio", "low", "high")}
+    codes = response.arrays["clipped"][epoch, tokens]
+    bounds = np.log(np.where(codes == -1, np.maximum(arrays["low"], 1e-6), arrays["high"]))
+    logs = np.log(np.maximum(arrays["ratio"], 1e-30))
+    far = np.divide(logs, bounds, out=np.full(len(codes), math.inf), where=bounds != 0)
+    far[codes == 0] = -math.inf
+    place = int(np.argmax(far))
+    return clause.start + place, float(far[place])

@@ -66,7 +66,10 @@ function scores() {
   if (!rows.length) return;
   const heads = [...(RUNS.length > 1 ? ["run", "set"] : ["set"]), "score", "before", "last, with 95 % interval", "step"];
   $("scores").append(element("h2", {}, "Held-out scores"), table(heads, rows));
-  if (!DATA.differences.length) return;
+  if (!DATA.differences.length) {
+    if (RUNS.length > 1) $("differences").append(element("p", { class: "dim" }, "No differences: these runs have no held-out set with the same problems in their last evaluations."));
+    return;
+  }
   $("differences").append(element("h2", {}, `Differences from ${RUNS[0].name}, last evaluations, paired bootstrap`), table(
     ["run", "set", "score", RUNS[0].name, "this run", "difference, points", "95 % interval", "p"],
     DATA.differences.map((row) => [row.run, row.set, row.kind, percent(row.before), percent(row.after),
@@ -184,8 +187,8 @@ function charts() {
   $("axis").addEventListener("change", again);
   $("marks").addEventListener("change", again);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
-  const legend = RUNS[0].events.length ? [["evaluated", "--dim"], ["best", "--good"], ["skipped", "--bad"], ["restarted", "--accent"]]
-    .filter(([kind]) => RUNS.some((run) => run.events.some((event) => event.kind === kind))) : [];
+  const legend = [["evaluated", "--dim"], ["best", "--good"], ["skipped", "--bad"], ["restarted", "--accent"]]
+    .filter(([kind]) => RUNS.some((run) => run.events.some((event) => event.kind === kind)));
   for (const [kind, colour] of legend) {
     const what = RUNS.flatMap((run) => run.events.filter((event) => event.kind === kind).map((event) => event.text));
     $("controls").append(element("span", { title: what.join("\n"), style: `color:var(${colour})` }, "┊ " + { evaluated: "evaluation", best: "best policy", skipped: "updates left out", restarted: "restart" }[kind]));
@@ -200,7 +203,7 @@ let isReady = false, kept = null;
 
 function inspector() {
   if (!RUNS.some((run) => run.tokens.length)) {
-    $("page-clauses").replaceChildren(element("p", { class: "lead" }, "No per-token data: start the run with --log.tokens-every 5."));
+    $("page-clauses").replaceChildren(...RUNS.map((run) => element("p", { class: "lead" }, RUNS.length > 1 ? run.name + ": " : "", run.findings[2].answer)));
     return;
   }
   if (!isReady) {
@@ -213,6 +216,7 @@ function inspector() {
     for (const id of ["colour", "show", "reward", "order"]) $(id).addEventListener("change", responses);
     $("search").addEventListener("input", responses);
   }
+  if (chosen.jump) for (const [id, value] of [["show", "all"], ["reward", ""], ["search", ""]]) $(id).value = value;
   const run = RUNS[chosen.run];
   $("clause-run").value = chosen.run;
   if (!run.tokens.some((log) => log.step === chosen.step)) chosen.step = firstStep(run);
@@ -292,15 +296,16 @@ function responses() {
   $("scale").replaceChildren(...(scale.by === "none" ? [] : [element("span", {}, label), element("span", {}, short(scale.low)),
     element("span", { class: "ramp", style: `background:linear-gradient(90deg,${scale.stops.map((_, place) => mix(scale.stops, place / (scale.stops.length - 1))).join(",")})` }), element("span", {}, short(scale.high))]),
     element("span", {}, element("b", { class: "mark high" }, "▲"), "clipped at the upper bound, "), element("span", {}, element("b", { class: "mark low" }, "▼"), "at the lower"));
-  $("responses").replaceChildren(...found.map(({ response, place }) => card(log, response, place, scale)));
+  kept = null; // its element is gone
+  $("responses").replaceChildren(...found.map(({ response }) => card(log, response, scale)));
   if (!found.length) $("responses").append(element("p", { class: "dim" }, "No response fits these filters."));
 }
-function card(log, response, place, scale) {
+function card(log, response, scale) {
   const clauses = clausesOf(response), clipped = clauses.reduce((sum, clause) => sum + clause[C.clipped], 0);
   const most = clauses.reduce((far, clause) => Math.abs(clause[C.log]) > Math.abs(far) ? clause[C.log] : far, 0);
   const text = element("div", { class: "text" });
   clauses.forEach((clause, number) => {
-    const span = element("span", { class: `clause ${clause[C.side]}`, tabindex: 0, "data-response": place, "data-start": clause[C.start], style: `background:${scale.colour(clause, response)}`,
+    const span = element("span", { class: `clause ${clause[C.side]}`, tabindex: 0, "data-response": response.number, "data-start": clause[C.start], style: `background:${scale.colour(clause, response)}`,
       onmouseenter: () => { if (!kept) detail(log, response, number); }, onfocus: () => { if (!kept) detail(log, response, number); },
       onclick: (event) => { if (kept) kept.classList.remove("kept"); kept = kept === event.currentTarget ? null : event.currentTarget; if (kept) kept.classList.add("kept"); detail(log, response, number); },
       onkeydown: (event) => { if (event.key === "Enter") event.currentTarget.click(); } },
@@ -353,7 +358,7 @@ function problems() {
   RUNS.forEach((run, number) => {
     const own = run.problems, page = $("page-problems");
     if (RUNS.length > 1) page.append(element("h2", {}, swatch(number), run.name));
-    if (!own.steps.length) { page.append(element("p", { class: "dim" }, "No sampled texts: the experiment file switched them off (log.rollouts_every).")); return; }
+    if (!own.steps.length) { page.append(element("p", { class: "dim" }, own.none)); return; }
     const plot = element("div", { class: "plot" });
     page.append(element("div", { class: "card" }, element("h2", {}, "Problems of each step, by how their group did"),
       element("p", { class: "dim" }, `${own.seen} problems seen; at their last visit ${own.never_now} were never solved and ${own.always_now} always. Only those solved in part have a gradient.`), plot));

@@ -60,13 +60,9 @@ def html(runs: Sequence[RunData]) -> str:
     used = {line["name"] for chart in shown for line in chart["lines"]}
     data = {
         "charts": shown,
-        "differences": differences(runs),
+        "differences": [{**found, "run": names[found["run"]]} for found in differences(runs)],
         "runs": [_run(run, name, used, BUDGET_BYTES // len(runs)) for run, name in zip(runs, names, strict=True)],
     }
-    for difference in data["differences"]:
-        difference["run"] = dict(zip([run.name for run in runs], names, strict=True)).get(
-            difference["run"], difference["run"]
-        )
     return _template().render(
         title=names[0] if len(runs) == 1 else f"{len(runs)} runs",
         written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
@@ -80,11 +76,13 @@ def html(runs: Sequence[RunData]) -> str:
 def _run(run: RunData, name: str, used: set[str], budget: int) -> dict[str, Any]:
     series = series_of(run)
     bounds = intervals(run)
+    answers = findings(run)
+    wanted = next((answer["place"] for answer in answers if "place" in answer), None)
     return {
         "name": name,
         "path": str(run.path),
         "about": _about(run),
-        "findings": findings(run),
+        "findings": answers,
         "warnings": warnings_of(run),
         "scores": _scores(run),
         "steps": [row["step"] for row in run.rows],
@@ -92,7 +90,7 @@ def _run(run: RunData, name: str, used: set[str], budget: int) -> dict[str, Any]
         "series": {key: values for key, values in series.items() if key in used},
         "intervals": {key: [[step, *ends] for step, ends in own.items()] for key, own in bounds.items() if key in used},
         "events": events(run),
-        "tokens": logged_steps(run, budget),
+        "tokens": logged_steps(run, budget, wanted),
         "problems": problem_page(run),
         "roofline": run.roofline,
     }

@@ -27,6 +27,7 @@ def problem_page(run: RunData) -> dict[str, Any]:
     order = sorted(visits, key=lambda name: (visits[name][-1][1], -visits[name][-1][0], name))
     return {
         "steps": list(run.problems),
+        "none": _none(run),
         "shares": {name: [rounded(value) for value in values] for name, values in shares.items()},
         "seen": len(visits),
         "never_now": sum(entries[-1][1] == 0 for entries in visits.values()),
@@ -47,6 +48,13 @@ def problem_page(run: RunData) -> dict[str, Any]:
         ][:_MOST_RESPONSES],
         "held_out": _held_out(run),
     }
+
+
+def _none(run: RunData) -> str:
+    """What is said where there is no step to show."""
+    if not any(row["step"] for row in run.rows):
+        return "No step is done yet."
+    return "There are no sampled texts: log.rollouts_every, in the experiment file, says which steps write them."
 
 
 def _rates(rates: ProblemRates) -> dict[str, float]:

@@ -352,6 +352,11 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
         "Time and speed",
         (
             Metric("time/unix_seconds", "seconds since 1970", "When the row was written, by the clock of process 0."),
+            Metric(
+                "time/started_unix_seconds",
+                "seconds since 1970",
+                "When the session that wrote the row began to write; another number: the run was resumed in between.",
+            ),
             Metric("time/rollout_seconds", "seconds", "Sampling."),
             Metric(
                 "time/verify_seconds",

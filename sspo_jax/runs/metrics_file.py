@@ -84,6 +84,7 @@ class MetricsWriter:
 
     def __init__(self, file: pathlib.Path, trackers: Sequence[Tracker] = ()):
         self._file, self._trackers = file, trackers
+        self._started = time.time()
         file.touch()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -92,7 +93,8 @@ class MetricsWriter:
         Raises:
           OSError: the disk is full, or out of order.
         """
-        timed = {**metrics, "time/unix_seconds": round(time.time(), 3)}
+        clock = {"time/unix_seconds": time.time(), "time/started_unix_seconds": self._started}
+        timed = {**metrics, **{name: round(seconds, 3) for name, seconds in clock.items()}}
         row = {"step": step} | {
             name: float(value) if math.isfinite(value) else None for name, value in sorted(timed.items())
         }

@@ -167,7 +167,7 @@ def read_token_log(file: pathlib.Path) -> TokenLog:
             return TokenLog(
                 step=about["step"],
                 objective=about["objective"],
-                mean_entropy=about["mean_entropy"],
+                mean_entropy=float(about["mean_entropy"]),  # "NaN" is a number again
                 responses=tuple(_responses(about["responses"], arrays)),
             )
     except (KeyError, TypeError, ValueError, EOFError, IndexError, zipfile.BadZipFile) as error:

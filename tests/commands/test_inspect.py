@@ -35,6 +35,8 @@ def test_metrics_by_the_start_of_their_names(run: pathlib.Path, capsys: pytest.C
     assert re.findall(r"update/\d", shown) == ["update/2", "update/3", "update/4"]
     assert "reward/mean" not in shown
     assert "log s_k" not in shown
+    assert main(["inspect", str(run), "--metrics", "nothing/"]) == 1
+    assert "--metrics is nothing/, and no metric begins so" in capsys.readouterr().err
 
 
 def test_clipped_clauses_are_marked():

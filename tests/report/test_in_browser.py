@@ -178,6 +178,15 @@ def test_one_run(browser: Browser, run: pathlib.Path, tmp_path: pathlib.Path, pi
         assert browser.run(shown) == expected, (name, value)
     browser.run(choose.format("order", "ratio", "change"))
     assert "1.127" in browser.run("document.querySelector('.response .meta').innerText")
+    browser.point(".clause.high", click=True)  # keeps it, until the responses are drawn again
+    browser.run(choose.format("show", "low", "change"))
+    browser.point(".clause.low")
+    assert "clipped at the lower bound" in browser.run("document.getElementById('detail').innerText")
+    browser.run("location.hash = 'run'")
+    browser.settle(0.2)
+    browser.run("document.querySelector('.answer button').click()")  # whatever is filtered, the clause is shown
+    browser.settle(0.3)
+    assert browser.run("document.querySelector('.clause.kept').textContent") == " so it is </script>5.▲"
     for by in ("entropy", "advantage", "bounds", "ratio"):
         browser.run(choose.format("colour", by, "change"))
     browser.picture(pictures / "report_clauses.png")

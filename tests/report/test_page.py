@@ -1,5 +1,6 @@
 """What a report says is what the run's files say, and it is one file of a bounded size that needs no network."""
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -13,10 +14,11 @@ from sspo_jax.commands.main import main
 from sspo_jax.evaluation.intervals import paired_difference
 from sspo_jax.losses.diagnostics import LOG_RATIO_EDGES
 from sspo_jax.report.clauses import logged_steps
-from sspo_jax.report.curves import _quantile
+from sspo_jax.report.curves import _quantile, events
+from sspo_jax.report.findings import findings
 from sspo_jax.report.page import RunReport, html
 from sspo_jax.report.reader import RunReader
-from tests.report.conftest import make_run, row
+from tests.report.conftest import make_run, row, token_log
 
 
 def data_of(page: str) -> dict:
@@ -65,6 +67,65 @@ def test_several_runs_are_compared_on_the_same_problems(run: pathlib.Path, other
     assert (greedy["run"], greedy["difference"]) == ("two", expected.value)
     assert (greedy["low"], greedy["high"]) == (expected.low, expected.high)
     assert {each["kind"] for each in found} == {"greedy", "samples"}
+
+
+def test_runs_of_the_same_name_are_told_apart(tmp_path: pathlib.Path):
+    paths = [make_run(tmp_path / name / "same", steps=2) for name in "abc"]
+    data = data_of(html([RunReader(path).read() for path in paths]))
+    assert [run["name"] for run in data["runs"]] == [str(path) for path in paths]
+    assert [each["run"] for each in data["differences"]] == [str(path) for path in paths[1:] for _ in range(2)]
+
+
+def test_the_clause_of_the_answer_is_on_the_page_however_little_fits(run: pathlib.Path, tmp_path: pathlib.Path):
+    shutil.copytree(run, tmp_path / "run")
+    for step in (5, 10):  # the furthest one is the second response of the first step, not of the last
+        log = dataclasses.replace(token_log(15 - step), step=step)
+        (tmp_path / "run" / "tokens" / f"step_{step:06d}.npz").write_bytes(log.to_bytes())
+    read = RunReader(tmp_path / "run").read()
+    answer = findings(read)[2]
+    steps = logged_steps(read, 1, answer["place"])
+    assert [step["step"] for step in steps] == [answer["place"]["step"]]
+    assert [response["number"] for response in steps[0]["responses"]] == [answer["place"]["response"]] == [1]
+
+
+def test_the_answer_about_the_clause_names_the_ratio_that_was_clipped(run: pathlib.Path):
+    """At the level of tokens the mean of a clause may lie within the bounds while one of its tokens does not."""
+    read = RunReader(run).read()
+    one = read.tokens[10].responses[1]
+    ratio = np.ones((1, 12), np.float32)
+    ratio[0, 8], clipped = 1.5, np.zeros((1, 12), np.int8)
+    clipped[0, 8] = 1
+    wide = {"ratio": ratio, "clipped": clipped, "low": 0 * ratio + 0.8, "high": 0 * ratio + 1.2}
+    log = dataclasses.replace(read.tokens[10], responses=(dataclasses.replace(one, arrays={**one.arrays, **wide}),))
+    answer = findings(dataclasses.replace(read, tokens={10: log}))[2]["answer"]
+    assert "ratio 1.500 of one of its tokens where 0.800 to 1.200 is allowed, clipped high" in answer
+
+
+def test_restarts_are_marked_also_those_with_the_same_settings(run: pathlib.Path):
+    read = RunReader(run).read()
+    rows = [{**row, "time/started_unix_seconds": 1.7e9 + 50 * (row["step"] > 6)} for row in read.rows]
+    found = [event for event in events(dataclasses.replace(read, rows=rows)) if event["kind"] == "restarted"]
+    assert found == [{"step": 7, "kind": "restarted", "text": "restarted before step 7"}]
+
+
+def test_a_run_before_its_first_step_is_not_said_to_lack_what_comes_later(run: pathlib.Path, tmp_path: pathlib.Path):
+    shutil.copytree(run, tmp_path / "run")
+    for name in ("rollouts", "tokens"):
+        shutil.rmtree(tmp_path / "run" / name)
+    (shown,) = data_of(html([RunReader(tmp_path / "run").read()]))["runs"]
+    assert "yet; they are kept every 2 steps" in shown["findings"][2]["answer"]
+    assert "log.rollouts_every" in shown["problems"]["none"]
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0, "eval/held/accuracy": 0.25}\n')
+    (shown,) = data_of(html([RunReader(tmp_path / "run").read()]))["runs"]
+    assert shown["findings"][2]["answer"] == shown["problems"]["none"] == "No step is done yet."
+
+
+def test_token_logs_without_a_finite_entropy_are_shown(run: pathlib.Path, tmp_path: pathlib.Path):
+    shutil.copytree(run, tmp_path / "run")
+    log = dataclasses.replace(token_log(10), mean_entropy=float("nan"))
+    (tmp_path / "run" / "tokens" / "step_000010.npz").write_bytes(log.to_bytes())
+    (shown,) = data_of(html([RunReader(tmp_path / "run").read()]))["runs"]
+    assert [step["mean_entropy"] for step in shown["tokens"]] == [0.5, None]
 
 
 def test_nothing_is_fetched_and_nothing_escapes(run: pathlib.Path):
@@ -121,6 +182,10 @@ def test_the_command(run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.C
     assert (tmp_path / "a.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert main(["report", str(tmp_path)]) == 1
     assert "no config.json" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "misspelt")]) == 1
+    assert "no config.json" in capsys.readouterr().err  # not that its directory should be made first
+    assert main(["report", str(run), str(run), "--out", str(tmp_path / "b.html")]) == 1
+    assert "is named twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
