@@ -34,7 +34,7 @@ from sspo_jax.types import Rollout, pad_rows, rows_of_groups
 
 UNROLL_LAYERS, UNROLL_LAYERS_ON_GPU = 8, 64
 """Up to this many layers each gets arrays of its own; deeper models are scanned, which compiles in a fraction. On GPUs
-a slice of a stacked array is copied before it is multiplied, which costs more than compiling."""
+arrays of their own were 1.5 times as fast for 28 layers, which is worth compiling longer."""
 
 
 class Sampler:
