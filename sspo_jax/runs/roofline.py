@@ -33,14 +33,18 @@ class Chip:
     """bfloat16 matrix products."""
     bandwidth_gb: float
     """Bandwidth of the chip's memory, GB (10^9) per second."""
+    link_gb: float | None = None
+    """What the links to other chips carry to a device, all of them together, GB per second in one direction: half of
+    the bidirectional interconnect bandwidth that Google Cloud's page on each TPU states (docs.cloud.google.com/tpu).
+    None: not stated."""
 
 
 CHIPS = {
     "v3": Chip(memory_gib=16.0, peak_tflops=61.0, bandwidth_gb=450.0),
-    "v4": Chip(memory_gib=32.0, peak_tflops=275.0, bandwidth_gb=1228.0),
-    "v5e": Chip(memory_gib=15.75, peak_tflops=197.0, bandwidth_gb=819.0),
-    "v5p": Chip(memory_gib=95.0, peak_tflops=459.0, bandwidth_gb=2765.0),
-    "v6e": Chip(memory_gib=31.25, peak_tflops=918.0, bandwidth_gb=1640.0),
+    "v4": Chip(memory_gib=32.0, peak_tflops=275.0, bandwidth_gb=1228.0, link_gb=300.0),
+    "v5e": Chip(memory_gib=15.75, peak_tflops=197.0, bandwidth_gb=819.0, link_gb=200.0),
+    "v5p": Chip(memory_gib=95.0, peak_tflops=459.0, bandwidth_gb=2765.0, link_gb=600.0),
+    "v6e": Chip(memory_gib=31.25, peak_tflops=918.0, bandwidth_gb=1640.0, link_gb=400.0),
     "tpu7x": Chip(memory_gib=94.75, peak_tflops=1153.0, bandwidth_gb=3690.0),
 }
 """TPUs by the name of their topologies."""
@@ -62,6 +66,17 @@ DEVICES = {
     "NVIDIA H200": Chip(memory_gib=140.4, peak_tflops=989.0, bandwidth_gb=4800.0),
 }
 """Chips by `device_kind`, as JAX names the devices at hand."""
+
+
+def memory_of(mesh: Mesh) -> float | None:
+    """Bytes of memory of a device: as published, else as the device says; None of a CPU's, which share theirs."""
+    device = mesh.devices.flat[0]
+    if device.device_kind in DEVICES:
+        return DEVICES[device.device_kind].memory_gib * 2**30
+    if device.platform == "cpu":
+        return None
+    limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    return None if limit is None else float(limit)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
