@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-_BLOCKS = (512, 256, 128)
+_BLOCKS = (256, 128)
 """Columns of a block, the largest that divides the ring first."""
 _MASKED = -1e30  # finite, as in `cache_attention`
 

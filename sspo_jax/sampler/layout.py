@@ -30,7 +30,7 @@ from sspo_jax.sharding import (
 GIB = 2**30
 UNKNOWN_GIB = 4.0
 """Memory that a device counts as having where nobody says how much it has: a CPU's devices share its memory."""
-_USABLE = 0.92  # of the memory: logits, prefilled prompts and what the allocator cannot use take the rest
+_USABLE = 0.95  # of the memory: logits, prefilled prompts and what the allocator cannot use take the rest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def decoding_layout(
             continue  # it does not divide the model
         if found.fits:
             return found
-    return layout(None, f"as for training: no other one fits{stated}")
+    return layout(None, f"as for training: no other one fits, fewer --rollout.slots leave room{stated}")
 
 
 def possible_layouts(
