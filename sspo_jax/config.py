@@ -363,6 +363,13 @@ class TrainConfig:
         resolved["loss"] = {"objective": type(self.loss).__name__, **resolved["loss"]}
         return resolved
 
+    def completed(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        """A configuration that an earlier version recorded, with options it did not know at their defaults.
+
+        A default of a new option is what was done before there was one; so the two say the same.
+        """
+        return _completed(recorded, self)
+
     def check(self) -> None:
         """Refuses what no run can have: values outside their declared ranges, and settings that contradict each other.
 
@@ -430,3 +437,17 @@ class TrainConfig:
             raise ValueError("--evaluation.best is avg, but --evaluation.samples is 0; expected at least 1, or greedy")
         if evaluation.best == "greedy" and not evaluation.greedy:
             raise ValueError("--evaluation.best is greedy, but --evaluation.greedy is off; expected avg, or none")
+
+
+def _completed(recorded: dict[str, Any], section: Any) -> dict[str, Any]:
+    completed = dict(recorded)
+    for field in dataclasses.fields(section):
+        own = getattr(section, field.name)
+        if field.name not in recorded and field.default is not dataclasses.MISSING:
+            default = field.default
+            if dataclasses.is_dataclass(default) and not isinstance(default, type):
+                default = dataclasses.asdict(default)
+            completed[field.name] = default
+        elif dataclasses.is_dataclass(own) and isinstance(recorded.get(field.name), dict):
+            completed[field.name] = _completed(recorded[field.name], own)
+    return json.loads(json.dumps(completed))

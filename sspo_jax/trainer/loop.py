@@ -81,6 +81,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         experiment=experiment,
         model=inputs.model,
         provenance=inputs.provenance,
+        completed=config.completed,
     )
     try:
         show_plan(
