@@ -131,16 +131,25 @@ class AdvantageConfig:
 
     estimator: Estimator = "group"
     """Relative to the mean of the group (GRPO), to that of the others in the group (RLOO), or to that of the batch
-    (REINFORCE++; with `_baseline` the group's mean is subtracted first)."""
+    (REINFORCE++; with `_baseline` the group's mean is subtracted first); max_rl: relative to the group's mean, by that
+    mean; pass_at_k: the best of a group gets its lead over the second."""
     scale: Scale | None = None
     """Divide by the standard deviation of the group or of the batch, or not (Dr. GRPO). None: as the estimator was
-    published, which is group for GRPO, none for RLOO and batch for REINFORCE++."""
+    published, which is group for GRPO and pass@k, none for RLOO and batch for REINFORCE++."""
+    clip_b: Positive | None = None
+    """Clear negative advantages of tokens whose entropy signal is this many standard deviations below its mean (Clip_B,
+    arXiv:2602.03392, which has 2.5); None: none."""
 
     def __post_init__(self) -> None:
         if self.estimator.startswith("reinforce") and self.scale not in (None, "batch"):
             raise ValueError(
                 f"--advantage.scale is {self.scale} with --advantage.estimator {self.estimator}, which divides by the "
                 "standard deviation of the batch: expected batch, or leave it out"
+            )
+        if self.estimator == "max_rl" and self.scale is not None:
+            raise ValueError(
+                f"--advantage.scale is {self.scale} with --advantage.estimator max_rl, which divides by the mean of "
+                "the group: leave it out"
             )
 
 
@@ -157,6 +166,9 @@ class UpdateConfig:
     """Length of a packed training row, in tokens; None: just the longest prompt and response."""
     micro_rows: Count = 8
     """Rows whose gradient is computed at once; cut smaller to save memory, the result is the same."""
+    mask_truncated: bool = False
+    """Leave responses that were cut off at the length limit out of the updates. They still count in the mean of their
+    group."""
     skip_non_finite: Whole = 0
     """Updates one after the other that may be left out because a gradient was NaN or infinite; one more stops the run.
     Neither the parameters nor a checkpoint ever take one in."""
