@@ -135,16 +135,25 @@ class AdvantageConfig:
 
     estimator: Estimator = "group"
     """Relative to the mean of the group (GRPO), to that of the others in the group (RLOO), or to that of the batch
-    (REINFORCE++; with `_baseline` the group's mean is subtracted first)."""
+    (REINFORCE++; with `_baseline` the group's mean is subtracted first); max_rl: relative to the group's mean, by that
+    mean; pass_at_k: the best of a group gets its lead over the second."""
     scale: Scale | None = None
     """Divide by the standard deviation of the group or of the batch, or not (Dr. GRPO). None: as the estimator was
-    published, which is group for GRPO, none for RLOO and batch for REINFORCE++."""
+    published, which is group for GRPO and pass@k, none for RLOO and batch for REINFORCE++."""
+    clip_b: Positive | None = None
+    """Clear negative advantages of tokens whose entropy signal is this many standard deviations below its mean (Clip_B,
+    arXiv:2602.03392, which has 2.5); None: none."""
 
     def __post_init__(self) -> None:
         if self.estimator.startswith("reinforce") and self.scale not in (None, "batch"):
             raise ValueError(
                 f"--advantage.scale is {self.scale} with --advantage.estimator {self.estimator}, which divides by the "
                 "standard deviation of the batch: expected batch, or leave it out"
+            )
+        if self.estimator == "max_rl" and self.scale is not None:
+            raise ValueError(
+                f"--advantage.scale is {self.scale} with --advantage.estimator max_rl, which divides by the mean of "
+                "the group: leave it out"
             )
 
 
@@ -161,6 +170,9 @@ class UpdateConfig:
     """Length of a packed training row, in tokens; None: just the longest prompt and response."""
     micro_rows: Count = 8
     """Rows whose gradient is computed at once; cut smaller to save memory, the result is the same."""
+    mask_truncated: bool = False
+    """Leave responses that were cut off at the length limit out of the updates. They still count in the mean of their
+    group."""
     skip_non_finite: Whole = 0
     """Updates one after the other that may be left out because a gradient was NaN or infinite; one more stops the run.
     Neither the parameters nor a checkpoint ever take one in."""
@@ -367,6 +379,13 @@ class TrainConfig:
         resolved["loss"] = {"objective": type(self.loss).__name__, **resolved["loss"]}
         return resolved
 
+    def completed(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        """A configuration that an earlier version recorded, with options it did not know at their defaults.
+
+        A default of a new option is what was done before there was one; so the two say the same.
+        """
+        return _completed(recorded, self)
+
     def check(self) -> None:
         """Refuses what no run can have: values outside their declared ranges, and settings that contradict each other.
 
@@ -439,3 +458,17 @@ class TrainConfig:
             raise ValueError("--evaluation.best is avg, but --evaluation.samples is 0; expected at least 1, or greedy")
         if evaluation.best == "greedy" and not evaluation.greedy:
             raise ValueError("--evaluation.best is greedy, but --evaluation.greedy is off; expected avg, or none")
+
+
+def _completed(recorded: dict[str, Any], section: Any) -> dict[str, Any]:
+    completed = dict(recorded)
+    for field in dataclasses.fields(section):
+        own = getattr(section, field.name)
+        if field.name not in recorded and field.default is not dataclasses.MISSING:
+            default = field.default
+            if dataclasses.is_dataclass(default) and not isinstance(default, type):
+                default = dataclasses.asdict(default)
+            completed[field.name] = default
+        elif dataclasses.is_dataclass(own) and isinstance(recorded.get(field.name), dict):
+            completed[field.name] = _completed(recorded[field.name], own)
+    return json.loads(json.dumps(completed))
