@@ -166,11 +166,22 @@ class Counts:
 
 
 def stage_works(
-    counts: Counts, model: QwenConfig, mesh: Mesh, *, epochs: int, has_reference: bool, lora: LoraConfig | None
+    counts: Counts,
+    model: QwenConfig,
+    mesh: Mesh,
+    *,
+    epochs: int,
+    has_reference: bool,
+    lora: LoraConfig | None,
+    decoding: Mesh | None = None,
 ) -> dict[str, tuple[Work, ...]]:
-    """The stages of a step that compute on the devices, each as parts that follow each other."""
-    copies = batch_shards(mesh) // shards("experts", mesh)  # devices that cut the weights between them read one
-    weights, scorings = weight_bytes(model) * copies, 2 if has_reference else 1
+    """The stages of a step that compute on the devices, each as parts that follow each other.
+
+    Args:
+      mesh: of training.
+      decoding: mesh of the rollout; None: that of training.
+    """
+    weights, scorings = _weights_read(model, mesh), 2 if has_reference else 1
     forward = sum(length * model_flops(model, length) for length in counts.trained)
     trained = count(Trainable(model, lora).abstract())
     adapters = 2.0 * sum(counts.trained) * trained if lora else 0.0
@@ -178,12 +189,18 @@ def stage_works(
     # A micro-batch reads the weights forward and backward and adds to a gradient; AdamW reads parameters, gradient and
     # two moments and writes all but the gradient; float32.
     moved = epochs * counts.micro_batches * (2 * weights + 8 * trained) + counts.updates * 28 * trained
-    rollout = (_prefill(counts, model, weights), _decoding(counts, model, weights)) if counts.sampled else ()
+    sampled = _weights_read(model, decoding or mesh)
+    rollout = (_prefill(counts, model, sampled), _decoding(counts, model, sampled)) if counts.sampled else ()
     return {
         "rollout": rollout,  # none where a server samples
         "score": (Work(flops=scorings * (forward + adapters), bytes=scorings * counts.micro_batches * weights),),
         "update": (Work(flops=backward, bytes=moved),),
     }
+
+
+def _weights_read(model: QwenConfig, mesh: Mesh) -> int:
+    """Bytes that all devices together read of the weights: devices that cut them between them read one copy."""
+    return weight_bytes(model) * (batch_shards(mesh) // shards("experts", mesh))
 
 
 def _prefill(counts: Counts, model: QwenConfig, weights: int) -> Work:

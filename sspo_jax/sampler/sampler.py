@@ -332,6 +332,7 @@ class LocalEngine:
         self._samplers = KeptSamplers(most_samplers)
         self._params: Any = None
         self._version = NO_WEIGHTS
+        self._lays_out: Sampler | None = None  # whose programs lay out the weights, for all samplers
 
     @property
     def version(self) -> int:
@@ -369,7 +370,8 @@ class LocalEngine:
             raise ValueError("no weights yet: call sync(params, version) before generate")
         sampler = self.sampler(sampling)
         if lies_elsewhere(self._params, self._settings["mesh"]):
-            self._params = sampler.ready(self._params)
+            self._lays_out = self._lays_out or sampler
+            self._params = self._lays_out.ready(self._params)
         return sampler.generate(
             self._params,
             prompts,

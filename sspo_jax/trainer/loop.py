@@ -339,6 +339,7 @@ class Trainer:
             config.log.profiled(config.steps) if is_main() else range(0),
             inputs.model,
             inputs.mesh,
+            inputs.decoding.mesh,
             epochs=config.update.epochs,
             has_reference=bool(config.loss.kl_coefficient),
             lora=config.model.lora,
