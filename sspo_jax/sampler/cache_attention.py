@@ -2,19 +2,28 @@
 
 Where lengths differ much, most of a slot's columns are older than its sample: with log-normal lengths up to 3,072 four
 in five. On a CPU `attend_ring` then visits the columns chunk by chunk and each slot only as far back as its sample
-reaches; a chunk is copied before it is multiplied, so a column costs about twice as much that way. On TPUs a kernel
-does so (`held_attention.py`).
+reaches; a chunk is copied before it is multiplied, so a column costs about twice as much that way. On TPUs and
+GPUs kernels do so (`held_attention.py`).
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.sampler.held_attention import attend_held, block_columns
+from sspo_jax.sampler.held_attention import (
+    GPU_BLOCK,
+    attend_held,
+    attend_held_on_gpu,
+    block_columns,
+    held_blocks,
+    runs_on_this_gpu,
+    suits_gpu,
+)
 from sspo_jax.sampler.kv_cache import KEY_COLUMNS, column_ages, logical_axes
-from sspo_jax.sharding import is_one_cpu, partition_spec, platform
+from sspo_jax.sharding import GPU, is_one_cpu, partition_spec, platform
 
 CHUNK = 256
 """Columns of a slot that are visited at a time."""
@@ -64,10 +73,13 @@ def attend_ring(
         return _attend_held(query, keys, values, positions, clock, layer)
     if layer is not None:
         keys, values = keys[layer], values[layer]
+    if platform() in GPU and columns >= _SMALLEST and suits_gpu(query, keys):
+        heads, dim = query.shape[1:]
+        if runs_on_this_gpu(heads, keys.shape[-3], dim, str(query.dtype)):
+            return _attend_on_gpu(query, keys, values, positions, clock)
 
     def over_all() -> Array:
-        mask = column_ages(clock, columns)[None, None] <= positions[:, None, None]
-        return attend(query[:, None], keys, values, mask)[:, 0]
+        return _attend_to_all(query, keys, values, positions, clock)
 
     if columns < _SMALLEST or columns % CHUNK or not is_one_cpu():
         return over_all()
@@ -95,6 +107,35 @@ def _attend_held(
     none = partition_spec(())
     in_specs = (rows, of_cache, of_cache, partition_spec(("batch",)), none, none)
     # The kernel does not say how its outputs vary over the mesh.
+    return jax.shard_map(here, in_specs=in_specs, out_specs=rows, check_vma=False)(*args)
+
+
+def _attend_to_all(query: Array, keys: Array, values: Array, positions: Array, clock: Array) -> Array:
+    """Reads all columns and masks those that are not held."""
+    mask = column_ages(clock, keys.shape[KEY_COLUMNS])[None, None] <= positions[:, None, None]
+    return attend(query[:, None], keys, values, mask)[:, 0]
+
+
+def _attend_on_gpu(
+    query: Array, keys: Array, values: Array, positions: Array, clock: Array, *, interpret: bool = False
+) -> Array:
+    """By the kernel where a device's slots hold less than half of the columns, each device for itself."""
+
+    def here(query: Array, keys: Array, values: Array, positions: Array, clock: Array) -> Array:
+        slots, columns = keys.shape[0], keys.shape[KEY_COLUMNS]
+        read = GPU_BLOCK * jnp.sum(held_blocks(positions, clock, columns, GPU_BLOCK))
+        return jax.lax.cond(
+            2 * read < slots * columns,
+            functools.partial(attend_held_on_gpu, interpret=interpret),
+            _attend_to_all,
+            *(query, keys, values, positions, clock),
+        )
+
+    args = query, keys, values, positions, clock
+    if jax.sharding.get_abstract_mesh().empty:
+        return here(*args)
+    of_cache, rows = partition_spec(logical_axes(keys)), partition_spec(("batch", "heads", None))
+    in_specs = (rows, of_cache, of_cache, partition_spec(("batch",)), partition_spec(()))
     return jax.shard_map(here, in_specs=in_specs, out_specs=rows, check_vma=False)(*args)
 
 

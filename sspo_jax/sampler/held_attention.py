@@ -1,23 +1,29 @@
-"""Attention over the ring that reads what slots hold, as a kernel for TPUs.
+"""Attention over the ring that reads what slots hold, as kernels for TPUs and for NVIDIA's GPUs.
 
-The columns are cut into blocks. A list of work is made of the blocks that any slot holds, slot by slot and newest
-first; the kernel goes through that list, so its length, not the size of the ring, decides what is read. List, clock
-and layer are known before the kernel starts (`PrefetchScalarGridSpec`), and the next block is on its way while one is
-computed with. A stacked cache is handed over whole, with the number of the layer: one layer taken out of it would be a
-copy of all its columns.
+On TPUs the columns are cut into blocks. A list of work is made of the blocks that any slot holds, slot by slot and
+newest first; the kernel goes through that list, so its length, not the size of the ring, decides what is read. List,
+clock and layer are known before the kernel starts (`PrefetchScalarGridSpec`), and a block is on its way while another
+is computed with. A stacked cache is handed over whole, with the number of the layer: one layer taken out of it would be
+a copy of all its columns. On GPUs, where each layer has arrays of its own, a program for each slot and key head goes
+back from the clock as far as the slot holds.
 """
 
+import concurrent.futures
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
 _BLOCKS = (256, 128)
 """Columns of a block, the largest that divides the ring first."""
+GPU_BLOCK = 64
+"""The same on GPUs: keys and values of two blocks fit into the shared memory of any."""
 _MASKED = -1e30  # finite, as in `cache_attention`
 
 
@@ -152,3 +158,108 @@ def _one_block(
     @pl.when(edges[i] >= 2)
     def _() -> None:
         out[...] = (attended[...] / total[...]).astype(out.dtype)
+
+
+def attend_held_on_gpu(
+    query: Float[Array, "slots heads head_dim"],
+    keys: Float[Array, "slots kv_heads head_dim columns"],
+    values: Float[Array, "slots kv_heads columns head_dim"],
+    positions: Int[Array, " slots"],
+    clock: Int[Array, ""],
+    *,
+    block: int = GPU_BLOCK,
+    interpret: bool = False,
+) -> Float[Array, "slots heads head_dim"]:
+    """The same in Triton, on one device.
+
+    Args:
+      block: columns of a block, a power of two that divides the ring.
+      interpret: as for `attend_held`.
+    """
+    slots, heads, dim = query.shape
+    kv_heads, columns = keys.shape[-3], keys.shape[-1]
+    group = heads // kv_heads
+    rows = max(16, 1 << (group - 1).bit_length())  # a product of fewer rows is refused
+    grouped = (query * dim**-0.5).reshape(slots, kv_heads, group, dim)
+    grouped = jnp.pad(grouped, ((0, 0), (0, 0), (0, rows - group), (0, 0)))
+    held = held_blocks(positions, clock, columns, block)
+    numbers = jnp.stack([positions, held, jnp.broadcast_to(clock % columns, held.shape)]).astype(jnp.int32)
+
+    def of_slot(*shape: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, None, *shape), lambda slot, head: (slot, head, 0, 0))
+
+    attended = pl.pallas_call(
+        functools.partial(_one_slot, columns=columns, block=block),
+        out_shape=jax.ShapeDtypeStruct(grouped.shape, query.dtype),
+        grid=(slots, kv_heads),
+        in_specs=[
+            pl.BlockSpec((3, None), lambda slot, head: (0, slot)),
+            of_slot(rows, dim),
+            of_slot(dim, columns),
+            of_slot(columns, dim),
+        ],
+        out_specs=of_slot(rows, dim),
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
+        interpret=interpret,
+        name="attend_held",
+    )(numbers, grouped, keys, values)
+    return attended[:, :, :group].reshape(slots, heads, dim)
+
+
+def _one_slot(numbers: Any, query: Any, keys: Any, values: Any, out: Any, *, columns: int, block: int) -> None:
+    """All blocks of one slot and key head, newest first."""
+    position, held, column = numbers[0], numbers[1], numbers[2]
+    own = query[...]
+    rows, dim = own.shape
+
+    def one_block(back: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        top, total, attended = state
+        first = (column // block - back + columns // block) % (columns // block) * block
+        key = keys[:, pl.ds(first, block)].astype(own.dtype)
+        value = values[pl.ds(first, block), :].astype(own.dtype)
+        age = column - first - jnp.arange(block, dtype=jnp.int32)
+        age = jnp.where(age < 0, age + columns, age)
+        scores = jnp.where((age <= position)[None, :], triton.dot(own, key), _MASKED)
+        new_top = jnp.maximum(top, jnp.max(scores, axis=1))
+        shares, kept = jnp.exp(scores - new_top[:, None]), jnp.exp(top - new_top)
+        attended = attended * kept[:, None] + triton.dot(shares.astype(value.dtype), value)
+        return new_top, total * kept + jnp.sum(shares, axis=1), attended
+
+    start = (
+        jnp.full((rows,), _MASKED, jnp.float32),
+        jnp.zeros((rows,), jnp.float32),
+        jnp.zeros((rows, dim), jnp.float32),
+    )
+    _, total, attended = jax.lax.fori_loop(0, held, one_block, start)
+    out[...] = (attended / total[:, None]).astype(out.dtype)
+
+
+def suits_gpu(query: Any, keys: Any) -> bool:
+    """Whether the kernel computes these shapes: 16 bits, a head of 2^n, a ring of whole blocks, 32-bit offsets."""
+    dim, columns = keys.shape[-2:]
+    is_short = query.dtype.itemsize == 2 and keys.dtype == query.dtype
+    return is_short and dim >= 16 and dim & (dim - 1) == 0 and columns % GPU_BLOCK == 0 and keys.size < 2**31
+
+
+@functools.cache
+def runs_on_this_gpu(heads: int, kv_heads: int, dim: int, dtype: str) -> bool:
+    """Whether the kernel compiles for this process's GPU and gives there what it should; asked once.
+
+    In a thread of its own: whoever asks is tracing a program, maybe for a mesh, and this is to be computed.
+    """
+
+    def tried() -> bool:
+        slots, columns = 4, 4 * GPU_BLOCK
+        noise = np.random.default_rng(0)
+        shapes = (slots, heads, dim), (slots, kv_heads, dim, columns), (slots, kv_heads, columns, dim)
+        query, keys, values = (jnp.asarray(noise.normal(size=shape), dtype) for shape in shapes)
+        positions, clock = jnp.asarray([0, 63, 100, columns - 1], jnp.int32), jnp.int32(70)
+        got = jax.jit(attend_held_on_gpu)(query, keys, values, positions, clock)
+        want = jax.jit(functools.partial(attend_held_on_gpu, interpret=True))(query, keys, values, positions, clock)
+        return bool(jnp.allclose(got.astype(jnp.float32), want.astype(jnp.float32), atol=0.05))
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        try:
+            return thread.submit(tried).result()
+        except Exception:  # a compiler says no in many ways; all columns are read then
+            return False
