@@ -19,7 +19,7 @@ from sspo_jax.models.configs import QwenConfig, QwenModel
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.ranges import Count, FileOnly, NotNegative, Positive, Range, Seed, Whole, check
 from sspo_jax.rewards import RewardConfig
-from sspo_jax.sharding import MeshConfig
+from sspo_jax.sharding import MeshConfig, RolloutMeshConfig
 from sspo_jax.subsentences.rules import MAX_TOKENS
 
 if TYPE_CHECKING:
@@ -110,6 +110,10 @@ class RolloutConfig:
     equal. 0 keeps such groups (they add nothing to the gradient)."""
     stop_token_ids: tuple[Whole, ...] = ()
     """End tokens in addition to those of the tokenizer and of the checkpoint's generation config."""
+    mesh: RolloutMeshConfig | None = None
+    """How the devices hold the weights while they sample. None: between as few devices as they fit, the slots over the
+    rest; the table at the start of a run states what was chosen. Any of its options switches it on, for instance
+    --rollout.mesh.tensor 2."""
     server: ServerConfig | None = None
     """Sample through a server in another process; None: here. Any of its options switches it on, for instance
     --rollout.server.url http://localhost:8000."""
@@ -412,6 +416,11 @@ class TrainConfig:
         self.log.profiled(self.steps)
         self.reward.within(self.rollout.max_new_tokens)
         rollout, update = self.rollout, self.update
+        if rollout.mesh is not None and rollout.server is not None:
+            raise ValueError(
+                "--rollout.mesh lays out this process's devices for sampling, but --rollout.server.url samples "
+                "elsewhere; expected one of them"
+            )
         if rollout.group_size == 1 and self.advantage.estimator in ("group", "leave_one_out"):
             raise ValueError(
                 "--rollout.group-size is 1: an advantage relative to the group is then always 0; expected 2 or more"

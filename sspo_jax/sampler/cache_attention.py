@@ -2,15 +2,19 @@
 
 Where lengths differ much, most of a slot's columns are older than its sample: with log-normal lengths up to 3,072 four
 in five. On a CPU `attend_ring` then visits the columns chunk by chunk and each slot only as far back as its sample
-reaches; a chunk is copied before it is multiplied, so a column costs about twice as much that way.
+reaches; a chunk is copied before it is multiplied, so a column costs about twice as much that way. On TPUs a kernel
+does so (`held_attention.py`).
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.sampler.kv_cache import KEY_COLUMNS, column_ages
-from sspo_jax.sharding import is_one_cpu
+from sspo_jax.sampler.held_attention import attend_held, block_columns
+from sspo_jax.sampler.kv_cache import KEY_COLUMNS, column_ages, logical_axes
+from sspo_jax.sharding import is_one_cpu, partition_spec, platform
 
 CHUNK = 256
 """Columns of a slot that are visited at a time."""
@@ -44,13 +48,22 @@ def attend(
 
 def attend_ring(
     query: Float[Array, "slots heads head_dim"],
-    keys: Float[Array, "slots kv_heads head_dim columns"],
-    values: Float[Array, "slots kv_heads columns head_dim"],
+    keys: Float[Array, "*layers slots kv_heads head_dim columns"],
+    values: Float[Array, "*layers slots kv_heads columns head_dim"],
     positions: Int[Array, " slots"],
     clock: Int[Array, ""],
+    layer: Any = None,
 ) -> Float[Array, "slots heads head_dim"]:
-    """Attention of one token a slot over the ring: columns of age 0 to its position (`kv_cache.column_ages`)."""
+    """Attention of one token a slot over the ring: columns of age 0 to its position (`kv_cache.column_ages`).
+
+    Args:
+      layer: which one of a stacked cache; None: the cache is of one layer.
+    """
     columns = keys.shape[KEY_COLUMNS]
+    if platform() == "tpu" and columns >= _SMALLEST and block_columns(columns) is not None:
+        return _attend_held(query, keys, values, positions, clock, layer)
+    if layer is not None:
+        keys, values = keys[layer], values[layer]
 
     def over_all() -> Array:
         mask = column_ages(clock, columns)[None, None] <= positions[:, None, None]
@@ -61,6 +74,28 @@ def attend_ring(
     visits = _chunk_visits(positions, clock, columns)
     is_cheaper = _CHUNK_COST * CHUNK * jnp.sum(visits) < positions.shape[0] * columns
     return jax.lax.cond(is_cheaper, lambda: attend_in_chunks(query, keys, values, positions, clock, visits), over_all)
+
+
+def _attend_held(
+    query: Array, keys: Array, values: Array, positions: Array, clock: Array, layer: Any, *, interpret: bool = False
+) -> Array:
+    """By the kernel, each device over its own slots and heads."""
+    block = block_columns(keys.shape[KEY_COLUMNS])
+    assert block is not None
+    if layer is None:
+        keys, values, layer = keys[None], values[None], 0
+
+    def here(query: Array, keys: Array, values: Array, positions: Array, clock: Array, layer: Array) -> Array:
+        return attend_held(query, keys, values, positions, clock, layer, block=block, interpret=interpret)
+
+    args = query, keys, values, positions, clock, jnp.asarray(layer, jnp.int32)
+    if jax.sharding.get_abstract_mesh().empty:
+        return here(*args)
+    of_cache, rows = partition_spec(logical_axes(keys)), partition_spec(("batch", "heads", None))
+    none = partition_spec(())
+    in_specs = (rows, of_cache, of_cache, partition_spec(("batch",)), none, none)
+    # The kernel does not say how its outputs vary over the mesh.
+    return jax.shard_map(here, in_specs=in_specs, out_specs=rows, check_vma=False)(*args)
 
 
 def _chunk_visits(positions: Int[Array, " slots"], clock: Int[Array, ""], columns: int) -> Int[Array, " slots"]:

@@ -181,7 +181,7 @@ class Trainer:
         )
         self.trainable = self.programs.trainable
         self.sampling = rollout_sampling(config.rollout, inputs.stop_token_ids)
-        self.engine = open_engine(config.rollout, inputs.model, inputs.mesh, directory.path)
+        self.engine = open_engine(config.rollout, inputs.model, inputs.decoding.mesh, directory.path)
         self.failure: Exception | None = None
         self.is_started = False
         self.is_updating = False  # the parameters are between those of two steps
@@ -339,6 +339,7 @@ class Trainer:
             config.log.profiled(config.steps) if is_main() else range(0),
             inputs.model,
             inputs.mesh,
+            inputs.decoding.mesh,
             epochs=config.update.epochs,
             has_reference=bool(config.loss.kl_coefficient),
             lora=config.model.lora,
@@ -368,6 +369,7 @@ class Trainer:
         self, groups: GradedRollout, advantages: Float[np.ndarray, " batch"]
     ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
         """Old log-probs, entropies, subsentences: micro-batches of each update; fill and sampler/logprob_gap_*."""
+        self.engine.release()  # gradients and activations take over the memory of its weights
         programs, row_tokens, micro_rows = self.programs, self.config.row_tokens, self.config.update.micro_rows
         placed = [assign_rows(groups.rollout, part, row_tokens=row_tokens) for part in self.parts(groups)]
         minibatches = [
@@ -453,7 +455,6 @@ class Trainer:
 
     def update(self, minibatches: list[list[TrainBatch]]) -> dict[str, float]:
         """Several updates of the policy on one rollout."""
-        self.engine.release()  # the updates take over the memory of the weights
         parts, applied = [], []  # of each update
         total = len(minibatches) * self.config.update.epochs
         for number in range(total):

@@ -1,5 +1,7 @@
 """Attention over the ring against a float64 softmax; over all columns and in chunks; growing and shrinking rings."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 
 from sspo_jax.sampler import Sampler, SamplingParams, cache_attention
 from sspo_jax.sampler.cache_attention import attend_in_chunks, attend_ring
+from sspo_jax.sampler.held_attention import attend_held, held_blocks, work_list
 from sspo_jax.sampler.kv_cache import resize_cache
 from sspo_jax.sampler.schedule import cache_columns
+from sspo_jax.sharding import MeshConfig, make_mesh
 
 SLOTS, KV_HEADS, GROUP, DIM, COLUMNS, CHUNK = 5, 2, 3, 8, 48, 8
 
@@ -58,6 +62,48 @@ def test_in_chunks_and_over_all_columns_it_is_the_softmax(clock, dtype, arrays, 
     got = jax.jit(attend_in_chunks)(query, keys, values, positions, now, visits)
     np.testing.assert_allclose(got, want, atol=2e-6)
     np.testing.assert_allclose(attend_ring(query, keys, values, positions, now), want, atol=2e-6)
+
+
+@pytest.mark.parametrize("clock", [0, 7, 8, 30, 47, 48 + 5])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_kernel_for_tpus_is_the_softmax_over_what_is_held(clock, dtype, arrays):
+    """Interpreted, on the second layer of a stacked cache; what no slot holds is NaN, and is not read."""
+    query, keys, values = arrays
+    want = oracle(query, np.float64(jnp.asarray(keys, dtype)), np.float64(jnp.asarray(values, dtype)), SHORT, clock)
+    held = {(clock - age) % COLUMNS // CHUNK for age in range(SHORT.max() + 1)}
+    unread = np.array([column // CHUNK not in held for column in range(COLUMNS)])
+    assert unread.any()
+    stacked_keys = jnp.asarray(np.stack([keys + 1, np.where(unread, np.nan, keys)]), dtype)
+    stacked_values = jnp.asarray(np.stack([values + 1, np.where(unread[:, None], np.nan, values)]), dtype)
+    got = _kernel(jnp.asarray(query), stacked_keys, stacked_values, jnp.asarray(SHORT), jnp.int32(clock), jnp.int32(1))
+    np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+SHORT = np.array([0, 7, 20, 3, 19], np.int32)
+_kernel = jax.jit(functools.partial(attend_held, block=CHUNK, interpret=True))
+
+
+@pytest.mark.parametrize("clock", [0, 7, 8, 30, 47, 48 + 5])
+def test_the_work_of_the_kernel_is_each_block_that_is_held_once(clock):
+    slot, block, edges, count = map(np.asarray, work_list(jnp.asarray(POSITIONS), jnp.int32(clock), COLUMNS, CHUNK))
+    for number, position in enumerate(POSITIONS):
+        own = [int(place) for place in range(count) if slot[place] == number]
+        held = {(clock - age) % COLUMNS // CHUNK for age in range(position + 1)}
+        assert own == list(range(own[0], own[0] + len(held)))  # one after the other
+        assert {int(block[place]) for place in own} == held
+        assert [int(edges[place]) for place in own] == [(place == own[0]) + 2 * (place == own[-1]) for place in own]
+    assert count == sum(np.asarray(held_blocks(jnp.asarray(POSITIONS), jnp.int32(clock), COLUMNS, CHUNK)))
+
+
+def test_on_a_mesh_each_device_runs_the_kernel_over_its_slots_and_heads(arrays, monkeypatch):
+    query, keys, values = (np.concatenate([x, x[:3]]) for x in arrays)
+    positions = np.concatenate([POSITIONS, POSITIONS[:3]])
+    monkeypatch.setattr(cache_attention, "block_columns", lambda columns: CHUNK)
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+        got = jax.jit(functools.partial(cache_attention._attend_held, interpret=True))(
+            query, keys, values, positions, jnp.int32(9), None
+        )
+    np.testing.assert_allclose(got, oracle(query, keys, values, positions, 9), atol=2e-6)
 
 
 @pytest.mark.parametrize("clock", [0, 7, 8, 30, 47, 48 + 5])
