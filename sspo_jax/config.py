@@ -239,6 +239,9 @@ class WarmStartConfig:
     """Decoupled weight decay on matrices."""
     seed: Seed = 0
     """Seed of the random weights and of the order of the demonstrations; --seed changes neither."""
+    shipped: FileOnly[bool] = False
+    """Take the weights that come with the package for exactly these settings, model and data, where there are any;
+    else, and without it, train them here."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ def test_the_wheel_has_one_top_level_package(site):
 
 
 def test_the_wheel_has_every_module_and_data_file(site):
-    kept = {".py", ".json", ".jinja", ".typed", ".css", ".js", ".txt"}
+    kept = {".py", ".json", ".jinja", ".typed", ".css", ".js", ".txt", ".safetensors"}
     expected = {path.relative_to(ROOT) for path in (ROOT / "sspo_jax").rglob("*") if path.suffix in kept}
     expected |= {"sspo_jax" / path.relative_to(ROOT) for path in (ROOT / "experiments").glob("*.py")}
     expected |= {
