@@ -82,7 +82,7 @@ smoke-real: $(DEV)  ## the 1.5B experiment end to end at a small size: train, ev
 	$(BIN)/python tests/smoke_real.py $(ARGS)
 
 lock:  ## renew requirements.txt from pyproject.toml (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.txt
+	uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --extra all pyproject.toml -o requirements.txt
 
 clean:  ## remove .venv and caches, never runs/
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache
