@@ -14,7 +14,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install install-dev train study eval test test-all coverage routes metrics-page lint format bench bench-peers smoke-real lock clean
+.PHONY: help install install-dev train warm-start study eval test test-all coverage routes metrics-page lint format bench bench-peers smoke-real lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -36,6 +36,9 @@ install-dev: $(DEV)  ## ... and what the tests need
 
 train: $(RUN)  ## train EXP=arithmetic_tiny, with ARGS="--section.field value"
 	@$(BIN)/python -m sspo_jax train $(EXP) $(ARGS)
+
+warm-start: $(RUN)  ## train the warm start of EXP anew and compare it with the shipped one
+	@$(BIN)/python -m sspo_jax warm-start $(EXP) $(ARGS)
 
 study: $(RUN)  ## run what is missing of STUDY=ratio_levels, with ARGS="--jobs 2", and write its report
 	@$(BIN)/python -m sspo_jax study $(STUDY) $(ARGS)
@@ -79,7 +82,7 @@ smoke-real: $(DEV)  ## the 1.5B experiment end to end at a small size: train, ev
 	$(BIN)/python tests/smoke_real.py $(ARGS)
 
 lock:  ## renew requirements.txt from pyproject.toml (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.txt
+	uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --extra all pyproject.toml -o requirements.txt
 
 clean:  ## remove .venv and caches, never runs/
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache

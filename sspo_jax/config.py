@@ -6,7 +6,8 @@ Every field can be set from the command line as `--section.field value`; the doc
 import dataclasses
 import json
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sspo_jax.advantages import Estimator, Scale
 from sspo_jax.data.curriculum import CurriculumConfig
@@ -20,6 +21,9 @@ from sspo_jax.ranges import Count, FileOnly, NotNegative, Positive, Range, Seed,
 from sspo_jax.rewards import RewardConfig
 from sspo_jax.sharding import MeshConfig, RolloutMeshConfig
 from sspo_jax.subsentences.rules import MAX_TOKENS
+
+if TYPE_CHECKING:
+    import optax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +184,7 @@ class UpdateConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with global-norm clipping."""
+    """AdamW with global-norm clipping; a subclass in the experiment file may bring another (`transformation`)."""
 
     learning_rate: Annotated[float, Range(0, 1)] = 1e-6
     """Peak rate."""
@@ -203,6 +207,20 @@ class OptimizerConfig:
     """Decoupled weight decay on matrices (not on norms and biases)."""
     max_grad_norm: Positive = 1.0
     """Gradients longer than this are scaled down to it."""
+    first_moment: Literal["float32", "bfloat16"] = "float32"
+    """Type in which AdamW keeps its first moment; bfloat16 saves 2 bytes a parameter."""
+
+    def transformation(self, learning_rate: Callable[[Any], Any]) -> "optax.GradientTransformation | None":
+        """The optimizer that follows the clipping of the gradient's norm; None: AdamW with the settings above.
+
+        A subclass returns any of optax's, or its own. Its state has to count the updates, as all do that are given
+        the schedule.
+
+        Args:
+          learning_rate: from the number of updates done to the rate of the next; warm-up and decay are in it.
+        """
+        del learning_rate
+        return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,6 +239,9 @@ class WarmStartConfig:
     """Decoupled weight decay on matrices."""
     seed: Seed = 0
     """Seed of the random weights and of the order of the demonstrations; --seed changes neither."""
+    shipped: FileOnly[bool] = False
+    """Take the weights that come with the package for exactly these settings, model and data, where there are any;
+    else, and without it, train them here."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -377,6 +398,8 @@ class TrainConfig:
         settled = dataclasses.replace(self, evaluation=evaluation, optimizer=self.settled_optimizer)
         resolved = json.loads(json.dumps(dataclasses.asdict(settled)))
         resolved["loss"] = {"objective": type(self.loss).__name__, **resolved["loss"]}
+        if type(self.optimizer) is not OptimizerConfig:
+            resolved["optimizer"] = {"optimizer": type(self.optimizer).__name__, **resolved["optimizer"]}
         return resolved
 
     def completed(self, recorded: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The programs of a run (update, optimizer step, and the rollout's: weights, prefill, insert, resize, decode) are compiled
 ahead of time for the named topology, on a CPU host, by the compiler that TPUs use: bytes per chip and "does not fit"
 are its verdict, not an estimate. They are traced by the trainer and the sampler themselves, as the run would call
-them. Needs `pip install "jax[tpu]"`, which brings the compiler (libtpu); no TPU, no network, no weights.
+them. Needs `pip install 'sspo-jax[train,tpu]'`, which brings the compiler (libtpu); no TPU, no network, no weights.
 """
 
 from collections.abc import Callable, Sequence

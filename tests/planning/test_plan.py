@@ -245,7 +245,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_without_the_compiler_it_says_what_to_install():
     result = run("arithmetic_tiny")
     assert result.returncode != 0
-    assert 'pip install "jax[tpu]"' in result.stderr
+    assert 'pip install "sspo-jax[train,tpu]"' in result.stderr
 
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jax[tpu]")
