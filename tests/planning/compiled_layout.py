@@ -13,7 +13,8 @@ import sys
 from sspo_jax.planning import chips
 from sspo_jax.planning import programs as planning
 
-chips.prepare_host()
+if __name__ == "__main__":  # before jax starts; not where the file is only looked through for examples
+    chips.prepare_host()
 
 import jax  # noqa: E402
 
