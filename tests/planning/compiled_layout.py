@@ -16,15 +16,15 @@ from sspo_jax.planning import programs as planning
 if __name__ == "__main__":  # before jax starts; not where the file is only looked through for examples
     chips.prepare_host()
 
-import jax  # noqa: E402
+import jax
 
-from sspo_jax.commands.experiments import load_experiment  # noqa: E402
-from sspo_jax.config import EvaluationConfig, TrainConfig  # noqa: E402
-from sspo_jax.planning.collectives import loop_collectives, of_weights  # noqa: E402
-from sspo_jax.planning.plan import layout_of  # noqa: E402
-from sspo_jax.sampler import LocalEngine  # noqa: E402
-from sspo_jax.sharding import RolloutMeshConfig, make_mesh  # noqa: E402
-from sspo_jax.trainer.rollout_engine import rollout_sampling  # noqa: E402
+from sspo_jax.commands.experiments import load_experiment
+from sspo_jax.config import EvaluationConfig, TrainConfig
+from sspo_jax.planning.collectives import loop_collectives, of_weights
+from sspo_jax.planning.plan import layout_of
+from sspo_jax.sampler import LocalEngine
+from sspo_jax.sharding import RolloutMeshConfig, make_mesh
+from sspo_jax.trainer.rollout_engine import rollout_sampling
 
 
 def main(topology: str, experiment: str, layout: str) -> dict[str, object]:
