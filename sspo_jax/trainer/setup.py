@@ -53,6 +53,7 @@ def check(config: TrainConfig) -> RunInputs:
       ValueError, FileNotFoundError, ServerError: states the value, what was expected and the fix.
     """
     config.check()
+    config.reward.check()
     find_trackers(config.log.trackers)
     mesh = make_mesh(config.mesh)
     model, path = resolve_model(config.model)
