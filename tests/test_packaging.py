@@ -192,9 +192,8 @@ def test_the_losses_need_the_base_alone(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["[0, 0, 0, 1, 1, 1] -1.0", " ".join("1" * len(COMMANDS))]
     extras = {"verify": "checker", "serve": "serve"}
-    told = dict(
-        re.findall(r"^sspo ([a-z-]+): needs \w+: pip install 'sspo-jax\[(\w+)\]'$", result.stderr, re.MULTILINE)
-    )
+    line = r"^sspo ([a-z-]+): needs \w+: pip install 'sspo-jax\[(\w+)\]'$"
+    told = dict(re.findall(line, result.stderr, re.MULTILINE))
     assert told == {command: extras.get(command, "train") for command in COMMANDS}
     assert len(result.stderr.splitlines()) == len(COMMANDS)
 

@@ -13,18 +13,19 @@ import sys
 from sspo_jax.planning import chips
 from sspo_jax.planning import programs as planning
 
-chips.prepare_host()
+if __name__ == "__main__":  # before jax starts; not where the file is only looked through for examples
+    chips.prepare_host()
 
-import jax  # noqa: E402
+import jax
 
-from sspo_jax.commands.experiments import load_experiment  # noqa: E402
-from sspo_jax.config import EvaluationConfig, TrainConfig  # noqa: E402
-from sspo_jax.models.configs import QwenConfig  # noqa: E402
-from sspo_jax.planning.collectives import loop_collectives, of_weights  # noqa: E402
-from sspo_jax.planning.plan import layout_of  # noqa: E402
-from sspo_jax.sampler import LocalEngine  # noqa: E402
-from sspo_jax.sharding import RolloutMeshConfig, make_mesh  # noqa: E402
-from sspo_jax.trainer.rollout_engine import rollout_sampling  # noqa: E402
+from sspo_jax.commands.experiments import load_experiment
+from sspo_jax.config import EvaluationConfig, TrainConfig
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.planning.collectives import loop_collectives, of_weights
+from sspo_jax.planning.plan import layout_of
+from sspo_jax.sampler import LocalEngine
+from sspo_jax.sharding import RolloutMeshConfig, make_mesh
+from sspo_jax.trainer.rollout_engine import rollout_sampling
 
 
 def layer_parameters(model: QwenConfig) -> int:
