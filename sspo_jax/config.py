@@ -41,7 +41,8 @@ class ModelConfig:
     remat: Literal["none", "full", "dots"] = "full"
     """What the backward pass recomputes to save memory: nothing, whole layers, or all but matrix products."""
     attention: Implementation = "auto"
-    """xla, cudnn (GPU) or splash (TPU); auto: the fastest there that computes these shapes."""
+    """xla, cudnn (GPU) or splash (TPU); auto: the fastest there that computes these shapes. With xla the sampler too
+    leaves its kernels alone, which read of a long cache what is held."""
     lora: LoraConfig | None = None
     """Train low-rank adapters and leave the weights, kept in `dtype`, as they are; None: train the weights. Any of its
     options switches it on, for instance --model.lora.rank 16."""

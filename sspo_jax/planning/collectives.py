@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 _KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter", "ragged-all-to-all")
+_SMALL = ("norm", "bias", "router")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _CALLED = re.compile(r"(?:body|condition|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
@@ -64,13 +65,14 @@ def of_weights(collectives: Iterable[Collective], weights: Any) -> list[Collecti
     """Those that take or give a weight, or one layer of a stack of them.
 
     Args:
-      weights: arrays or shapes as a decoding program takes them; vectors (norms, biases) are too small to matter.
+      weights: arrays or shapes as a decoding program takes them; norms, biases and routers, as small as activations,
+        are left out.
     """
     sizes = {
         _without_ones(shape)
-        for leaf in jax.tree.leaves(weights)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
         for shape in _forms(leaf)
-        if len(_without_ones(shape)) > 1
+        if len(_without_ones(shape)) > 1 and not any(str(key).rstrip("']").endswith(_SMALL) for key in path)
     }
     flat = {_products(shape) for shape in sizes}
     return [

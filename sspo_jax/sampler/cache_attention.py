@@ -29,6 +29,7 @@ CHUNK = 256
 """Columns of a slot that are visited at a time."""
 _SMALLEST = 1024  # columns below which all are read
 _CHUNK_COST = 2.0  # time of a column in a chunk, where 1 is that of a column among all
+_FEWEST_PROGRAMS = 64  # of the kernel on a GPU, one for each slot and key head: fewer leave most of it idle
 _MASKED = -1e30  # finite: a row that masks every column still yields finite numbers
 
 
@@ -62,18 +63,22 @@ def attend_ring(
     positions: Int[Array, " slots"],
     clock: Int[Array, ""],
     layer: Any = None,
+    *,
+    kernels: bool = True,
 ) -> Float[Array, "slots heads head_dim"]:
     """Attention of one token a slot over the ring: columns of age 0 to its position (`kv_cache.column_ages`).
 
     Args:
       layer: which one of a stacked cache; None: the cache is of one layer.
+      kernels: whether to use those of `held_attention` where there are some.
     """
     columns = keys.shape[KEY_COLUMNS]
-    if platform() == "tpu" and columns >= _SMALLEST and block_columns(columns) is not None:
+    kernels = kernels and columns >= _SMALLEST
+    if kernels and platform() == "tpu" and block_columns(columns) is not None:
         return _attend_held(query, keys, values, positions, clock, layer)
     if layer is not None:
         keys, values = keys[layer], values[layer]
-    if platform() in GPU and columns >= _SMALLEST and suits_gpu(query, keys):
+    if kernels and platform() in GPU and suits_gpu(query, keys):
         heads, dim = query.shape[1:]
         if runs_on_this_gpu(heads, keys.shape[-3], dim, str(query.dtype)):
             return _attend_on_gpu(query, keys, values, positions, clock)
@@ -124,6 +129,8 @@ def _attend_on_gpu(
     def here(query: Array, keys: Array, values: Array, positions: Array, clock: Array) -> Array:
         slots, columns = keys.shape[0], keys.shape[KEY_COLUMNS]
         read = GPU_BLOCK * jnp.sum(held_blocks(positions, clock, columns, GPU_BLOCK))
+        if slots * keys.shape[-3] < _FEWEST_PROGRAMS:
+            return _attend_to_all(query, keys, values, positions, clock)
         return jax.lax.cond(
             2 * read < slots * columns,
             functools.partial(attend_held_on_gpu, interpret=interpret),

@@ -128,12 +128,13 @@ def decode_logits(
     `angles` are the rotary angles of `positions`.
     """
     columns = cache[0][0].shape[KEY_COLUMNS]
-    column = clock % columns
+    column, with_kernels = clock % columns, config.compute.attention != "xla"
 
     def block_step(block: qwen.Params, x: Array, write: Any) -> tuple[Array, Any]:
         query, key, value = qwen.attention_inputs(block, config, x, angles)
         keys, values, layer, written = write(key, value)
-        x = x + qwen.attention_output(block, attend_ring(query, keys, values, positions, clock, layer))
+        attended = attend_ring(query, keys, values, positions, clock, layer, kernels=with_kernels)
+        x = x + qwen.attention_output(block, attended)
         x = x + qwen.mlp(block, config, x)
         return constrain(x, "batch", "activation_embed"), written
 

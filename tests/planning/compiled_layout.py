@@ -20,11 +20,20 @@ import jax
 
 from sspo_jax.commands.experiments import load_experiment
 from sspo_jax.config import EvaluationConfig, TrainConfig
+from sspo_jax.models.configs import QwenConfig
 from sspo_jax.planning.collectives import loop_collectives, of_weights
 from sspo_jax.planning.plan import layout_of
 from sspo_jax.sampler import LocalEngine
 from sspo_jax.sharding import RolloutMeshConfig, make_mesh
 from sspo_jax.trainer.rollout_engine import rollout_sampling
+
+
+def layer_parameters(model: QwenConfig) -> int:
+    """Of one layer."""
+    return (
+        dataclasses.replace(model, num_layers=2).num_parameters
+        - dataclasses.replace(model, num_layers=1).num_parameters
+    )
 
 
 def main(topology: str, experiment: str, layout: str) -> dict[str, object]:
@@ -39,9 +48,13 @@ def main(topology: str, experiment: str, layout: str) -> dict[str, object]:
     short = dataclasses.replace(model, num_layers=3)
     sampler = LocalEngine(short, slots=rollout.slots, mesh=found.mesh).sampler(rollout_sampling(rollout, ()))
     sampler.unrolled = False
-    program = planning.widest(planning.rollout_programs(rollout, None, sampler, mesh).values())["decode"]
+    traced = planning.rollout_programs(rollout, None, sampler, mesh)
+    program, handed_over = planning.widest(traced.values())["decode"], traced.get("weights layer")
     with jax.set_mesh(found.mesh):
         text = program.traced.lower().compile().as_text()
+        scratch = 0
+        if handed_over is not None:
+            scratch = handed_over.traced.lower().compile().memory_analysis().temp_size_in_bytes
     collectives = loop_collectives(text)
     return {
         "mesh": {axis: size for axis, size in found.mesh.shape.items() if size > 1},
@@ -49,6 +62,7 @@ def main(topology: str, experiment: str, layout: str) -> dict[str, object]:
         "kinds": sorted({one.kind for one in collectives}),
         "of_weights": [str(one) for one in of_weights(collectives, program.arguments[0])],
         "kernel": "attend_held" in text,
+        "scratch_in_layers": scratch / (2 * layer_parameters(model)),
     }
 
 

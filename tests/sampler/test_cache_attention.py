@@ -96,6 +96,7 @@ def test_the_kernel_for_gpus_is_the_softmax_over_what_is_held(clock, arrays):
 def test_on_gpus_the_kernel_runs_where_less_than_half_is_held(arrays, monkeypatch):
     """Each device for itself: on one of two the slots are short; what is chosen shows in a NaN that nobody holds."""
     monkeypatch.setattr(cache_attention, "GPU_BLOCK", CHUNK)
+    monkeypatch.setattr(cache_attention, "_FEWEST_PROGRAMS", 8)
     monkeypatch.setattr(
         cache_attention, "attend_held_on_gpu", functools.partial(held_attention.attend_held_on_gpu, block=CHUNK)
     )
@@ -121,6 +122,26 @@ def test_the_kernel_for_gpus_is_lowered_without_one_and_not_taken_where_it_does_
     assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
     assert held_attention.suits_gpu(query, keys)
     assert not held_attention.suits_gpu(*(jnp.asarray(x) for x in arrays[:2]))  # float32
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_kernels_are_taken_for_long_rings_where_they_run_and_unless_xla_is_asked_for(platform, monkeypatch):
+    taken = []
+    monkeypatch.setattr(cache_attention, "platform", lambda: platform)
+    monkeypatch.setattr(cache_attention, "runs_on_this_gpu", lambda *_: True)
+    for name in ("_attend_held", "_attend_on_gpu"):
+        monkeypatch.setattr(cache_attention, name, lambda query, *_, name=name: taken.append(name) or query)
+
+    def attend(columns: int, **settings: bool) -> None:
+        query, keys, values = (
+            jnp.zeros(shape, jnp.bfloat16) for shape in ((2, 2, 16), (2, 1, 16, columns), (2, 1, columns, 16))
+        )
+        attend_ring(query, keys, values, jnp.zeros(2, jnp.int32), jnp.int32(3), **settings)
+
+    attend(1024)
+    attend(512)
+    attend(1024, kernels=False)
+    assert taken == [{"tpu": "_attend_held", "gpu": "_attend_on_gpu"}[platform]]
 
 
 @pytest.mark.accelerator

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sspo_jax.models.configs import HUB_NAMES
+from sspo_jax.models.configs import HUB_NAMES, QwenConfig
 from sspo_jax.models.lora import LoraConfig, init_lora, merge_lora, with_lora
 from sspo_jax.models.qwen import init_qwen
 from sspo_jax.planning.collectives import loop_collectives, of_weights
@@ -32,11 +32,13 @@ def params() -> Any:
     return init_qwen(TINY, jax.random.key(3), mesh=trained_on())
 
 
-def decoded(mesh: Any, params: Any, *, sampling: SamplingParams, unrolled: bool) -> tuple[Any, str, Any]:
+def decoded(
+    mesh: Any, params: Any, *, sampling: SamplingParams, unrolled: bool, config: QwenConfig = TINY
+) -> tuple[Any, str, Any]:
     """The rollout, the text of its decoding program and the weights that it took."""
-    sampler = Sampler(TINY, sampling, slots=8, mesh=mesh, unrolled=unrolled)
+    sampler = Sampler(config, sampling, slots=8, mesh=mesh, unrolled=unrolled)
     weights = sampler.ready(params)
-    rollout = sampler.generate(weights, PROMPTS, group_size=2, seed=3)
+    rollout = sampler.generate(weights, PROMPTS, group_size=3, seed=3)
     (program,) = [one for key, one in sampler.programs._compiled.items() if key[0] == "decode"]
     return rollout, program.as_text(), weights
 
@@ -61,6 +63,20 @@ def test_tokens_are_those_of_the_training_layout_and_no_weight_is_sent(config, u
     rollout, program, weights = decoded(mesh, params, sampling=GREEDY, unrolled=unrolled)
     np.testing.assert_array_equal(rollout.response_tokens, as_trained[0].response_tokens)
     np.testing.assert_allclose(rollout.sampler_logprobs, as_trained[0].sampler_logprobs, atol=2e-5)
+    assert of_weights(loop_collectives(program), weights) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [RolloutMeshConfig(), RolloutMeshConfig(expert=2, tensor=2)], ids=["whole", "cut"])
+def test_experts_stay_where_they_are(config):
+    """Four of them, two a token: the rows go to where the experts are, and come back."""
+    model = dataclasses.replace(TINY, num_experts=4, experts_per_token=2, expert_size=32)
+    params = init_qwen(model, jax.random.key(2), mesh=trained_on())
+    wanted, _, _ = decoded(trained_on(), params, sampling=GREEDY, unrolled=False, config=model)
+    mesh = rearranged(trained_on(), config)
+    rollout, program, weights = decoded(mesh, params, sampling=GREEDY, unrolled=False, config=model)
+    np.testing.assert_array_equal(rollout.response_tokens, wanted.response_tokens)
+    np.testing.assert_allclose(rollout.sampler_logprobs, wanted.sampler_logprobs, atol=2e-5)
     assert of_weights(loop_collectives(program), weights) == []
 
 
