@@ -104,8 +104,12 @@ def test_a_variant_imports_the_experiment_beside_it(tmp_path):
 
 def test_one_list_of_development_tools():
     needed_by_openai = {"jiter", "sniffio"}
-    assert set(pins("requirements-dev.txt")) - needed_by_openai == names(PROJECT["dependency-groups"]["dev"])
-    assert all("==" in line for line in pins("requirements-dev.txt").values())
+    docs, (included, *dev) = (PROJECT["dependency-groups"][name] for name in ("docs", "dev"))
+    assert included == {"include-group": "docs"}
+    assert set(pins("requirements-docs.txt")) == names(docs)
+    assert set(pins("requirements-dev.txt")) - needed_by_openai == names(dev)
+    for file in ("requirements-docs.txt", "requirements-dev.txt"):
+        assert all("==" in line for line in pins(file).values())
 
 
 def required(extra: str) -> set[str]:

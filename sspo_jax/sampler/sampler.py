@@ -347,6 +347,7 @@ class LocalEngine:
         self._params, self._version = params, version
 
     def release(self) -> None:
+        """Lets go of the parameters; `sync` comes next."""
         self._params, self._version = None, NO_WEIGHTS
 
     def sampler(self, sampling: SamplingParams) -> Sampler:
