@@ -69,14 +69,15 @@ DEVICES = {
 
 
 def memory_of(mesh: Mesh) -> float | None:
-    """Bytes of memory of a device: as published, else as the device says; None of a CPU's, which share theirs."""
-    device = mesh.devices.flat[0]
-    if device.device_kind in DEVICES:
-        return DEVICES[device.device_kind].memory_gib * 2**30
-    if device.platform == "cpu":
-        return None
-    limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
-    return None if limit is None else float(limit)
+    """Bytes of memory that a program may use of a device: as published, or less where JAX allots itself less.
+
+    None where neither is known, as of a CPU's devices, which share theirs.
+    """
+    published = DEVICES.get(mesh.devices.flat[0].device_kind)
+    allotted = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    known = [] if published is None else [published.memory_gib * 2**30]
+    known += [] if allotted is None else [float(allotted)]
+    return min(known, default=None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

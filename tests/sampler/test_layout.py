@@ -1,6 +1,7 @@
 """A layout of its own for decoding: chosen from sizes, handed over, the same tokens, and no weight sent in the loop."""
 
 import dataclasses
+import types
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from sspo_jax.models.configs import HUB_NAMES, QwenConfig
 from sspo_jax.models.lora import LoraConfig, init_lora, merge_lora, with_lora
 from sspo_jax.models.qwen import init_qwen
 from sspo_jax.planning.collectives import loop_collectives, of_weights
+from sspo_jax.runs.roofline import memory_of
 from sspo_jax.sampler import LocalEngine, Sampler, SamplingParams
 from sspo_jax.sampler.layout import GIB, Demand, decoding_layout
 from sspo_jax.sharding import MeshConfig, RolloutMeshConfig, axes_of, make_mesh, rearranged, replicated
@@ -159,3 +161,14 @@ def test_what_is_given_is_taken():
     gathered = decoding_layout(RolloutMeshConfig(data=1, fsdp=-1), TINY, trained_on(), DEMAND)
     assert gathered.mesh == trained_on()
     assert "gathered again at every step" in gathered.describe()
+
+
+@pytest.mark.parametrize(
+    ("kind", "allotted", "gib"),
+    [("cpu", None, None), ("TPU v5 lite", None, 15.75), ("NVIDIA H100 80GB HBM3", 60, 60.0), ("another", 24, 24.0)],
+)
+def test_memory_is_what_a_program_may_use(kind, allotted, gib):
+    stats = None if allotted is None else {"bytes_limit": allotted * GIB}
+    device = types.SimpleNamespace(device_kind=kind, memory_stats=lambda: stats)
+    mesh: Any = types.SimpleNamespace(devices=np.array([device]), local_devices=[device])
+    assert memory_of.__wrapped__(mesh) == (None if gib is None else gib * GIB)
