@@ -25,6 +25,17 @@ COMMANDS = {
     "cache": ("sspo_jax.commands.cache:main", "what is kept between runs; empty it"),
 }
 
+PACKAGES = {
+    "checker": ("mpmath", "rich", "sympy", "tyro"),
+    "train": (
+        *("flax", "grain", "jinja2", "ml_dtypes", "optax", "orbax", "safetensors", "tensorboardX", "tokenizers"),
+        "transformers",
+    ),
+    "serve": ("h11", "starlette", "uvicorn"),
+    "tfds": ("importlib_resources", "tensorflow_datasets"),
+}
+"""Extra of this distribution to the names under which its packages are imported."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code (2: the command line is wrong, 1: it could not be done, 75: not now).
@@ -58,9 +69,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sspo {name}: {error}", file=sys.stderr)
         is_temporary = isinstance(error, ConnectionError) or is_disk_full(error)
         return 75 if is_temporary else 1  # 75: it may be tried again
+    except ModuleNotFoundError as error:
+        if os.environ.get("SSPO_TRACEBACK") or (extra := missing_extra(name, error)) is None:
+            raise
+        print(f"sspo {name}: needs {error.name}: pip install 'sspo-jax[{extra}]'", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"sspo {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def missing_extra(command: str, error: ModuleNotFoundError) -> str | None:
+    """The extra that brings what a command could not import; None for a module that no extra brings."""
+    package = (error.name or "").partition(".")[0]
+    of_package = [extra for extra, packages in PACKAGES.items() if package in packages]
+    if not of_package or of_package == ["tfds"]:
+        return of_package[0] if of_package else None
+    return {"verify": "checker", "serve": "serve"}.get(command, "train")
 
 
 def pass_over_closed_loops() -> None:

@@ -110,10 +110,14 @@ def abstract_qwen(config: QwenConfig, *, param_dtype: Any = jnp.float32) -> tupl
     return shapes, axes
 
 
-def qwen_shardings(config: QwenConfig, mesh: Mesh) -> Params:
-    """`NamedSharding` of each parameter on `mesh`. Raises ValueError where the mesh does not divide an axis."""
+def qwen_shardings(config: QwenConfig, mesh: Mesh, *, option: str = "--mesh") -> Params:
+    """`NamedSharding` of each parameter on `mesh`. Raises ValueError where the mesh does not divide an axis.
+
+    Args:
+      option: that sets the mesh, for the error.
+    """
     shapes, axes = abstract_qwen(config)
-    check_divides(mesh, shapes, axes)
+    check_divides(mesh, shapes, axes, option=option)
     return jax.tree.map(lambda names: named_sharding(mesh, names), axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
 

@@ -21,6 +21,8 @@ from sspo_jax.sharding import constrain, is_one_cpu, platform
 
 Weights = dict[str, Any]
 
+SUMMED_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
+"""Leading axes that a kernel of a block sums over."""
 _FEW_SLOTS = 32  # up to which the faster product is worth transposing the logits
 
 
@@ -35,18 +37,16 @@ def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) ->
     cast = jax.tree.map(lambda x: x.astype(config.compute.dtype), params)
     if unrolled and "blocks" in cast:
         layers = [jax.tree.map(lambda x, i=i: x[i], cast["blocks"]) for i in range(config.num_layers)]
-        if platform() == "cpu":
-            layers = [_output_major(layer) for layer in layers]
-            if is_one_cpu():
-                layers = [fuse_kernels(layer) for layer in layers]
-        cast["blocks"] = tuple(layers)
+        cast["blocks"] = tuple(ready_block(layer) for layer in layers)
     return cast
 
 
-def _output_major(block: qwen.Params) -> qwen.Params:
-    """The kernels in the order that a CPU multiplies fastest."""
-    summed = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
-    return block | {name: OutputMajor.of(block[name], summed=summed[name]) for name in summed if name in block}
+def ready_block(block: qwen.Params) -> qwen.Params:
+    """One layer with its kernels in the order that the platform multiplies fastest."""
+    if platform() != "cpu":
+        return block
+    ordered = {name: OutputMajor.of(block[name], summed=SUMMED_AXES[name]) for name in SUMMED_AXES if name in block}
+    return fuse_kernels(block | ordered) if is_one_cpu() else block | ordered
 
 
 def prefill(
@@ -128,12 +128,13 @@ def decode_logits(
     `angles` are the rotary angles of `positions`.
     """
     columns = cache[0][0].shape[KEY_COLUMNS]
-    column = clock % columns
+    column, with_kernels = clock % columns, config.compute.attention != "xla"
 
     def block_step(block: qwen.Params, x: Array, write: Any) -> tuple[Array, Any]:
         query, key, value = qwen.attention_inputs(block, config, x, angles)
-        keys, values, written = write(key, value)
-        x = x + qwen.attention_output(block, attend_ring(query, keys, values, positions, clock))
+        keys, values, layer, written = write(key, value)
+        attended = attend_ring(query, keys, values, positions, clock, layer, kernels=with_kernels)
+        x = x + qwen.attention_output(block, attended)
         x = x + qwen.mlp(block, config, x)
         return constrain(x, "batch", "activation_embed"), written
 
@@ -142,10 +143,10 @@ def decode_logits(
         keys, values = list(cache[0]), list(cache[1])
         for i, block in enumerate(weights["blocks"]):
 
-            def write(key: Array, value: Array, i: int = i) -> tuple[Array, Array, None]:
+            def write(key: Array, value: Array, i: int = i) -> tuple[Array, Array, None, None]:
                 keys[i] = write_column(keys[i], key, column, axis=KEY_COLUMNS)
                 values[i] = write_column(values[i], value, column, axis=VALUE_COLUMNS)
-                return keys[i], values[i], None
+                return keys[i], values[i], None, None
 
             x, _ = block_step(block, x, write)
         cache = (tuple(keys), tuple(values))
@@ -155,10 +156,10 @@ def decode_logits(
             x, all_keys, all_values = carry
             layer, block = inputs
 
-            def write(key: Array, value: Array) -> tuple[Array, Array, tuple[Array, Array]]:
+            def write(key: Array, value: Array) -> tuple[Array, Array, Array, tuple[Array, Array]]:
                 new_keys = write_column(all_keys, key, column, axis=KEY_COLUMNS, layer=layer)
                 new_values = write_column(all_values, value, column, axis=VALUE_COLUMNS, layer=layer)
-                return new_keys[layer], new_values[layer], (new_keys, new_values)
+                return new_keys, new_values, layer, (new_keys, new_values)
 
             x, (all_keys, all_values) = block_step(block, x, write)
             return (x, all_keys, all_values), None
