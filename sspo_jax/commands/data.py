@@ -123,5 +123,6 @@ def overlap_command(config: OverlapConfig) -> int:
         dropped = {overlap.train_index for overlap in found}
         write_problems(config.write, (problem for index, problem in enumerate(iterate(train)) if index not in dropped))
         print(f"\nwrote {len(train) - len(dropped)} problems to {config.write}")
+        print(f"next: sspo train EXPERIMENT --data.path {config.write}")
         return 0
     return 1 if found else 0

@@ -133,6 +133,9 @@ def _quiet_libraries() -> None:
 def _usage() -> str:
     lines = ["usage: sspo COMMAND ... (`sspo COMMAND --help` for its options)", ""]
     lines += [f"  {name:<10} {help_text}" for name, (_, help_text) in COMMANDS.items()]
-    lines += ["", "To begin: `sspo train arithmetic_tiny` trains a tiny model in minutes on a CPU, from nothing."]
+    lines += [
+        "",
+        "To begin: `sspo train hello` trains a tiny model in a minute on a CPU, `sspo train arithmetic_tiny` in some.",
+    ]
     lines += ["SSPO_TRACEBACK=1 in the environment shows where an error was raised."]
     return "\n".join(lines)

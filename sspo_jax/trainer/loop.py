@@ -9,7 +9,7 @@ function of (seed, step, prompt, sample, position). What is kept of a run is `ru
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from sspo_jax.distributed.interrupt import Interrupted, StopRequest
 from sspo_jax.distributed.processes import any_process, is_main, together
 from sspo_jax.distributed.watch import Watch
 from sspo_jax.files import DiskFullError, is_disk_full
+from sspo_jax.host_memory import release_freed_memory
 from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.optimizer import abstract_state
@@ -59,8 +60,10 @@ from sspo_jax.trainer.warm_start import warm_start
 from sspo_jax.types import FinishReason, TrainBatch
 
 
-def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
+def train(config: TrainConfig, *, experiment: str = "run", shortened: Sequence[str] = ()) -> Summary:
     """Runs an experiment to its end, or until it is asked to stop; resumes the run of an existing `run_dir`.
+
+    `shortened` says in which options it is smaller than the experiment of that name, for the summary.
 
     A run that was asked to stop (Ctrl-C, SIGTERM) is saved; its Summary has `is_complete` false and the steps done.
 
@@ -105,6 +108,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
             if trainer.failure is not None and not _is_shared(trainer.failure):
                 raise _with_state(trainer) from trainer.failure  # inside, so that other processes hear of it
             summary = trainer.summary(experiment, time.monotonic() - started, compiles, is_complete=completed)
+            summary = dataclasses.replace(summary, shortened=tuple(shortened))
     finally:
         directory.close()
     if trainer.failure is not None:
@@ -529,6 +533,7 @@ class Trainer:
     def finish_step(self, metrics: dict[str, float]) -> None:
         """Evaluates where that is due, then writes the step's metrics; the evaluation may be interrupted."""
         step = self.state.step
+        release_freed_memory()  # what a step frees lies between what stays, and would add up over the steps
         self.state.unrecorded = metrics
         if self.token_log is not None and is_main():
             self.manager.directory.write_tokens(self.token_log)

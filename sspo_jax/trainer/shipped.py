@@ -1,9 +1,9 @@
 """Warm starts that come with the package, so that the default experiment begins with reinforcement learning at once.
 
-A folder each in shipped/, under the key of `warm_start` (a hash of shape, settings, data, prompt, tokenizer and version
-of the code that trains), so that settings that differ in anything find none. built.json beside the weights says on
-what they were made; the same there makes them again bit for bit (`sspo warm-start`), and anything else, another number
-of cores or another jax included, other roundings.
+A folder each in shipped_warm_starts/, under the key of `warm_start` (a hash of shape, settings, data, prompt, tokenizer
+and version of the code that trains), so that settings that differ in anything find none. built.json beside the weights
+says on what they were made; the same there makes them again bit for bit (`sspo warm-start`), and anything else, another
+number of cores or another jax included, other roundings.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import jax
 
 from sspo_jax.files import read_json, write_json
 
-SHIPPED = pathlib.Path(__file__).parent / "shipped"
+SHIPPED = pathlib.Path(__file__).parent / "shipped_warm_starts"
 _WEIGHTS = "model.safetensors"
 
 
