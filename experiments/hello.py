@@ -1,4 +1,4 @@
-"""A first look: as arithmetic_tiny, in a minute on two CPU cores: ten small steps from 40 % to above 90 %.
+"""A first look: as arithmetic_tiny, in about a minute on two idle CPU cores: ten small steps from 40 % to above 90 %.
 
     make train EXP=hello
 
