@@ -15,7 +15,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install install-dev train warm-start study eval test test-all coverage routes metrics-page docs figures notebook lint format bench bench-peers smoke-real lock clean
+.PHONY: help install install-dev train warm-start study eval test test-all coverage routes metrics-page docs lint format bench bench-peers smoke-real lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -69,14 +69,8 @@ metrics-page: $(RUN)  ## docs/metrics.md from the table in the code
 
 # Not with -q, which would keep --strict from counting warnings.
 docs: $(DOCS)  ## the documentation as a site, with the API reference, in site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 	@echo "site/index.html; with the search: $(BIN)/python -m http.server -b localhost -d site"
-
-figures: $(DOCS)  ## the figures of the documentation, with RUN_DIR=runs/NAME for the learning curves
-	$(BIN)/python scripts/docs_figures.py $(if $(RUN_DIR),--run $(RUN_DIR)) $(ARGS)
-
-notebook: $(DEV)  ## run notebooks/ from start to end
-	$(BIN)/python scripts/run_notebook.py $(ARGS)
 
 lint: $(DEV)  ## ruff and types
 	$(BIN)/ruff check .

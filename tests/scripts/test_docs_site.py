@@ -69,7 +69,7 @@ def test_every_page_is_in_the_navigation():
 
 @pytest.mark.slow
 def test_the_site_builds_and_fetches_nothing(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "-q", "--strict", "-d", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
@@ -85,7 +85,7 @@ def test_a_broken_link_fails(tmp_path):
     (tmp_path / "docs" / "index.md").write_text("# A\n\n[b](none.md)\n")
     kept = {key: CONFIG[key] for key in ("validation", "docs_dir", "markdown_extensions")}
     (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(kept | {"site_name": "a"}))
-    command = [sys.executable, "-m", "mkdocs", "build", "-q", "--strict"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode != 0
     assert "none.md" in result.stderr
