@@ -97,8 +97,8 @@ def test_a_run_interrupted_in_every_stage_is_the_uninterrupted_one(cache: pathli
     whole, folder = tmp_path / "whole", tmp_path / "run"
     stages = [  # (where, its number among those of this start), steps recorded, checkpoints
         (("evaluate", 0), [], []),
-        (("sample_groups", 0), [0], []),
-        (("sample_groups", 3), [0, 1], [1]),  # the second draw of the second step
+        (("_draw", 0), [0], []),
+        (("_draw", 3), [0, 1], [1]),  # the second draw of the second step
         (("score", 0), [0, 1], [1]),
         (("evaluate", 0), [0, 1], [1, 2]),  # trained, but not evaluated
         (("score", 0), [0, 1, 2], [1, 2]),
