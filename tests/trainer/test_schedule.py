@@ -48,6 +48,9 @@ from tests.trainer.launch import metrics as rows_of
 from tests.trainer.test_interrupt import StopIn, opened, started_again
 from tests.trainer.test_resume import metrics, start, wait_for_step
 
+MANY_ENDS = tuple(range(20, 120))
+"""End tokens that random weights draw about every fifth time."""
+
 
 def lagged(lag: int, **changes: object) -> TrainConfig:
     """Three steps that change the weights, with rewards that differ inside groups."""
@@ -260,35 +263,34 @@ def test_devices_that_cannot_be_set_apart(cache):
 
 def test_whole_responses_in_rounds_are_the_responses_of_one_round(cache, tmp_path, monkeypatch):
     """With the same weights throughout a response that is broken off and goes on is the one that is not."""
-    config = lagged(0, steps=4, optimizer__learning_rate=0.0, log=dataclasses.replace(small().log, tokens_every=0))
+    config = lagged(0, optimizer__learning_rate=0.0, rollout__stop_token_ids=MANY_ENDS)
     texts = {}
-    for name, partial in (("whole", None), ("rounds", PartialConfig(tokens=5))):
+    for name, partial in (("whole", None), ("rounds", PartialConfig(tokens=6))):
         rollout = dataclasses.replace(config.rollout, partial=partial)
         with opened(dataclasses.replace(config, rollout=rollout, run_dir=str(tmp_path / name))) as trainer:
             assert trainer.run()
-        lines = [(step, json.loads(line)) for step in range(1, 5) for line in rollouts(tmp_path / name, step)]
+        lines = [(step, json.loads(line)) for step in (1, 2, 3) for line in rollouts(tmp_path / name, step)]
         texts[name] = {(row["id"], row["sample"]): (row["response"], row["tokens"], row["finish"]) for _, row in lines}
         assert len(texts[name]) == len(lines)  # each is trained on once
     assert {len(text) for text in texts["whole"].values()} == {3}
-    assert 16 <= len(texts["rounds"]) < len(texts["whole"]) == 64
+    assert 12 <= len(texts["rounds"]) < len(texts["whole"]) == 48
     assert texts["rounds"].items() <= texts["whole"].items()
-    ages = [row["rollout/age_max"] for row in metrics(tmp_path / "rounds")]
-    assert max(ages) == 3  # of 16 tokens, in rounds of 5: four steps
+    assert max(row["rollout/age_max"] for row in metrics(tmp_path / "rounds")) in (1, 2)  # 16 tokens are three rounds
 
 
 def test_partial_rollouts_interrupted_anywhere_are_the_uninterrupted_ones(cache, tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    partial = PartialConfig(tokens=5, groups=0.5)
-    with opened(lagged(1, steps=4, rollout__partial=partial, run_dir=str(folder))) as trainer:
+    partial = {"rollout__partial": PartialConfig(tokens=4, groups=0.3), "rollout__stop_token_ids": MANY_ENDS}
+    with opened(lagged(1, **partial, run_dir=str(folder))) as trainer:
         assert trainer.run()
         set_aside(folder, whole)
-        for stage in (("score", 1), ("_draw", 0), ("score", 1)):
+        for stage in (("score", 1), ("_draw", 0), ("score", 0)):
             with started_again(trainer, StopIn(*stage)):
                 assert not trainer.run(), stage
         with started_again(trainer, StopRequest(print)):
             assert trainer.run()
     assert_same_run(folder, whole)
-    seen = [row["versions"] for step in range(1, 5) for row in map(json.loads, rollouts(folder, step))]
+    seen = [row["versions"] for step in (1, 2, 3) for row in map(json.loads, rollouts(folder, step))]
     assert any(first < last for first, last in seen)  # begun under other weights than ended
     assert all(row["rollout/age_max"] >= row["rollout/age_mean"] for row in metrics(folder))
 
@@ -301,15 +303,22 @@ def test_partial_rollouts_end_after_the_round_that_completes_enough_groups():
     class Engine:
         version = 4
 
+        def sync(self, params, version, *, poll=None): ...
+
+        def release(self): ...
+
         def generate(self, prompts, sampling, *, keys, places, budgets, **options):
             asked.append(list(zip([prompt[0] for prompt in prompts], places, budgets, strict=True)))
-            tokens = [list(range(p, min(p + b, ends[prompt[0]]))) for prompt, p, b in zip(prompts, places, budgets)]
+            rows = zip(prompts, places, budgets, strict=True)
+            tokens = [list(range(p, min(p + b, ends[prompt[0]]))) for prompt, p, b in rows]
             stops = [p + len(own) == ends[prompt[0]] for prompt, p, own in zip(prompts, places, tokens, strict=True)]
             return dataclasses.replace(
                 NO_ROLLOUT,
                 responses=tuple(np.array(own, np.int32) for own in tokens),
                 logprobs=tuple(np.array(own, np.float32) for own in tokens),
                 finish_reasons=np.array(stops, np.int32),
+                group_ids=np.arange(len(tokens), dtype=np.int32),
+                sample_ids=np.zeros(len(tokens), np.int32),
             )
 
     rows = begun([[0], [0], [0]], step=2, group_size=2)
