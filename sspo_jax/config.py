@@ -372,7 +372,8 @@ class LogConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole run. The state of its loop is (parameters, optimizer, step, data cursor) and nothing else."""
+    """A whole run. The state of its loop is (parameters, optimizer, step, data cursor), and with a lag the rollouts
+    that were sampled ahead."""
 
     steps: Count
     """Steps: a rollout, its verification and its updates."""

@@ -2,8 +2,9 @@
 
 For each step: take problems, sample a group of responses for each, verify them, turn rewards into advantages, cut the
 responses into subsentences, compute old log-probs and entropies with the training program, and make several SSPO
-updates on minibatches of groups. The state is (parameters, optimizer, step, data cursor) and nothing else: noise is a
-function of (seed, step, prompt, sample, position). What is kept of a run is `runs.manager`'s part.
+updates on minibatches of groups. The state is (parameters, optimizer, step, data cursor), and with a lag what was
+sampled ahead (`schedule.py`): noise is a function of (seed, step, prompt, sample, position). What is kept of a run is
+`runs.manager`'s part.
 """
 
 import dataclasses
