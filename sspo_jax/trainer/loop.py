@@ -56,7 +56,7 @@ from sspo_jax.trainer.profiling import open_profiler, step_counts
 from sspo_jax.trainer.rollout_engine import open_engine, rollout_sampling
 from sspo_jax.trainer.schedule import Schedule, ages
 from sspo_jax.trainer.setup import RunInputs, check
-from sspo_jax.trainer.step import TrainPrograms
+from sspo_jax.trainer.step import TrainPrograms, wait_for_earlier
 from sspo_jax.trainer.token_record import TokenRecord, piece_texts
 from sspo_jax.trainer.warm_start import warm_start
 from sspo_jax.types import FinishReason, TrainBatch
@@ -370,6 +370,7 @@ class Trainer:
                 self.state.params, self.gradients, batch, False, self.base
             )
             scored.append(dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies))
+            wait_for_earlier(scored)
         return self.segment(rows, scored, [len(minibatch) for minibatch in minibatches])
 
     def segment(
@@ -439,7 +440,7 @@ class Trainer:
 
     def update(self, minibatches: list[list[TrainBatch]]) -> dict[str, float]:
         """Several updates of the policy on one rollout."""
-        parts, applied = [], []  # of each update
+        parts, applied, queued = [], [], []  # of each update; of each micro-batch
         total = len(minibatches) * self.config.update.epochs
         for number in range(total):
             self.display.phase("update", total=total, done=number)
@@ -449,6 +450,8 @@ class Trainer:
                     self.state.params, self.gradients, batch, True, self.base
                 )
                 parts[-1].append(metrics)
+                queued.append(metrics)
+                wait_for_earlier(queued)
                 if self.record is not None:
                     self.record.add(number, logprobs)
             self.state.params, self.state.optimizer, self.gradients, figures = self.programs.apply_update(
