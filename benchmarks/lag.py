@@ -35,7 +35,7 @@ def config():
         warm_start=None,
         loss=Grpo(),
         model=dataclasses.replace(base.model, shape=dataclasses.replace(base.model.shape, max_positions=256)),
-        rollout=dataclasses.replace(base.rollout, prompts=16, stop_token_ids={stops}, max_new_tokens={longest}),
+        rollout=dataclasses.replace(base.rollout, prompts={prompts}, stop_token_ids={stops}, max_new_tokens={longest}),
         update=dataclasses.replace(base.update, row_tokens={row}),
         evaluation=EvaluationConfig(),
         checkpoint=dataclasses.replace(base.checkpoint, every=1000),
@@ -95,6 +95,7 @@ def main() -> None:
     """Prints one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--tail", action="store_true", help="few long responses; with partial rollouts too")
@@ -106,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         experiment = folder / "experiment.py"
-        text = EXPERIMENT.format(stops=stops, longest=longest, row=44 + longest)
+        text = EXPERIMENT.format(prompts=arguments.prompts, stops=stops, longest=longest, row=44 + longest)
         experiment.write_text(text, encoding="utf-8")
         checkpoint = folder / "start"
         subprocess.run([sys.executable, "-c", START, str(experiment), str(checkpoint)], check=True)

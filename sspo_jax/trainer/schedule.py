@@ -49,7 +49,8 @@ class Draw:
     def begin_grading(self, grader: Grader) -> Grading:
         """Has all responses judged, unless that is under way."""
         if self.grading is None:
-            self.grading = grader.begin(self.problems, 1)
+            group_size = 1 + int(self.rollout.sample_ids.max(initial=0))  # whole groups, one after the other
+            self.grading = grader.begin(self.problems[::group_size], group_size)
             for row, tokens in enumerate(self.rollout.responses):
                 self.grading.finished(row, tokens.tolist())
         return self.grading

@@ -116,7 +116,9 @@ def test_a_run_interrupted_in_every_stage_is_the_uninterrupted_one(cache: pathli
             assert steps_in(folder / "checkpoints") == saved, stage
         with started_again(trainer, StopRequest(print)):
             assert trainer.run()
+        assert trainer.state.ahead is None  # nothing is sampled ahead without a lag
     assert metrics(folder) == metrics(whole)
+    assert not [name for row in metrics(folder) for name in row if name.startswith("rollout/age")]
     assert [row["step"] for row in metrics(folder)] == [0, 1, 2, 3]
     assert metrics(folder)[2]["optim/grad_norm"] > 0
     for step in (1, 2, 3):

@@ -116,13 +116,6 @@ def test_each_step_is_trained_on_samples_of_the_weights_that_the_lag_says(cache,
     assert rows[3]["optim/grad_norm"] > 0
 
 
-def test_without_a_lag_nothing_is_written_that_was_not_before(cache, tmp_path):
-    with opened(lagged(0, steps=1, run_dir=str(tmp_path / "run"))) as trainer:
-        assert trainer.run()
-        assert trainer.state.ahead is None
-    assert not [name for row in metrics(tmp_path / "run") for name in row if name.startswith("rollout/age")]
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -278,6 +271,7 @@ def test_whole_responses_in_rounds_are_the_responses_of_one_round(cache, tmp_pat
     assert max(row["rollout/age_max"] for row in metrics(tmp_path / "rounds")) in (1, 2)  # 16 tokens are three rounds
 
 
+@pytest.mark.slow
 def test_partial_rollouts_interrupted_anywhere_are_the_uninterrupted_ones(cache, tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     partial = {"rollout__partial": PartialConfig(tokens=4, groups=0.3), "rollout__stop_token_ids": MANY_ENDS}
