@@ -25,7 +25,7 @@ from sspo_jax.distributed.watch import Watch
 from sspo_jax.files import DiskFullError, is_disk_full
 from sspo_jax.host_memory import release_freed_memory
 from sspo_jax.models.hf.load import load_qwen
-from sspo_jax.models.qwen import Params, init_qwen
+from sspo_jax.models.qwen import Params
 from sspo_jax.optimizer import abstract_state
 from sspo_jax.report.page import RunReport
 from sspo_jax.rewards import RewardError
@@ -58,7 +58,7 @@ from sspo_jax.trainer.schedule import Schedule, ages
 from sspo_jax.trainer.setup import RunInputs, check
 from sspo_jax.trainer.step import TrainPrograms, wait_for_earlier
 from sspo_jax.trainer.token_record import TokenRecord, piece_texts
-from sspo_jax.trainer.warm_start import warm_start
+from sspo_jax.trainer.warm_start import starting_weights, warm_start
 from sspo_jax.types import FinishReason, TrainBatch
 
 
@@ -583,7 +583,9 @@ class Trainer:
         restored = self.manager.restore(abstract_state(model, mesh, self.programs.optimizer, lora))
         self.base = self.gradients = None
         if lora is not None:
-            path = self.inputs.model_path or self.manager.directory.path / "base"
+            path = self.inputs.model_path
+            if path is None or self.config.warm_start is not None:  # weights that are nowhere else for certain
+                path = self.manager.directory.path / "base"
             self.base = frozen_weights(path, model, mesh, tokenizer=self.inputs.tokenizer, first=self.first_params)
         if restored is not None:
             self.state = restored
@@ -598,9 +600,11 @@ class Trainer:
                 optimizer = self.programs.init_optimizer(params)
             self.state = Checkpoint(params=params, optimizer=optimizer, step=0, data=self.stream.state())
             self.state.unrecorded = {} if self.evaluator.is_due(0) else None
-        # The reference policy is where the run started from; it is frozen, so it is made again and not saved.
+        # The reference policy is a checkpoint or where the run started; frozen, so it is read again and not saved.
         self.reference = None
-        if self.config.loss.kl_coefficient:
+        if self.inputs.reference_path is not None:
+            self.reference, _ = load_qwen(self.inputs.reference_path, mesh=mesh, param_dtype="float32")
+        elif self.config.loss.kl_coefficient:
             self.reference = self.trainable.reference(self.state.params) or self.first_params()
         self.manager.begin(self.state, is_resumed=restored is not None)
         self.is_started = True
@@ -620,13 +624,10 @@ class Trainer:
         )
 
     def first_params(self) -> Params:
-        """Of a checkpoint, of the warm start, or random."""
-        if self.inputs.model_path is not None:
-            params, _ = load_qwen(self.inputs.model_path, mesh=self.inputs.mesh, param_dtype=jnp.float32)
-            return params
+        """Of the warm start, of a checkpoint, or random."""
         if self.config.warm_start is not None:
             return warm_start(self.config.warm_start, self.inputs, self.display, poll=self.stop.polls())
-        return init_qwen(self.inputs.model, jax.random.key(self.config.seed), mesh=self.inputs.mesh)
+        return starting_weights(self.inputs, self.config.seed)
 
     def summary(self, experiment: str, seconds: float, compiles: CompileLog, *, is_complete: bool) -> Summary:
         """What the run came to, so far."""
