@@ -141,7 +141,8 @@ class AdvantageConfig:
     estimator: Estimator = "group"
     """Relative to the mean of the group (GRPO), to that of the others in the group (RLOO), or to that of the batch
     (REINFORCE++; with `_baseline` the group's mean is subtracted first); max_rl: relative to the group's mean, by that
-    mean; pass_at_k: the best of a group gets its lead over the second."""
+    mean; pass_at_k: the best of a group gets its lead over the second; gdpo: each term of the reward relative to its
+    own group, then their weighted sum relative to the batch."""
     scale: Scale | None = None
     """Divide by the standard deviation of the group or of the batch, or not (Dr. GRPO). None: as the estimator was
     published, which is group for GRPO and pass@k, none for RLOO and batch for REINFORCE++."""
@@ -155,10 +156,11 @@ class AdvantageConfig:
                 f"--advantage.scale is {self.scale} with --advantage.estimator {self.estimator}, which divides by the "
                 "standard deviation of the batch: expected batch, or leave it out"
             )
-        if self.estimator == "max_rl" and self.scale is not None:
+        if self.estimator in ("max_rl", "gdpo") and self.scale is not None:
+            divisor = "the mean of the group" if self.estimator == "max_rl" else "both, one after the other"
             raise ValueError(
-                f"--advantage.scale is {self.scale} with --advantage.estimator max_rl, which divides by the mean of "
-                "the group: leave it out"
+                f"--advantage.scale is {self.scale} with --advantage.estimator {self.estimator}, which divides by "
+                f"{divisor}: leave it out"
             )
 
 
@@ -425,7 +427,7 @@ class TrainConfig:
                 "--rollout.mesh lays out this process's devices for sampling, but --rollout.server.url samples "
                 "elsewhere; expected one of them"
             )
-        if rollout.group_size == 1 and self.advantage.estimator in ("group", "leave_one_out"):
+        if rollout.group_size == 1 and self.advantage.estimator in ("group", "leave_one_out", "gdpo"):
             raise ValueError(
                 "--rollout.group-size is 1: an advantage relative to the group is then always 0; expected 2 or more"
             )

@@ -99,7 +99,9 @@ def train(config: TrainConfig, *, experiment: str = "run", shortened: Sequence[s
             path=directory.path,
         )
         advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
-        with Watch(advice), Grader(config.reward.within(config.rollout.max_new_tokens), inputs.tokenizer) as grader:
+        rewards = config.reward.within(config.rollout.max_new_tokens)
+        grader = Grader(rewards, inputs.tokenizer, stop_token_ids=inputs.stop_token_ids)
+        with Watch(advice), grader:
             trainer = Trainer(config, inputs, directory, display, grader)
             bystanders = tracker_packages(config.log.trackers)
             with trainer.stop, ThreadGuard(trainer.stop, bystanders=bystanders) as threads:
@@ -287,7 +289,7 @@ class Trainer:
         kept: list[GradedRollout] = []
         for attempt in range(1 + rollout.dynamic_sampling):
             problems = self.stream.next()
-            grading = self.grader.begin(problems, rollout.group_size)
+            grading = self.grader.begin(problems, rollout.group_size, step=step)
             self.display.phase("rollout")
             poll = self.stop.polls()
 
@@ -316,7 +318,8 @@ class Trainer:
                 self.sampled_groups = groups
                 return groups
             drawn.append(groups)
-            kept.append(groups.take(groups.informative()))
+            each_term = self.config.advantage.estimator == "gdpo"
+            kept.append(groups.take(groups.informative(each_term=each_term)))
             if sum(map(len, kept)) >= wanted:
                 break
         self.sampled_groups = GradedRollout.concatenate(drawn)
@@ -330,9 +333,18 @@ class Trainer:
             return np.zeros(0, np.float32)
         rewards = jnp.asarray(groups.rewards, jnp.float32)
         ids, valid = jnp.asarray(groups.rollout.group_ids), jnp.asarray(groups.is_judged)
-        lengths = jnp.asarray(groups.rollout.lengths, jnp.int32)
+        terms, weights = groups.columns() if settings.estimator == "gdpo" else (None, None)
         return np.asarray(
-            estimate(rewards, ids, estimator=settings.estimator, scale=settings.scale, lengths=lengths, valid=valid)
+            estimate(
+                rewards,
+                ids,
+                estimator=settings.estimator,
+                scale=settings.scale,
+                lengths=jnp.asarray(groups.rollout.lengths, jnp.int32),
+                valid=valid,
+                terms=terms,
+                weights=weights,
+            )
         )
 
     def open_profiler(self) -> Profiler:
