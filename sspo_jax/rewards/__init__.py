@@ -14,16 +14,24 @@ run in processes of its own, see docs/rewards.md). `score` adds them:
 """
 
 from sspo_jax.rewards.calls import Outcome, RewardError
+from sspo_jax.rewards.code_tests import CodeTests
 from sspo_jax.rewards.config import Reward, RewardConfig, Scored, reward_metrics, score
+from sspo_jax.rewards.judge import Judge
+from sspo_jax.rewards.matching import Choice, JsonSchema, Regex
 from sspo_jax.rewards.own import Runner, UserReward
 from sspo_jax.rewards.terms import Correctness, Format, Length, Overlong
 
 __all__ = [
+    "Choice",
+    "CodeTests",
     "Correctness",
     "Format",
+    "JsonSchema",
+    "Judge",
     "Length",
     "Outcome",
     "Overlong",
+    "Regex",
     "Reward",
     "RewardConfig",
     "RewardError",

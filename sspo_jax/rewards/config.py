@@ -1,7 +1,7 @@
 """The reward of a run: which terms, under which limits, and their sum for each response."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -10,14 +10,29 @@ from jaxtyping import Bool, Float
 from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.ranges import FileOnly, Positive, Range, Workers
 from sspo_jax.rewards.calls import Outcome
+from sspo_jax.rewards.code_tests import CodeTests
+from sspo_jax.rewards.judge import Judge
+from sspo_jax.rewards.matching import Choice
 from sspo_jax.rewards.own import Runner, UserReward
 from sspo_jax.rewards.terms import Correctness, Format, Length, Overlong
 
 Reward = Correctness | Format | Overlong | Length | UserReward
 
 
+BUILT_IN: dict[str, Callable[[], UserReward]] = {"choice": Choice, "code_tests": CodeTests, "judge": Judge}
+"""Rewards that come with the package and need no further settings, by the names of their terms."""
+
+
 def user_reward(name: str) -> UserReward:
-    """The record of `module:function`."""
+    """The record of `module:function`, or a built-in one by its name.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    if ":" not in name:
+        raise ValueError(f"--reward.user is {name!r}; expected module:function, or one of {', '.join(BUILT_IN)}")
     return UserReward(function=name)
 
 
@@ -51,9 +66,9 @@ class RewardConfig:
     length: Length | None = None
     """A price on each token; None leaves it out."""
     user: UserRewards = ()
-    """Functions of yours, importable from the working directory, called with what their parameters name, or built-in
-    rewards by name (BUILT_IN). Each has options of its own: --reward.FUNCTION.weight, .concurrency, .timeout-seconds
-    and .on-failure; what else there is, an experiment file sets."""
+    """Functions of yours, importable from the working directory, called with what their parameters name, or choice,
+    code_tests, judge. Each has options of its own: --reward.FUNCTION.weight, .concurrency, .timeout-seconds and
+    .on-failure (stop, exclude, zero); the others are set in an experiment file."""
     timeout_seconds: Positive = 5.0
     """The most a worker may spend on one check."""
     workers: Workers | None = None
