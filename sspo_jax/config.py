@@ -13,6 +13,7 @@ from sspo_jax.advantages import Estimator, Scale
 from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.data.sources import Data, parse_sets
 from sspo_jax.distributed.processes import DistributedConfig
+from sspo_jax.environments import EnvironmentConfig
 from sspo_jax.losses import Objective, Sspo
 from sspo_jax.models.attention import Implementation
 from sspo_jax.models.configs import QwenConfig, QwenModel
@@ -115,6 +116,9 @@ class RolloutConfig:
     """How the devices hold the weights while they sample. None: between as few devices as they fit, the slots over the
     rest; the table at the start of a run states what was chosen. Any of its options switches it on, for instance
     --rollout.mesh.tensor 2."""
+    environment: FileOnly[EnvironmentConfig | None] = None
+    """What the policy talks to, turn by turn; None: a response is one turn. `max_new_tokens` is for all turns and the
+    texts of the environment."""
     server: ServerConfig | None = None
     """Sample through a server in another process; None: here. Any of its options switches it on, for instance
     --rollout.server.url http://localhost:8000."""
@@ -422,6 +426,11 @@ class TrainConfig:
         self.log.profiled(self.steps)
         self.reward.within(self.rollout.max_new_tokens)
         rollout, update = self.rollout, self.update
+        if rollout.environment is not None and rollout.server is not None:
+            raise ValueError(
+                "rollout.environment talks to the policy of this process, but --rollout.server.url samples elsewhere: "
+                "expected one of them"
+            )
         if rollout.mesh is not None and rollout.server is not None:
             raise ValueError(
                 "--rollout.mesh lays out this process's devices for sampling, but --rollout.server.url samples "

@@ -34,7 +34,6 @@ OF_A_RESPONSE = {
     "finish": "stop, or length where it was cut off at the budget",
     "verdict": "of the checker: .status, .extracted, .reason, .is_correct",
     "sample": "its place in the group, from 0",
-    "turns": "of an environment: a list of {role, text}; else None",
 }
 """What a function of one response may ask for besides."""
 OF_A_GROUP = {
@@ -42,7 +41,6 @@ OF_A_GROUP = {
     "tokens": "token ids of each",
     "finishes": "stop or length of each",
     "verdicts": "of the checker on each",
-    "turns": "of each",
 }
 """What a function of a whole group may ask for besides; `responses` makes it one."""
 

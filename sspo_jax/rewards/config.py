@@ -1,6 +1,7 @@
 """The reward of a run: which terms, under which limits, and their sum for each response."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -156,6 +157,7 @@ def score(
     verifier: Verifier | None = None,
     verdicts: Sequence[Verdict] | None = None,
     outcomes: Mapping[int, Sequence[Outcome]] | None = None,
+    environment: Sequence[float] = (),
 ) -> Scored:
     """The rewards of a batch of responses.
 
@@ -168,6 +170,7 @@ def score(
       verdicts: of these responses, where they were submitted to the verifier before (as the rollout arrives).
       outcomes: of each user's function, by its place in `rewards`, where they were called before. Without, a function
         can ask for `response`, `gold` and `verdict` alone.
+      environment: what it gave for each response, a term of weight 1; NaN where a response is left out.
 
     Raises:
       ValueError: the sequences differ in length, or there is no verifier for what is not given.
@@ -217,6 +220,9 @@ def score(
             case Length():
                 values = [reward.value(length, verdict) for length, verdict in zip(lengths, found, strict=True)]
         add(term_name(reward), reward.weight, values)
+    if environment:
+        excluded = [out or math.isnan(value) for out, value in zip(excluded, environment, strict=True)]
+        add("environment", 1.0, [0.0 if math.isnan(value) else value for value in environment])
     totals = [0.0 if out else total for total, out in zip(totals, excluded, strict=True)]
     return Scored(totals, found, excluded, terms, weights)
 

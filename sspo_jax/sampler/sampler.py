@@ -363,6 +363,8 @@ class LocalEngine:
         seed: int,
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
+        budgets: Sequence[int] | None = None,
+        keys: np.ndarray | None = None,
         on_finished: Callable[[int, list[int]], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Rollout:
@@ -380,6 +382,8 @@ class LocalEngine:
             seed=seed,
             step=step,
             prompt_ids=prompt_ids,
+            budgets=budgets,
+            keys=keys,
             on_finished=on_finished,
             progress=progress,
         )

@@ -269,7 +269,6 @@ class Grading:
             "tokens": self._tokens[row],
             "finish": self._finish(row),
             "sample": row % self._size,
-            "turns": None,
         }
 
     def _of_group(self, rows: list[int]) -> dict[str, Any]:
@@ -277,14 +276,14 @@ class Grading:
             "responses": [self._texts[row] for row in rows],
             "tokens": [self._tokens[row] for row in rows],
             "finishes": [self._finish(row) for row in rows],
-            "turns": [None for _ in rows],
         }
 
-    def result(self, lengths: Int[np.ndarray, " batch"]) -> Grades:
+    def result(self, lengths: Int[np.ndarray, " batch"], environment: Sequence[float] = ()) -> Grades:
         """Those of all responses; waits for the verdicts and the user's functions that are not there yet.
 
         Args:
           lengths: tokens of each response.
+          environment: its reward of each response, NaN where that is to be left out; none: there is no environment.
 
         Raises:
           RewardError: a user's reward function failed, on this process or on another; all processes raise.
@@ -309,6 +308,7 @@ class Grading:
             lengths.tolist(),
             verdicts=verdicts,
             outcomes=outcomes,
+            environment=environment,
         )
         return Grades(
             problems=tuple(self._problems),

@@ -48,6 +48,7 @@ from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
 from sspo_jax.trainer import stream
 from sspo_jax.trainer.batch import assign_rows, entropy_labels, entropy_statistics, pack_rows, split_groups
+from sspo_jax.trainer.conversations import talking
 from sspo_jax.trainer.evaluator import Evaluator, metrics_of
 from sspo_jax.trainer.grading import GradedRollout, Grader
 from sspo_jax.trainer.overview import show_plan
@@ -187,7 +188,12 @@ class Trainer:
         )
         self.trainable = self.programs.trainable
         self.sampling = rollout_sampling(config.rollout, inputs.stop_token_ids)
-        self.engine = open_engine(config.rollout, inputs.model, inputs.decoding.mesh, directory.path)
+        self.engine = talking(
+            open_engine(config.rollout, inputs.model, inputs.decoding.mesh, directory.path),
+            config.rollout.environment,
+            inputs.prompts,
+            inputs.tokenizer,
+        )
         self.failure: Exception | None = None
         self.is_started = False
         self.is_updating = False  # the parameters are between those of two steps
@@ -311,7 +317,7 @@ class Trainer:
             group_ids = sampled.group_ids + np.int32(attempt * rollout.prompts)  # other problems, other groups
             self.display.phase("verify")
             with watch("verify"):  # what the rollout did not hide
-                grades = grading.result(sampled.lengths)
+                grades = grading.result(sampled.lengths, sampled.rewards)
             groups = GradedRollout(rollout=dataclasses.replace(sampled, group_ids=group_ids), **vars(grades))
             stream.learn(self.stream, groups)
             if not rollout.dynamic_sampling:

@@ -21,10 +21,10 @@ import numpy as np
 
 def pair(text, answer): return float(text == answer)
 def pair_by_name(response, gold, scale=2): return scale * (response == gold)
-def everything(problem, gold, solution, id, set, level, subject, extra, step, response, tokens, finish, verdict, sample,
-               turns):
+def everything(problem, gold, solution, id, set, level, subject, extra, step, response, tokens, finish, verdict,
+               sample):
     return {"right": verdict.is_correct, "long": len(tokens), "cut": finish == "length", "extra": extra["bonus"],
-            "step": np.int64(step), "sample": sample, "id": id == "p1", "none": (solution, level, turns) == (None,) * 3}
+            "step": np.int64(step), "sample": sample, "id": id == "p1", "none": (solution, level) == (None, None)}
 def misspelled(response, probelm): return 0
 def unknown(response, gold, mood): return 0
 def with_argument(response, gold, mood): return mood
@@ -258,4 +258,4 @@ def test_the_older_word_for_stopping_is_known():
     with pytest.raises(ValueError, match="expected 'stop', 'exclude' or 'zero'"):
         own("pair", on_failure="ignore")
     assert [term.weight for term in RewardConfig(format=Format(weight=3)).named_terms().values()] == [1.0, 3]
-    assert set(OF_A_GROUP) & set(OF_A_RESPONSE) == {"tokens", "turns"}
+    assert set(OF_A_GROUP) & set(OF_A_RESPONSE) == {"tokens"}
