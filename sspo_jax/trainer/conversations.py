@@ -31,7 +31,7 @@ from sspo_jax.sampler import LocalEngine, RolloutEngine, SamplingParams
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.types import FinishReason, Rollout, rows_of_groups
 
-_MOST_ALIKE = 4096  # problems with the same prompt in one call
+_MOST_PROMPTS, _MOST_ALIKE = 65536, 4096  # of one call: prompts, and problems with the same
 _TURN = 1 << 20  # samples of a prompt have smaller numbers, so that sample + turn * this names a turn of one
 
 
@@ -40,17 +40,20 @@ class RememberingPrompts(PromptTokenizer):
 
     def __call__(self, problem: Problem) -> list[int]:
         tokens = super().__call__(problem)
-        self._latest.setdefault(tuple(tokens), collections.deque(maxlen=_MOST_ALIKE)).append(problem)
+        key = tuple(tokens)
+        self._latest[key] = [*self._latest.pop(key, [])[1 - _MOST_ALIKE :], problem]  # the latest is the last
+        if len(self._latest) > _MOST_PROMPTS:
+            self._latest.pop(next(iter(self._latest)))
         return tokens
 
     def problems(self, prompts: Sequence[Sequence[int]]) -> list[Problem]:
         """Those that the prompts were just made of, in this order; other problems may have had the same before."""
         keys = [tuple(map(int, prompt)) for prompt in prompts]
-        remaining = {key: list(self._latest[key])[-count:] for key, count in collections.Counter(keys).items()}
+        remaining = {key: self._latest[key][-count:] for key, count in collections.Counter(keys).items()}
         return [remaining[key].pop(0) if len(remaining[key]) > 1 else remaining[key][0] for key in keys]
 
     @functools.cached_property
-    def _latest(self) -> dict[tuple[int, ...], collections.deque[Problem]]:
+    def _latest(self) -> dict[tuple[int, ...], list[Problem]]:
         return {}
 
 

@@ -82,7 +82,8 @@ def check(config: TrainConfig) -> RunInputs:
             f"--model.lora.rank is {config.model.lora.rank}; expected at most {model.hidden_size}, the model's width"
         )
     template = load_template(config.prompt)
-    prompts = RememberingPrompts(template, tokenizer, max_tokens=config.rollout.max_prompt_tokens)
+    kind = PromptTokenizer if config.rollout.environment is None else RememberingPrompts
+    prompts = kind(template, tokenizer, max_tokens=config.rollout.max_prompt_tokens)
     if config.rollout.environment is not None:
         if jax.process_count() > 1:
             raise ValueError("rollout.environment is set, and several processes train: expected one process")
