@@ -2,8 +2,8 @@
 
     make train EXP=guessing_tiny
 
-Stage 1 imitates guesses at random. In stage 2 the environment rewards a guess that is right, the more the earlier it
-comes: halving what is left finds every number from 0 to 9 in four guesses.
+Stage 1 imitates games of which three in five are guesses at random. In stage 2 the environment rewards the right guess,
+the more the earlier it comes: halving what is left finds every number from 0 to 9 in four guesses.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import dataclasses
 from sspo_jax.config import EvaluationConfig, RolloutConfig, TrainConfig, WarmStartConfig
 from sspo_jax.data.dialogues import DialogueData
 from sspo_jax.environments import EnvironmentConfig
+from sspo_jax.losses import Sspo
 from sspo_jax.rewards import Correctness, RewardConfig
 
 from . import calculator_tiny
@@ -21,7 +22,7 @@ def config() -> TrainConfig:
     base = calculator_tiny.config()
     return dataclasses.replace(
         base,
-        steps=20,
+        steps=16,
         data=DialogueData(kind="numbers"),
         rollout=RolloutConfig(
             prompts=32,
@@ -31,6 +32,8 @@ def config() -> TrainConfig:
             environment=EnvironmentConfig(environment="sspo_jax.environments:GuessingGame", max_turns=4),
         ),
         reward=RewardConfig(correctness=Correctness(weight=0.0)),
+        loss=dataclasses.replace(Sspo.calibrated(clip_low=0.1, clip_high=0.14), ratio_level="turn"),
+        optimizer=dataclasses.replace(base.optimizer, learning_rate=1e-3),
         warm_start=WarmStartConfig(updates=300, rows=24, row_tokens=96, learning_rate=3e-3),
         evaluation=EvaluationConfig(),
     )

@@ -38,7 +38,7 @@ class DialogueData:
     size: Count = 1_000_000
     """Number of problems; they are made on demand, so a large number costs nothing."""
     asking_fraction: Fraction = 0.4
-    """Share of the demonstrations of products that ask the calculator; the others guess the digits."""
+    """Share of the demonstrations that ask the calculator, or that heed what the game says; the others just guess."""
 
     def open(self, tokenizer: Any = None) -> "DialogueSource":
         """The source of these problems; the tokenizer is not used, other data counts tokens with it."""
@@ -77,7 +77,7 @@ class DialogueSource:
     def demonstration(self, index: int) -> str:
         """A conversation about problem `index` to imitate, the environment's part of it included.
 
-        Products: some ask the calculator, the others guess. Numbers: guesses at random that heed no hint.
+        Some ask the calculator, or guess only numbers that can still be right; the others guess at random.
         """
         problem, rng = self[index], self._rng("demonstration", index)
         if self.data.kind == "numbers":
@@ -95,8 +95,10 @@ class DialogueSource:
                 return left, right
 
     def _guesses(self, secret: int, rng: random.Random) -> str:
-        text = ""
-        for number, guess in enumerate(rng.sample(range(10), _GUESSES), 1):
+        text, left, heeds = "", list(range(10)), rng.random() < self.data.asking_fraction
+        for number in range(1, _GUESSES + 1):
+            guess = rng.choice(left)
+            left = [other for other in left if (other - guess) * (secret - guess) > 0 or (not heeds and other != guess)]
             text += str(guess)
             if guess == secret or number == _GUESSES:
                 break
