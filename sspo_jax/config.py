@@ -44,6 +44,9 @@ class ModelConfig:
     attention: Implementation = "auto"
     """xla, cudnn (GPU) or splash (TPU); auto: the fastest there that computes these shapes. With xla the sampler too
     leaves its kernels alone, which read of a long cache what is held."""
+    reference: str | None = None
+    """Checkpoint of the KL term's reference policy, a directory or a name on the Hub, of the same shape; None:
+    the policy that the run starts from. Read where --loss.kl-coefficient is above 0."""
     lora: LoraConfig | None = None
     """Train low-rank adapters and leave the weights, kept in `dtype`, as they are; None: train the weights. Any of its
     options switches it on, for instance --model.lora.rank 16."""

@@ -23,6 +23,7 @@ from sspo_jax.distributed.processes import any_process, is_main, together
 from sspo_jax.distributed.watch import Watch
 from sspo_jax.files import DiskFullError, is_disk_full
 from sspo_jax.host_memory import release_freed_memory
+from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.qwen import Params
 from sspo_jax.optimizer import abstract_state
 from sspo_jax.report.page import RunReport
@@ -633,9 +634,11 @@ class Trainer:
                 optimizer = self.programs.init_optimizer(params)
             self.state = Checkpoint(params=params, optimizer=optimizer, step=0, data=self.stream.state())
             self.state.unrecorded = {} if self.evaluator.is_due(0) else None
-        # The reference policy is where the run started from; it is frozen, so it is made again and not saved.
+        # The reference policy is a checkpoint or where the run started; frozen, so it is read again and not saved.
         self.reference = None
-        if self.config.loss.kl_coefficient:
+        if self.inputs.reference_path is not None:
+            self.reference, _ = load_qwen(self.inputs.reference_path, mesh=mesh, param_dtype="float32")
+        elif self.config.loss.kl_coefficient:
             self.reference = self.trainable.reference(self.state.params) or self.first_params()
         self.manager.begin(self.state, is_resumed=restored is not None)
         self.is_started = True

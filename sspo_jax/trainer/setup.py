@@ -36,6 +36,7 @@ class RunInputs:
 
     model: QwenModel
     model_path: pathlib.Path | None  # None: random weights
+    reference_path: pathlib.Path | None  # None: the reference policy of a KL term is where the run starts
     tokenizer: Any
     stop_token_ids: tuple[int, ...]
     prompts: PromptTokenizer
@@ -59,6 +60,7 @@ def check(config: TrainConfig) -> RunInputs:
     find_trackers(config.log.trackers)
     mesh = make_mesh(config.mesh)
     model, path = resolve_model(config.model)
+    reference_path = _reference(config, model)
     qwen_shardings(model, mesh)  # refuses a mesh that does not divide the model
     Trainable(model, config.model.lora).shardings(mesh)  # ... and adapters of weights that it does not have
     if config.update.micro_rows % batch_shards(mesh):
@@ -117,6 +119,7 @@ def check(config: TrainConfig) -> RunInputs:
     return RunInputs(
         model=model,
         model_path=path,
+        reference_path=reference_path,
         tokenizer=tokenizer,
         stop_token_ids=stop_token_ids,
         prompts=prompts,
@@ -132,6 +135,7 @@ def check(config: TrainConfig) -> RunInputs:
             "prompt": {template.name: template.digest},
             "tokenizer": tokenizer_digest(tokenizer),
             **({"model": {str(config.model.path): model_digest(path)}} if path else {}),  # a second for each GB
+            **({"reference": {str(config.model.reference): model_digest(reference_path)}} if reference_path else {}),
         },
     )
 
@@ -212,6 +216,35 @@ def resolve_model(config: ModelConfig) -> tuple[QwenModel, pathlib.Path | None]:
     shape = config_from_hf(path)
     weight_files(path)  # refuses a directory without any
     return config.computed(shape), path
+
+
+_OF_NO_CONCERN = {"eos_token_ids", "init_scale", "max_positions"}
+"""Fields of a shape that do not enter the forward pass."""
+
+
+def _reference(config: TrainConfig, model: QwenModel) -> pathlib.Path | None:
+    """The directory of the reference policy, if it is a checkpoint of its own."""
+    name = config.model.reference
+    if name is None:
+        return None
+    if not config.loss.kl_coefficient:
+        raise ValueError(
+            f"--model.reference is {name!r}, but --loss.kl-coefficient is 0, so nothing reads it: set one of them"
+        )
+    if config.model.lora is not None:
+        raise ValueError(
+            "--model.reference with --model.lora.*: with adapters the reference policy is the weights without them; "
+            "leave out one of the two"
+        )
+    found, path = resolve_model(dataclasses.replace(config.model, path=name))
+    ours, theirs = dataclasses.asdict(model.shape), dataclasses.asdict(found.shape)
+    for field in ours.keys() - _OF_NO_CONCERN:  # the program of the policy computes the reference too
+        if ours[field] != theirs[field]:
+            raise ValueError(
+                f"the model of --model.reference {name} has {field} = {theirs[field]}, the policy {ours[field]}; "
+                "expected a model of the same shape"
+            )
+    return path
 
 
 def _fit_prompts(data: ProblemSource, prompts: PromptTokenizer, rollout: RolloutConfig) -> tuple[ProblemSource, int]:
