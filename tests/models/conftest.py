@@ -19,6 +19,10 @@ SHAPE = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 4096,
 }
+DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
+         "linear_key_head_dim": 8, "linear_value_head_dim": 4, "hidden_size": 32}  # fmt: skip
+SHARED = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
+          "shared_expert_intermediate_size": 24}  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2-tied": {"tie_word_embeddings": True},
     "qwen2": {"tie_word_embeddings": False, "rms_norm_eps": 1e-5, "num_key_value_heads": 8},
@@ -32,6 +36,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "norm_topk_prob": True,
     },
     "qwen3-bias": {"tie_word_embeddings": False, "head_dim": 8, "attention_bias": True},
+    "qwen35": {**DELTA, "tie_word_embeddings": True},
+    "qwen35-untied": {**DELTA, "tie_word_embeddings": False, "layer_types": ["full_attention", "linear_attention"] * 2},
+    "qwen3next": {**DELTA, **SHARED, "tie_word_embeddings": False},
+    "qwen35moe": {
+        **DELTA,
+        **SHARED,
+        "tie_word_embeddings": True,
+        "num_hidden_layers": 3,
+        "layer_types": ["linear_attention", "full_attention", "full_attention"],
+    },
     "llama": {
         "tie_word_embeddings": False,
         "rms_norm_eps": 1e-5,
@@ -49,7 +63,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2-no_bias": {"tie_word_embeddings": True, "num_attention_heads": 4, "head_dim": 16},  # the same to us
 }
 """Settings of transformers' configs; what is before the dash is the family."""
-CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3moe": "Qwen3Moe", "llama": "Llama"}
+CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3moe": "Qwen3Moe", "llama": "Llama", "qwen35": "Qwen3_5",
+           "qwen3next": "Qwen3Next", "qwen35moe": "Qwen3_5Moe"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +101,16 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., C
         if key in made:
             return made[key]
         prefix = CLASSES[family.split("-")[0]]
-        config = getattr(transformers, f"{prefix}Config")(**{**SHAPE, **FAMILIES[family], **changes})
+        whole = getattr(transformers, f"{prefix}ForCausalLM")
+        config = whole.config_class(**{**SHAPE, **FAMILIES[family], **changes})
         torch.manual_seed(0)
-        model = getattr(transformers, f"{prefix}ForCausalLM")(config).eval()
+        model = whole(config).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
-                parameter.copy_(1 + 0.2 * noise if "norm" in name else 0.3 * noise)
+                is_zero_centred = "linear_num_key_heads" in FAMILIES[family] and "linear_attn" not in name
+                around = 0 if is_zero_centred else 1
+                parameter.copy_(around + 0.2 * noise if "norm" in name else 0.3 * noise)
                 if family.endswith("no_bias") and name.endswith("bias"):
                     parameter.zero_()
         path = tmp_path_factory.mktemp(family)
@@ -100,9 +118,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., C
         if family.endswith("no_bias"):
             _drop_biases(path / "model.safetensors")
         # Read back: casting the model in place would round the rotary frequencies as well.
-        model = getattr(transformers, f"{prefix}ForCausalLM").from_pretrained(
-            str(path), dtype=torch.float32, attn_implementation="eager"
-        )
+        model = whole.from_pretrained(str(path), dtype=torch.float32, attn_implementation="eager")
         made[key] = Checkpoint(path, model.eval())
         return made[key]
 

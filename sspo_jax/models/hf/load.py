@@ -7,6 +7,7 @@ and transposed, converted and written into its layer of the stacked array there.
 import functools
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from sspo_jax.models.qwen import Params, abstract_qwen, qwen_shardings
 from sspo_jax.sharding import named_sharding
 
 _DTYPES = {"F32": np.dtype("float32"), "F16": np.dtype("float16"), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_NOT_TEXT = ("model.visual.", "mtp.")  # images; the prediction of further tokens
 _MAX_MAPPED_BYTES = 2**28  # read through one mapping of a file before it is dropped: mapped pages count as our memory
 
 
@@ -33,7 +35,9 @@ class _Reader:
 
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
-        self.files = file_of_each_tensor(directory)
+        found = file_of_each_tensor(directory)
+        self.names = {_text_name(name): name for name in found}
+        self.files = {_text_name(name): file for name, file in found.items()}
         self._open_file: pathlib.Path | None = None
         self._handle: Any = None
         self._mapped_bytes = 0
@@ -57,9 +61,14 @@ class _Reader:
         if file != self._open_file:
             self._handle, self._open_file, self._mapped_bytes = open_weights(file), file, 0
         try:
-            return self._handle.get_slice(name)
+            return self._handle.get_slice(self.names[name])
         except SafetensorError as error:
             raise ValueError(f"{file}: no tensor {name!r}, where the index says it is: download both again") from error
+
+
+def _text_name(name: str) -> str:
+    """The name that a tensor of a model that also sees images has in the model of its text part."""
+    return name.replace("model.language_model.", "model.", 1) if name.startswith("model.language_model.") else name
 
 
 def _some(names: Sequence[str]) -> str:
@@ -70,6 +79,14 @@ def _check(reader: _Reader, wanted: dict[str, HfTensor], config: QwenConfig) -> 
     """Raises ValueError, before anything is read, where the tensors are not those of the config."""
     where = reader.directory
     extra = [name for name in reader.files if name not in wanted and not name.endswith("rotary_emb.inv_freq")]
+    if config.is_hybrid and (ignored := [name for name in extra if name.startswith(_NOT_TEXT)]):
+        extra = [name for name in extra if name not in ignored]
+        kinds = sorted({next(start for start in _NOT_TEXT if name.startswith(start)) + "*" for name in ignored})
+        warnings.warn(
+            f"{where}: the text part alone is read; {len(ignored)} other tensors ({', '.join(kinds)}) are left out, "
+            "and an export will not have them",
+            stacklevel=3,
+        )
     if config.tie_embeddings and "lm_head.weight" in extra:
         extra.remove("lm_head.weight")
         _check_tied(reader)
@@ -180,8 +197,8 @@ def _load_parameter(
 
     first = group[0]
     if not first.index:
-        return _converter(first.part_shape, first.inputs, target.dtype, sharding)(on_device(first))
-    insert = _inserter(first.part_shape, first.inputs, sharding)
+        return _converter(first.part_shape, first.inputs, first.parts, target.dtype, sharding)(on_device(first))
+    insert = _inserter(first.part_shape, first.inputs, first.parts, sharding)
     stack = jnp.zeros(target.shape, target.dtype, device=sharding)
     for tensor in group:
         stack = insert(stack, on_device(tensor), tuple(np.int32(i) for i in tensor.index))
@@ -191,14 +208,16 @@ def _load_parameter(
 
 # Cached, so that a second checkpoint of the same shape compiles nothing.
 @functools.cache
-def _converter(part_shape: tuple[int, ...], inputs: int | None, dtype: Any, sharding: Any) -> Any:
-    return jax.jit(lambda x: from_hf(x, part_shape, inputs).astype(dtype), out_shardings=sharding)
+def _converter(
+    part_shape: tuple[int, ...], inputs: int | None, parts: tuple[int, ...], dtype: Any, sharding: Any
+) -> Any:
+    return jax.jit(lambda x: from_hf(x, part_shape, inputs, parts).astype(dtype), out_shardings=sharding)
 
 
 @functools.cache
-def _inserter(part_shape: tuple[int, ...], inputs: int | None, sharding: Any) -> Any:
+def _inserter(part_shape: tuple[int, ...], inputs: int | None, parts: tuple[int, ...], sharding: Any) -> Any:
     def insert(stack: jax.Array, x: jax.Array, index: tuple[jax.Array, ...]) -> jax.Array:
-        part = from_hf(x, part_shape, inputs).astype(stack.dtype)
+        part = from_hf(x, part_shape, inputs, parts).astype(stack.dtype)
         part = part.reshape((1,) * len(index) + part.shape)
         return jax.lax.dynamic_update_slice(stack, part, (*index, *([0] * len(part_shape))))
 

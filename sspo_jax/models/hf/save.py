@@ -34,9 +34,9 @@ _TOKENIZER_FILES = (
 
 
 @functools.cache
-def _extractor(shape: tuple[int, ...], inputs: int | None, dtype: Any, sharding: Any) -> Any:
+def _extractor(shape: tuple[int, ...], inputs: int | None, parts: tuple[int, ...], dtype: Any, sharding: Any) -> Any:
     def extract(stack: jax.Array, index: tuple[jax.Array, ...]) -> jax.Array:
-        return to_hf(stack[index] if index else stack, shape, inputs).astype(dtype)
+        return to_hf(stack[index] if index else stack, shape, inputs, parts).astype(dtype)
 
     return jax.jit(extract, out_shardings=sharding)
 
@@ -104,7 +104,7 @@ def _gather(stack: jax.Array, tensor: HfTensor, dtype: DType) -> np.ndarray:
     """Brings one tensor to the host of every process, in the checkpoint's layout and dtype."""
     mesh = getattr(stack.sharding, "mesh", None)
     whole = None if mesh is None else replicated(mesh)
-    extract = _extractor(tensor.shape, tensor.inputs, dtype, whole)
+    extract = _extractor(tensor.shape, tensor.inputs, tensor.parts, dtype, whole)
     return np.asarray(extract(stack, tuple(np.int32(i) for i in tensor.index)).addressable_data(0))
 
 
