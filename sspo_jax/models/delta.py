@@ -52,7 +52,7 @@ def delta_inputs(block: dict[str, Any], config: QwenConfig, mixed: Array, rate: 
     def parameter(name: str) -> Array:
         return jnp.expand_dims(block[name].astype(jnp.float32), tuple(range(decay.ndim - 2)))
 
-    steps = jax.nn.softplus(decay.astype(jnp.float32) + parameter("delta_decay_bias"))
+    steps = jax.nn.softplus(decay.astype(jnp.float32) + parameter("delta_step_bias"))
     log_decay = -jnp.exp(parameter("delta_log_decay")) * steps
     return Inputs(unit(query) * width**-0.5, unit(key), value, log_decay, jax.nn.sigmoid(rate.astype(jnp.float32)))
 

@@ -124,7 +124,7 @@ def _delta_parameters(config: QwenConfig, normal: Any, ones: Any) -> dict[str, n
     return found | {
         "delta_convolution": normal((layers, heads, channels, config.delta_taps), "layers", "kv_heads", None, None),
         "delta_log_decay": ones((layers, heads, group), "layers", "kv_heads", None),
-        "delta_decay_bias": ones((layers, heads, group), "layers", "kv_heads", None),
+        "delta_step_bias": ones((layers, heads, group), "layers", "kv_heads", None),
         "delta_norm": ones((layers, config.delta_value_dim), "layers", None),
         "delta_output": normal((layers, heads, values, embed), "layers", "kv_heads", None, "embed"),
     }
@@ -412,8 +412,13 @@ def hidden_states(
     angles = rotary_angles(positions, config)
     runs = delta.sequence_runs(segment_ids) if config.delta_layers else None
 
+    if config.delta_layers and return_cache:
+        raise ValueError(
+            "return_cache is set, and layers with the gated delta rule have no keys and values: leave it out"
+        )
+
     def layer(x: Array, block: Params) -> tuple[Array, tuple[Array, Array] | None]:
-        key = value = None
+        cache = None
         if "delta_output" in block:
             before = empty_delta_state(config, x.shape[0], x.dtype)
             mixed, _ = delta_rule(block, config, x, before, is_token=segment_ids > 0, runs=runs)
@@ -421,9 +426,9 @@ def hidden_states(
         else:
             query, key, value, gate = attention_inputs(block, config, x, angles)
             x = x + attention_output(block, attend(query, key, value), gate)
+            cache = (key, value) if return_cache else None
         x = x + mlp(block, config, x)
-        x = constrain(x, "batch", "time", "activation_embed")
-        return x, (key, value) if return_cache else None
+        return constrain(x, "batch", "time", "activation_embed"), cache
 
     if how.remat == "full":
         layer = jax.checkpoint(layer, prevent_cse=False)

@@ -55,7 +55,7 @@ HF_NAMES: dict[str, tuple[str, int | None]] = {
     "blocks.delta_decay": ("model.layers.{0}.linear_attn.in_proj_a.weight", 1),
     "blocks.delta_convolution": ("model.layers.{0}.linear_attn.conv1d.weight", None),
     "blocks.delta_log_decay": ("model.layers.{0}.linear_attn.A_log", 0),
-    "blocks.delta_decay_bias": ("model.layers.{0}.linear_attn.dt_bias", 0),
+    "blocks.delta_step_bias": ("model.layers.{0}.linear_attn.dt_bias", 0),
     "blocks.delta_norm": ("model.layers.{0}.linear_attn.norm.weight", 0),
     "blocks.delta_output": ("model.layers.{0}.linear_attn.out_proj.weight", 2),
 }
