@@ -8,13 +8,14 @@ DATA ?= aime24,amc23,math500,minerva,olympiadbench
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 # The tests compile many small programs; a cache between runs saves most of that.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install install-dev train study eval test test-all coverage routes metrics-page lint format bench bench-peers smoke-real lock clean
+.PHONY: help install install-dev train warm-start study eval test test-all coverage routes metrics-page docs lint format bench bench-peers smoke-real lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,7 +28,11 @@ $(RUN): requirements.txt pyproject.toml setup.py
 	$(BIN)/python -m pip install -q --no-deps -e .
 	@touch $@
 
-$(DEV): $(RUN) requirements-dev.txt
+$(DOCS): $(RUN) requirements-docs.txt
+	$(BIN)/python -m pip install -q -r requirements-docs.txt
+	@touch $@
+
+$(DEV): $(RUN) requirements-dev.txt requirements-docs.txt
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
 	@touch $@
 
@@ -36,6 +41,9 @@ install-dev: $(DEV)  ## ... and what the tests need
 
 train: $(RUN)  ## train EXP=arithmetic_tiny, with ARGS="--section.field value"
 	@$(BIN)/python -m sspo_jax train $(EXP) $(ARGS)
+
+warm-start: $(RUN)  ## train the warm start of EXP anew and compare it with the shipped one
+	@$(BIN)/python -m sspo_jax warm-start $(EXP) $(ARGS)
 
 study: $(RUN)  ## run what is missing of STUDY=ratio_levels, with ARGS="--jobs 2", and write its report
 	@$(BIN)/python -m sspo_jax study $(STUDY) $(ARGS)
@@ -59,6 +67,11 @@ routes: $(DEV)  ## the table of docs/architecture.md: how long the routes throug
 metrics-page: $(RUN)  ## docs/metrics.md from the table in the code
 	@$(BIN)/python -m sspo_jax.runs.metric_table > docs/metrics.md
 
+# Not with -q, which would keep --strict from counting warnings.
+docs: $(DOCS)  ## the documentation as a site, with the API reference, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
+	@echo "site/index.html; with the search: $(BIN)/python -m http.server -b localhost -d site"
+
 lint: $(DEV)  ## ruff and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -79,7 +92,7 @@ smoke-real: $(DEV)  ## the 1.5B experiment end to end at a small size: train, ev
 	$(BIN)/python tests/smoke_real.py $(ARGS)
 
 lock:  ## renew requirements.txt from pyproject.toml (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.txt
+	uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --extra all pyproject.toml -o requirements.txt
 
 clean:  ## remove .venv and caches, never runs/
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache

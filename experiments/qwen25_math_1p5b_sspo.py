@@ -8,8 +8,8 @@ The paper (arXiv:2511.04256v2) reports 46.72 on average over five sets, GRPO 43.
 rate and lengths were not available to us; these are the settings of the recipes it builds on: 128 prompts x 8 samples,
 learning rate 1e-6, no KL term, temperature 1, 3,000 new tokens, and four updates per rollout, without which every ratio
 would be 1. Those of the paper's five sets that are in $SSPO_DATA (or data/) are evaluated every 50 steps, one greedy
-response per problem; `--evaluation.sets aime24,math500` names others. Not yet run at full size: see docs/real_runs.md
-for what it needs.
+response per problem; `--evaluation.sets aime24,math500` names others. Not yet run at full size:
+docs/first_real_run.md is the way to it.
 """
 
 from sspo_jax.config import (

@@ -2,7 +2,7 @@
 
     make train EXP=qwen25_math_7b_sspo ARGS="--data.path math_lvl3to5_8k.jsonl"
 
-Not yet run at full size: see docs/real_runs.md for what it needs.
+Not yet run at full size: see docs/first_real_run.md for what it needs.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Rewards to advantages: one number per response, plain arrays of shape [n].
+"""Rewards to advantages: one number per response, plain arrays of shape [n]; `clip_b` clears some tokens of them.
 
 A group is the responses to one prompt. Group labels are any integers, groups may differ in size, and a response that
 is not `valid` (a checker that timed out) counts in no mean and gets advantage 0.
@@ -10,13 +10,18 @@ responses of a rollout batch, a few thousand at most.
 
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sspo_jax.types import Number
 
+AnyArray = Array | np.ndarray
 Scale = Literal["group", "batch", "none"]
-Estimator = Literal["group", "leave_one_out", "reinforce_plus_plus", "reinforce_plus_plus_baseline"]
+Estimator = Literal[
+    "group", "leave_one_out", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "max_rl", "pass_at_k"
+]
 
 
 def estimate(
@@ -25,6 +30,7 @@ def estimate(
     *,
     estimator: Estimator = "group",
     scale: Scale | None = None,
+    lengths: Int[Array, " n"] | None = None,
     valid: Bool[Array, " n"] | None = None,
 ) -> Float[Array, " n"]:
     """The advantages of a run, by the name of their estimator.
@@ -32,18 +38,24 @@ def estimate(
     Args:
       rewards: [n].
       group_ids: [n], any integers.
-      estimator: `group_relative`, `leave_one_out`, or `reinforce_plus_plus` without or with the group's baseline.
-      scale: what the first two divide by; None means as published.
+      estimator: `group_relative`, `leave_one_out`, `reinforce_plus_plus` without or with the group's baseline,
+        `max_rl`, or `pass_at_k`.
+      scale: what the first two and the last divide by; None means as published.
+      lengths: [n], tokens of each response, by which `reinforce_plus_plus` weighs them; None means alike.
       valid: [n], which responses count; None means all.
     """
     if estimator == "group":
         return group_relative(rewards, group_ids, scale=scale or "group", valid=valid)
     if estimator == "leave_one_out":
         return leave_one_out(rewards, group_ids, scale=scale or "none", valid=valid)
+    if estimator == "max_rl":
+        return max_rl(rewards, group_ids, valid=valid)
+    if estimator == "pass_at_k":
+        return pass_at_k(rewards, group_ids, scale=scale or "group", valid=valid)
     if estimator not in get_args(Estimator):
         raise ValueError(f"estimator is {estimator!r}, expected one of {', '.join(get_args(Estimator))}")
     groups = group_ids if estimator == "reinforce_plus_plus_baseline" else None
-    return reinforce_plus_plus(rewards, groups, valid=valid)
+    return reinforce_plus_plus(rewards, groups, lengths=lengths, valid=valid)
 
 
 def group_relative(
@@ -105,25 +117,112 @@ def reinforce_plus_plus(
     rewards: Float[Array, " n"],
     group_ids: Int[Array, " n"] | None = None,
     *,
-    epsilon: Number = 1e-6,
+    lengths: Int[Array, " n"] | None = None,
+    epsilon: Number = 1e-8,
     valid: Bool[Array, " n"] | None = None,
 ) -> Float[Array, " n"]:
-    """A_i = (X_i - mean of X) / (std of X + epsilon), over the whole batch (REINFORCE++, arXiv:2501.03262).
+    """A_i = (X_i - mean of X) / sqrt(variance of X + epsilon), over the whole batch (REINFORCE++, arXiv:2501.03262).
 
     X is the reward, or with `group_ids` the reward less the mean of its group ("REINFORCE++-baseline" in verl). As a
-    reward per response without token-level KL, with discount 1: the return of every token is then the reward. The
-    statistics weigh responses equally; verl's weigh tokens, and so favour long ones.
+    reward per response without token-level KL, with discount 1: the return of every token is then the reward.
+
+    With `lengths` mean and variance are over tokens, as verl's are: a response counts as often as it has tokens, and
+    the variance divides by the number of tokens less 1. Without, every response counts once.
 
     >>> import jax.numpy as jnp
-    >>> [round(float(x), 4) for x in reinforce_plus_plus(jnp.array([1.0, 0.0, -1.0]))]
+    >>> rewards = jnp.array([1.0, 0.0, -1.0])
+    >>> [round(float(x), 4) for x in reinforce_plus_plus(rewards)]
     [1.0, 0.0, -1.0]
+    >>> [round(float(x), 4) for x in reinforce_plus_plus(rewards, lengths=jnp.array([100, 100, 100]))]
+    [1.2227, 0.0, -1.2227]
     """
     one_group = jnp.zeros(rewards.shape, jnp.int32)
     rewards, same, valid = _prepare(rewards, one_group if group_ids is None else group_ids, valid)
-    # The group-centred rewards have mean 0 over the batch, so centring them again would change nothing.
     centred = _centred(rewards, same, valid)
-    count = jnp.sum(valid, dtype=rewards.dtype)
-    return centred / (jnp.sqrt(jnp.sum(centred**2) / jnp.maximum(count - 1, 1)) + epsilon)
+    counts = valid.astype(rewards.dtype) * (1 if lengths is None else lengths.astype(rewards.dtype))
+    total = jnp.sum(counts)
+    # Equal rewards are exactly 0 by now, and the mean of zeros is.
+    centred = jnp.where(valid, centred - jnp.sum(counts * centred) / jnp.maximum(total, 1), 0)
+    return centred * jax.lax.rsqrt(jnp.sum(counts * centred**2) / jnp.maximum(total - 1, 1) + epsilon)
+
+
+def max_rl(
+    rewards: Float[Array, " n"], group_ids: Int[Array, " n"], *, valid: Bool[Array, " n"] | None = None
+) -> Float[Array, " n"]:
+    """A_i = (R_i - mean of its group) / mean of its group (MaxRL, arXiv:2602.02710); 0 where the mean is not above 0.
+
+    For rewards of 0 and 1, and in expectation, the gradient of log(pass rate) up to the order of the group's size: hard
+    problems weigh more than with `group_relative`.
+
+    >>> import jax.numpy as jnp
+    >>> [float(x) for x in max_rl(jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4, jnp.int32))]
+    [3.0, -1.0, -1.0, -1.0]
+    """
+    rewards, same, valid = _prepare(rewards, group_ids, valid)
+    mean = _group_sum(rewards, same) / jnp.maximum(jnp.sum(same, axis=1, dtype=rewards.dtype), 1)
+    return jnp.where(mean > 0, _centred(rewards, same, valid) / jnp.where(mean > 0, mean, 1), 0)
+
+
+def pass_at_k(
+    rewards: Float[Array, " n"],
+    group_ids: Int[Array, " n"],
+    *,
+    scale: str = "group",
+    epsilon: Number = 1e-6,
+    valid: Bool[Array, " n"] | None = None,
+) -> Float[Array, " n"]:
+    """The best response of a group gets the lead over the second best, all others 0 (arXiv:2503.19595, as in verl).
+
+    That lead is what the response adds to the maximum of the group. Where several are best nobody leads, and a group
+    of one gets 0. With `scale` divided by the same (std + epsilon) as `group_relative`.
+
+    >>> import jax.numpy as jnp
+    >>> [float(x) for x in pass_at_k(jnp.array([1.0, 0.25, 0.0]), jnp.zeros(3, jnp.int32), scale="none")]
+    [0.75, 0.0, 0.0]
+    """
+    rewards, same, valid = _prepare(rewards, group_ids, valid)
+    centred = _centred(rewards, same, valid)
+    others = same & ~jnp.eye(len(rewards), dtype=bool)
+    second = jnp.max(jnp.where(others, rewards[None, :], -jnp.inf), axis=1)
+    leads = valid & (rewards > second) & ~is_rounding(second, rewards) & jnp.any(others, axis=1)
+    lead = jnp.where(leads, rewards - jnp.where(leads, second, 0), 0)
+    return lead / _divisor(rewards, centred, same, valid, scale, epsilon)
+
+
+def clip_b(
+    advantages: Float[AnyArray, "*shape"],
+    logprobs: Float[AnyArray, "*shape"],
+    entropies: Float[AnyArray, "*shape"],
+    mask: Bool[AnyArray, "*shape"],
+    *,
+    width: Number = 2.5,
+) -> Float[AnyArray, "*shape"]:
+    """Clip_B, clipping by an entropy signal (arXiv:2602.03392): 0 for tokens whose update would lower the entropy most.
+
+        S_t = p_t (H_t + log p_t),  p_t = exp(logprob_t)
+        A_t -> 0 where A_t < 0 and S_t < mean(S) - width * std(S), over all valid tokens
+
+    To push down a token that is rarer than its entropy says sharpens the policy; S is how strongly. A token that is
+    cleared keeps its place in the denominator; in the authors' code it leaves the mask, as far as we could read it.
+
+    Args:
+      advantages, logprobs, entropies: of any shape, nats, under the policy that sampled; JAX or NumPy arrays.
+      mask: valid tokens; the statistics are over all of them, so give a whole rollout.
+      width: standard deviations below the mean.
+
+    >>> import jax.numpy as jnp
+    >>> logprobs = jnp.log(jnp.array([0.9, 0.9, 0.9, 0.3]))
+    >>> clip_b(-jnp.ones(4), logprobs, jnp.full(4, 0.3), jnp.ones(4, bool), width=1.5).tolist()
+    [-1.0, -1.0, -1.0, 0.0]
+    """
+    xp = logprobs.__array_namespace__()
+    logprobs, entropies = xp.where(mask, logprobs, 0), xp.where(mask, entropies, 0)
+    signal = xp.where(mask, xp.exp(logprobs) * (entropies + logprobs), 0)
+    count = xp.maximum(xp.sum(mask), 1)
+    mean = xp.sum(signal) / count
+    std = xp.sqrt(xp.sum(xp.where(mask, (signal - mean) ** 2, 0)) / count)
+    is_far = (signal < mean - width * std) & (std > 1e-12)
+    return xp.where(mask & (advantages < 0) & is_far, 0, advantages)
 
 
 def is_rounding(smallest: Any, largest: Any) -> Any:

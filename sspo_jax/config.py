@@ -6,7 +6,8 @@ Every field can be set from the command line as `--section.field value`; the doc
 import dataclasses
 import json
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sspo_jax.advantages import Estimator, Scale
 from sspo_jax.data.curriculum import CurriculumConfig
@@ -18,8 +19,11 @@ from sspo_jax.models.configs import QwenConfig, QwenModel
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.ranges import Count, FileOnly, NotNegative, Positive, Range, Seed, Whole, check
 from sspo_jax.rewards import RewardConfig
-from sspo_jax.sharding import MeshConfig
+from sspo_jax.sharding import MeshConfig, RolloutMeshConfig
 from sspo_jax.subsentences.rules import MAX_TOKENS
+
+if TYPE_CHECKING:
+    import optax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,8 @@ class ModelConfig:
     remat: Literal["none", "full", "dots"] = "full"
     """What the backward pass recomputes to save memory: nothing, whole layers, or all but matrix products."""
     attention: Implementation = "auto"
-    """xla, cudnn (GPU) or splash (TPU); auto: the fastest there that computes these shapes."""
+    """xla, cudnn (GPU) or splash (TPU); auto: the fastest there that computes these shapes. With xla the sampler too
+    leaves its kernels alone, which read of a long cache what is held."""
     lora: LoraConfig | None = None
     """Train low-rank adapters and leave the weights, kept in `dtype`, as they are; None: train the weights. Any of its
     options switches it on, for instance --model.lora.rank 16."""
@@ -106,6 +111,10 @@ class RolloutConfig:
     equal. 0 keeps such groups (they add nothing to the gradient)."""
     stop_token_ids: tuple[Whole, ...] = ()
     """End tokens in addition to those of the tokenizer and of the checkpoint's generation config."""
+    mesh: RolloutMeshConfig | None = None
+    """How the devices hold the weights while they sample. None: between as few devices as they fit, the slots over the
+    rest; the table at the start of a run states what was chosen. Any of its options switches it on, for instance
+    --rollout.mesh.tensor 2."""
     server: ServerConfig | None = None
     """Sample through a server in another process; None: here. Any of its options switches it on, for instance
     --rollout.server.url http://localhost:8000."""
@@ -131,16 +140,25 @@ class AdvantageConfig:
 
     estimator: Estimator = "group"
     """Relative to the mean of the group (GRPO), to that of the others in the group (RLOO), or to that of the batch
-    (REINFORCE++; with `_baseline` the group's mean is subtracted first)."""
+    (REINFORCE++; with `_baseline` the group's mean is subtracted first); max_rl: relative to the group's mean, by that
+    mean; pass_at_k: the best of a group gets its lead over the second."""
     scale: Scale | None = None
     """Divide by the standard deviation of the group or of the batch, or not (Dr. GRPO). None: as the estimator was
-    published, which is group for GRPO, none for RLOO and batch for REINFORCE++."""
+    published, which is group for GRPO and pass@k, none for RLOO and batch for REINFORCE++."""
+    clip_b: Positive | None = None
+    """Clear negative advantages of tokens whose entropy signal is this many standard deviations below its mean (Clip_B,
+    arXiv:2602.03392, which has 2.5); None: none."""
 
     def __post_init__(self) -> None:
         if self.estimator.startswith("reinforce") and self.scale not in (None, "batch"):
             raise ValueError(
                 f"--advantage.scale is {self.scale} with --advantage.estimator {self.estimator}, which divides by the "
                 "standard deviation of the batch: expected batch, or leave it out"
+            )
+        if self.estimator == "max_rl" and self.scale is not None:
+            raise ValueError(
+                f"--advantage.scale is {self.scale} with --advantage.estimator max_rl, which divides by the mean of "
+                "the group: leave it out"
             )
 
 
@@ -157,6 +175,9 @@ class UpdateConfig:
     """Length of a packed training row, in tokens; None: just the longest prompt and response."""
     micro_rows: Count = 8
     """Rows whose gradient is computed at once; cut smaller to save memory, the result is the same."""
+    mask_truncated: bool = False
+    """Leave responses that were cut off at the length limit out of the updates. They still count in the mean of their
+    group."""
     skip_non_finite: Whole = 0
     """Updates one after the other that may be left out because a gradient was NaN or infinite; one more stops the run.
     Neither the parameters nor a checkpoint ever take one in."""
@@ -164,7 +185,7 @@ class UpdateConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with global-norm clipping."""
+    """AdamW with global-norm clipping; a subclass in the experiment file may bring another (`transformation`)."""
 
     learning_rate: Annotated[float, Range(0, 1)] = 1e-6
     """Peak rate."""
@@ -187,6 +208,20 @@ class OptimizerConfig:
     """Decoupled weight decay on matrices (not on norms and biases)."""
     max_grad_norm: Positive = 1.0
     """Gradients longer than this are scaled down to it."""
+    first_moment: Literal["float32", "bfloat16"] = "float32"
+    """Type in which AdamW keeps its first moment; bfloat16 saves 2 bytes a parameter."""
+
+    def transformation(self, learning_rate: Callable[[Any], Any]) -> "optax.GradientTransformation | None":
+        """The optimizer that follows the clipping of the gradient's norm; None: AdamW with the settings above.
+
+        A subclass returns any of optax's, or its own. Its state has to count the updates, as all do that are given
+        the schedule.
+
+        Args:
+          learning_rate: from the number of updates done to the rate of the next; warm-up and decay are in it.
+        """
+        del learning_rate
+        return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,6 +240,9 @@ class WarmStartConfig:
     """Decoupled weight decay on matrices."""
     seed: Seed = 0
     """Seed of the random weights and of the order of the demonstrations; --seed changes neither."""
+    shipped: FileOnly[bool] = False
+    """Take the weights that come with the package for exactly these settings, model and data, where there are any;
+    else, and without it, train them here."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -361,7 +399,16 @@ class TrainConfig:
         settled = dataclasses.replace(self, evaluation=evaluation, optimizer=self.settled_optimizer)
         resolved = json.loads(json.dumps(dataclasses.asdict(settled)))
         resolved["loss"] = {"objective": type(self.loss).__name__, **resolved["loss"]}
+        if type(self.optimizer) is not OptimizerConfig:
+            resolved["optimizer"] = {"optimizer": type(self.optimizer).__name__, **resolved["optimizer"]}
         return resolved
+
+    def completed(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        """A configuration that an earlier version recorded, with options it did not know at their defaults.
+
+        A default of a new option is what was done before there was one; so the two say the same.
+        """
+        return _completed(recorded, self)
 
     def check(self) -> None:
         """Refuses what no run can have: values outside their declared ranges, and settings that contradict each other.
@@ -373,6 +420,11 @@ class TrainConfig:
         self.log.profiled(self.steps)
         self.reward.within(self.rollout.max_new_tokens)
         rollout, update = self.rollout, self.update
+        if rollout.mesh is not None and rollout.server is not None:
+            raise ValueError(
+                "--rollout.mesh lays out this process's devices for sampling, but --rollout.server.url samples "
+                "elsewhere; expected one of them"
+            )
         if rollout.group_size == 1 and self.advantage.estimator in ("group", "leave_one_out"):
             raise ValueError(
                 "--rollout.group-size is 1: an advantage relative to the group is then always 0; expected 2 or more"
@@ -430,3 +482,17 @@ class TrainConfig:
             raise ValueError("--evaluation.best is avg, but --evaluation.samples is 0; expected at least 1, or greedy")
         if evaluation.best == "greedy" and not evaluation.greedy:
             raise ValueError("--evaluation.best is greedy, but --evaluation.greedy is off; expected avg, or none")
+
+
+def _completed(recorded: dict[str, Any], section: Any) -> dict[str, Any]:
+    completed = dict(recorded)
+    for field in dataclasses.fields(section):
+        own = getattr(section, field.name)
+        if field.name not in recorded and field.default is not dataclasses.MISSING:
+            default = field.default
+            if dataclasses.is_dataclass(default) and not isinstance(default, type):
+                default = dataclasses.asdict(default)
+            completed[field.name] = default
+        elif dataclasses.is_dataclass(own) and isinstance(recorded.get(field.name), dict):
+            completed[field.name] = _completed(recorded[field.name], own)
+    return json.loads(json.dumps(completed))

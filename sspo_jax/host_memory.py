@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
 
     XLA's CPU backend allocates the scratch memory of a program at every call. By default glibc returns blocks of that
     size to the system at once, and the next call faults every page in again: a fifth of the CPU time of an update.
-    With this a process stays at its peak.
+    With this a process stays at its peak, until `release_freed_memory`.
 
     It has an effect only before there are threads: call it before anything imports jax, as the command line does.
     Nothing is done where this is not glibc, or where the environment chooses an allocator or its settings.

@@ -18,20 +18,30 @@ from sspo_jax.sharding import replicated
 def make_optimizer(
     config: OptimizerConfig, learning_rate: optax.Schedule | None = None
 ) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm; norms and biases are not decayed."""
+    """What follows the clipping by the global norm: AdamW, which decays no norms and biases, or one of the user's.
+
+    Raises:
+      TypeError: `OptimizerConfig.transformation` returned something that is no optax transformation.
+    """
     if learning_rate is None:
         learning_rate = learning_rate_schedule(config)
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(
+    own = config.transformation(learning_rate)
+    if own is None:
+        own = optax.adamw(
             learning_rate,
             b1=config.b1,
             b2=config.b2,
             eps=config.epsilon,
             weight_decay=config.weight_decay,
             mask=_is_decayed,
-        ),
-    )
+            mu_dtype=None if config.first_moment == "float32" else config.first_moment,
+        )
+    if not isinstance(own, optax.GradientTransformation):
+        raise TypeError(
+            f"{type(config).__name__}.transformation returned {type(own).__name__}, expected an "
+            "optax.GradientTransformation, or None for AdamW"
+        )
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), own)
 
 
 def _is_decayed(params: Params) -> Any:
@@ -69,12 +79,18 @@ def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
 
 
 def updates_done(state: Any) -> Array:
-    """The optimizer's own count, which survives a resume."""
+    """The optimizer's own count, which survives a resume.
 
-    def is_adam(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByAdamState)
-
-    return next(node for node in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(node)).count
+    Raises:
+      ValueError: the state has no `count`.
+    """
+    counts = [value for _, value in optax.tree_utils.tree_get_all_with_path(state, "count")]
+    if not counts:
+        raise ValueError(
+            "the optimizer's state has no `count` of its updates, which tells the learning rate: give it the schedule, "
+            "as in optax.sgd(learning_rate), or chain optax.scale_by_schedule"
+        )
+    return counts[0]
 
 
 def optimizer_shardings(
@@ -89,10 +105,11 @@ def optimizer_shardings(
     state = jax.eval_shape(optimizer.init, trainable.abstract())
     return optax.tree_utils.tree_map_params(
         optimizer,
-        lambda _, sharding: sharding,
+        lambda moment, sharding: moment if isinstance(moment, optax.MaskedNode) else sharding,
         state,
         trainable.shardings(mesh),
         transform_non_params=lambda _: replicated(mesh),
+        is_leaf=lambda x: isinstance(x, optax.MaskedNode),  # of an optimizer that is for some parameters only
     )
 
 

@@ -17,9 +17,15 @@ import functools
 import math
 import types
 import typing
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from tyro.conf import Fixed as FileOnly
+if TYPE_CHECKING:
+    from tyro.conf import Fixed as FileOnly
+else:
+    try:
+        from tyro.conf import Fixed as FileOnly
+    except ModuleNotFoundError:  # the losses need no command line, and so no tyro
+        FileOnly = Annotated[TypeVar("Value"), "a value of the experiment file"]
 
 MOST = 2**31 - 1
 """The largest integer where a range names none: what the devices count in."""

@@ -16,9 +16,10 @@ run in the checker's worker processes under the same limits). `score` adds them:
 import concurrent.futures
 import dataclasses
 import math
+import pkgutil
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -161,10 +162,11 @@ class Length:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UserReward:
-    """A function of yours by import path, called as `function(response, gold, **arguments)`, returning a number.
+    """A function of yours by import path, called as `function(response, gold, **arguments)`.
 
-    It runs in the checker's worker processes: it must be importable there, it is killed after `timeout_seconds`, and
-    it shares their memory limit.
+    It returns a number, Python's or NumPy's, or None to take the sample out of its group. It runs in the checker's
+    worker processes: it must be importable there, it is killed after `timeout_seconds`, and it shares their memory
+    limit. In a run it starts when its response has ended, while others are still sampled.
     """
 
     function: str
@@ -176,21 +178,40 @@ class UserReward:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further keyword arguments of every call."""
     on_failure: str = "raise"
-    """Where it raises or overruns: "raise" stops the run with a RewardError, "exclude" takes the sample out."""
+    """Where it raises, overruns or returns something else: "raise" stops the run with a RewardError, "exclude" takes
+    the sample out, "zero" counts it as 0."""
 
     def __post_init__(self) -> None:
         module, colon, name = self.function.partition(":")
         if not (module and colon and name):
             raise ValueError(f"function is {self.function!r}; expected module:function")
-        if self.on_failure not in ("raise", "exclude"):
-            raise ValueError(f"on_failure is {self.on_failure!r}; expected 'raise' or 'exclude'")
+        if self.on_failure not in ("raise", "exclude", "zero"):
+            raise ValueError(f"on_failure is {self.on_failure!r}; expected 'raise', 'exclude' or 'zero'")
+
+    def check(self, verifier: Verifier) -> None:
+        """Looks the function up in a worker, without calling it.
+
+        Raises:
+          ValueError: it cannot be imported there.
+        """
+        found = verifier.call("sspo_jax.rewards:is_callable", self.function, timeout_seconds=60.0)
+        try:
+            if found.result():
+                return
+            reason = "it is no function"
+        except (TimeoutError, WorkerError, WorkerDied) as error:
+            reason = str(error)
+        raise ValueError(
+            f"--reward.user {self.function} cannot be imported: {reason}. Expected module:function, importable from "
+            "the working directory"
+        )
 
     def submit(self, verifier: Verifier, response: str, gold: str) -> "concurrent.futures.Future[Any]":
         """Start one call in the worker processes of `verifier`."""
         return verifier.call(self.function, response, gold, timeout_seconds=self.timeout_seconds, **self.arguments)
 
-    def value(self, future: "concurrent.futures.Future[Any]") -> float:
-        """The number of one call; RewardError where there is none."""
+    def value(self, future: "concurrent.futures.Future[Any]") -> float | None:
+        """The number of one call, or None to take the sample out; RewardError where there is neither."""
         try:
             result = future.result()
         except TimeoutError as error:
@@ -198,12 +219,46 @@ class UserReward:
         except (WorkerError, WorkerDied) as error:
             detail = getattr(error, "traceback", "")
             raise RewardError(f"{self.function} failed in its worker: {error}\n{detail}".rstrip()) from error
-        if isinstance(result, bool | int | float) and math.isfinite(result):
+        if result is None:
+            return None
+        is_number = isinstance(result, bool | int | float | np.generic) or getattr(result, "shape", None) == ()
+        if is_number and np.isrealobj(result) and math.isfinite(result):
             return float(result)
-        raise RewardError(f"{self.function} returned {result!r:.200}; expected a finite number")
+        raise RewardError(f"{self.function} returned {result!r:.200}; expected a finite number, or None")
+
+    def outcome(self, future: "concurrent.futures.Future[Any]") -> tuple[float, bool]:
+        """(value, whether the sample is taken out) of one call, after `on_failure`."""
+        try:
+            value = self.value(future)
+        except RewardError:
+            if self.on_failure == "raise":
+                raise
+            return 0.0, self.on_failure == "exclude"
+        return (0.0, True) if value is None else (value, False)
+
+
+def is_callable(name: str) -> bool:
+    """Whether `module:function` is found and can be called; raises what importing it raises."""
+    return callable(pkgutil.resolve_name(name))
 
 
 Reward = Correctness | Format | Overlong | Length | UserReward
+
+if TYPE_CHECKING:
+    UserRewards = tuple[UserReward, ...]
+else:
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    UserRewards = Annotated[
+        tuple[UserReward, ...],
+        PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="MODULE:FUNCTION ...",
+            instance_from_str=lambda names: tuple(UserReward(function=name) for name in names),
+            is_instance=lambda value: isinstance(value, tuple) and all(isinstance(own, UserReward) for own in value),
+            str_from_instance=lambda users: [user.function for user in users],
+        ),
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,8 +273,9 @@ class RewardConfig:
     """DAPO's punishment of responses near the length limit; None leaves it out."""
     length: Length | None = None
     """A price on each token; None leaves it out."""
-    user: tuple[UserReward, ...] = ()
-    """Functions of yours."""
+    user: UserRewards = ()
+    """Functions of yours, importable from the working directory, each called as function(response, gold); their weights
+    and limits are set in an experiment file."""
     timeout_seconds: Positive = 5.0
     """The most a worker may spend on one check."""
     workers: Workers | None = None
@@ -248,6 +304,13 @@ class RewardConfig:
         """
         overlong = self.overlong and self.overlong.within(budget)
         return dataclasses.replace(self, overlong=overlong, length=self.length and self.length.within(budget))
+
+    def check(self) -> None:
+        """Looks up the user's functions, in a worker, before anything else starts; see `UserReward.check`."""
+        if self.user:
+            with dataclasses.replace(self, workers=1).verifier() as verifier:
+                for user in self.user:
+                    user.check(verifier)
 
     def verifier(self) -> Verifier:
         """A verifier with these limits; its processes start with the first hard answer."""
@@ -296,6 +359,7 @@ def score(
     *,
     verifier: Verifier,
     verdicts: Sequence[Verdict] | None = None,
+    calls: "Mapping[int, Sequence[concurrent.futures.Future[Any]]] | None" = None,
 ) -> Scored:
     """The rewards of a batch of responses.
 
@@ -306,6 +370,7 @@ def score(
         lengths: the length of each response in tokens, its end token included.
         verifier: whose processes are used.
         verdicts: of these responses, where they were submitted to the verifier before (as the rollout arrives).
+        calls: of each user's function, by its place in `rewards`, where they were submitted before.
 
     Raises:
         ValueError: the sequences differ in length.
@@ -316,7 +381,7 @@ def score(
         sizes["verdicts"] = len(verdicts)
     if len(set(sizes.values())) > 1:
         raise ValueError(f"expected one of each for every response, there are {sizes}")
-    calls = {
+    calls = calls or {
         index: [reward.submit(verifier, response, gold) for response, gold in zip(responses, golds, strict=True)]
         for index, reward in enumerate(rewards)
         if isinstance(reward, UserReward)
@@ -338,12 +403,8 @@ def score(
                 case Length():
                     value = reward.value(length, verdict)
                 case UserReward():
-                    try:
-                        value = reward.value(calls[index][row])
-                    except RewardError:
-                        if reward.on_failure == "raise":
-                            raise
-                        value, excluded[row] = 0.0, True
+                    value, is_out = reward.outcome(calls[index][row])
+                    excluded[row] |= is_out
             values.append(value)
             totals[row] += reward.weight * value
         terms[_free_name(reward, terms)] = values

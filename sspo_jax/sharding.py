@@ -57,6 +57,20 @@ class MeshConfig:
     """Shards of the experts of a mixture-of-experts model."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutMeshConfig(MeshConfig):
+    """Devices along each mesh axis while sampling; -1 (on one axis at most) takes what the others leave."""
+
+    data: Shards = -1
+    """Groups of devices that hold all weights between them and decode slots of their own."""
+    fsdp: Shards = 1
+    """Shards of the weights that every decoding step gathers over the interconnect; 1 leaves them in place."""
+    tensor: Shards = 1
+    """Devices that cut heads, MLP and vocabulary between them."""
+    expert: Shards = 1
+    """Devices that cut the experts of a mixture-of-experts model between them."""
+
+
 def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over all devices (or those given).
 
@@ -64,20 +78,62 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[Any] | None =
       ValueError: the axis sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [getattr(config, axis) for axis in MESH_AXES]
-    given = dict(zip(MESH_AXES, sizes, strict=True))
-    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise ValueError(f"mesh is {given}: sizes are positive, and -1 stands on one axis at most")
-    known = math.prod(size for size in sizes if size != -1)
-    if len(devices) % known or (-1 not in sizes and known != len(devices)):
-        raise ValueError(
-            f"mesh {given} needs {'a multiple of ' if -1 in sizes else ''}{known} devices, there are {len(devices)}: "
-            "change --mesh.data, --mesh.fsdp or --mesh.tensor"
-        )
-    shape = [len(devices) // known if size == -1 else size for size in sizes]
+    shape = _axis_sizes(config, len(devices), option="--mesh")
     if len(devices) == len(jax.devices()):  # lets JAX order the devices along the interconnect
         return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
     return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def rearranged(mesh: Mesh, config: MeshConfig) -> Mesh:
+    """The devices of a mesh, in their order, along axes of other sizes.
+
+    Arrays can then go from one to the other inside a program; with another order of the devices they could not.
+
+    Raises:
+      ValueError: the axis sizes do not multiply to the number of devices.
+    """
+    shape = _axis_sizes(config, mesh.size, option="--rollout.mesh")
+    if shape == list(mesh.devices.shape):
+        return mesh
+    return Mesh(mesh.devices.reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def layouts_in_place(devices: int, *, has_experts: bool) -> list[RolloutMeshConfig]:
+    """Layouts that leave each weight where it lies, those that cut the weights between fewest devices first."""
+    parts = [size for size in range(1, devices + 1) if devices % size == 0]
+    pairs = [
+        (experts, tensor)
+        for experts in (parts if has_experts else [1])
+        for tensor in parts
+        if devices % (experts * tensor) == 0
+    ]
+    pairs.sort(key=lambda pair: (math.prod(pair), pair[1]))
+    return [RolloutMeshConfig(tensor=tensor, expert=experts) for experts, tensor in pairs]
+
+
+def cut_alike(one: Mesh, other: Mesh) -> bool:
+    """Whether two meshes cut a layer alike between its heads and experts, and differ at most in replicas and shards."""
+    return all(one.shape[axis] == other.shape[axis] for axis in ("tensor", "expert"))
+
+
+def axes_of(mesh: Mesh) -> dict[str, int]:
+    """The axes of a mesh that have more than one device, with their sizes."""
+    return {axis: size for axis, size in mesh.shape.items() if size > 1}
+
+
+def _axis_sizes(config: MeshConfig, devices: int, *, option: str) -> list[int]:
+    sizes = [getattr(config, axis) for axis in MESH_AXES]
+    given = dict(zip(MESH_AXES, sizes, strict=True))
+    name = option.removeprefix("--")
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        raise ValueError(f"{name} is {given}: sizes are positive, and -1 stands on one axis at most")
+    known = math.prod(size for size in sizes if size != -1)
+    if devices % known or (-1 not in sizes and known != devices):
+        raise ValueError(
+            f"{name} {given} needs {'a multiple of ' if -1 in sizes else ''}{known} devices, there are {devices}: "
+            f"change {option}.data, {option}.fsdp or {option}.tensor"
+        )
+    return [devices // known if size == -1 else size for size in sizes]
 
 
 def partition_spec(logical_axes: Sequence[str | None]) -> PartitionSpec:
@@ -174,8 +230,25 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def check_divides(mesh: Mesh, shapes: Any, logical_axes: Any) -> None:
-    """Raises ValueError, naming the parameter, where an axis is not divisible by its shards."""
+def bytes_per_device(tree: Any) -> int:
+    """What the arrays of a tree, or their shapes, take on one device; those without a sharding are whole on each."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, bool):
+            total += 1
+            continue
+        sharding = getattr(leaf, "sharding", None)
+        shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total
+
+
+def check_divides(mesh: Mesh, shapes: Any, logical_axes: Any, *, option: str = "--mesh") -> None:
+    """Raises ValueError, naming the parameter, where an axis is not divisible by its shards.
+
+    Args:
+      option: that sets the mesh.
+    """
     flat, _ = jax.tree_util.tree_flatten_with_path(shapes)
     axes = jax.tree.leaves(logical_axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
     for (path, leaf), names in zip(flat, axes, strict=True):
@@ -187,5 +260,5 @@ def check_divides(mesh: Mesh, shapes: Any, logical_axes: Any) -> None:
             if size % parts:
                 raise ValueError(
                     f"parameter {jax.tree_util.keystr(path)} has {size} along {name!r}, which mesh axis {mesh_axes!r} "
-                    f"of size {parts} does not divide: choose a size that does (--mesh.{mesh_axes})"
+                    f"of size {parts} does not divide: choose a size that does ({option}.{mesh_axes})"
                 )

@@ -43,7 +43,7 @@ def _record(cls: type) -> type:
 class Mean:
     """A mean whose sum and count travel apart, so that parts of a batch add up to the whole exactly.
 
-    >>> float((Mean(6.0, 2.0) + Mean(0.0, 1.0)).value)
+    >>> float(Mean(6.0, 2.0) + Mean(0.0, 1.0))
     2.0
     """
 
@@ -58,6 +58,9 @@ class Mean:
         """total / count, 0 where nothing was counted."""
         return jnp.where(self.count == 0, 0.0, self.total / jnp.where(self.count == 0, 1, self.count))
 
+    def __float__(self) -> float:
+        return float(self.value)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +70,7 @@ class SampleSize(Mean):
     Both sums travel, so that parts of a batch add up to the whole exactly; the quotient of a part would not.
 
     >>> a, b = SampleSize(2.0, 2.0, 2.0), SampleSize(6.0, 2.0, 18.0)  # weights 1, 1 and 3, 3
-    >>> float(a.value), float(b.value), round(float((a + b).value), 4)
+    >>> float(a), float(b), round(float(a + b), 4)
     (1.0, 1.0, 0.8)
     """
 
@@ -89,7 +92,7 @@ class SampleSize(Mean):
 class Max:
     """A maximum with `Mean`'s interface: `total` is the largest value met, `count` how many were compared.
 
-    >>> float((Max(3.0, 2.0) + Max(1.0, 5.0)).value)
+    >>> float(Max(3.0, 2.0) + Max(1.0, 5.0))
     3.0
     """
 
@@ -103,6 +106,9 @@ class Max:
     def value(self) -> Any:
         """The maximum, 0 where nothing was compared (`total` is then -inf)."""
         return jnp.where(self.count == 0, 0.0, self.total)
+
+    def __float__(self) -> float:
+        return float(self.value)
 
 
 @_record

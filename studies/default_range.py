@@ -2,8 +2,7 @@
 
     make study STUDY=default_range ARGS="--jobs 2"
 
-The experiment of `make train` as it is, eight seeds from one warm start, with the calibrated range, a half and a fourth
-of it.
+The experiment of `make train`, eight seeds from one warm start, with the calibrated range, a half and a fourth of it.
 """
 
 from sspo_jax.losses import Sspo
@@ -24,7 +23,13 @@ def study() -> Study:
         title="The range of the default experiment",
         question="Which range clips between 0.5 and 5 % in the default experiment and leaves what it learns as it is?",
         base="arithmetic_tiny",
-        changes={"evaluation.best": "none", "checkpoint.every": 1000, "log.tokens_every": 0, "log.report_every": 0},
+        changes={
+            "update.micro_rows": 24,
+            "evaluation.best": "none",
+            "checkpoint.every": 1000,
+            "log.tokens_every": 0,
+            "log.report_every": 0,
+        },
         variants=tuple(Variant(name=name, changes={"loss": loss}) for name, loss in ranges.items()),
         seeds=tuple(range(8)),
         outcomes=(FINAL, BEST, AREA, collapsed(0.2), steps_to(0.9), CLIP, *MECHANISM),

@@ -115,9 +115,11 @@ def ppo(ratio, advantage, low, high, dual_clip=None):
 
 def surrogate(name, logprobs, old_logprobs, advantages, mask, subsentence_ids=None, entropies=None, *, clip_low=0.2,
               clip_high=0.2, dual_clip=None, ratio_level=None, length_reference=None, entropy_bounds="both", limit=20.0,
-              temperature_positive=1.0, temperature_negative=1.05, segment_ids=None, weights=None,
-              aggregation="seq-mean-token-mean", norm_length=None, denominator=None, **entropy_options):  # fmt: skip
-    """(loss, metrics) of any objective: name is sspo, grpo, gspo, gmpo, cispo or sapo."""
+              temperature_positive=1.0, temperature_negative=1.05, divergence="tv", threshold=0.2, truncate_at=20.0,
+              exponent_positive=2.0, rate_positive=3.0, exponent_negative=3.0, rate_negative=2.0, segment_ids=None,
+              weights=None, aggregation="seq-mean-token-mean", norm_length=None, denominator=None,
+              **entropy_options):  # fmt: skip
+    """(loss, metrics) of any objective: name is sspo, grpo, gspo, gmpo, cispo, sapo, dppo or vespo."""
     ratio_level = ratio_level or {"sspo": "subsentence", "gspo": "response"}.get(name, "token")
     labels = labels_of(ratio_level, mask, subsentence_ids)
     log_ratio = unit_log_ratios(logprobs, old_logprobs, mask, labels, segment_ids)
@@ -141,6 +143,15 @@ def surrogate(name, logprobs, old_logprobs, advantages, mask, subsentence_ids=No
             for p in response:
                 ratios[p] = math.exp(total / len(response))
                 objective[p] = ratios[p] * advantage
+    elif name == "vespo":
+        for response in responses(mask, segment_ids):
+            total = sum(clamp(logprobs[p] - old_logprobs[p], -limit, limit) for p in response)
+            weight = math.exp(clamp(total, math.log(1e-8), limit))
+            for p in response:
+                ratios[p], sides[p] = weight, ""
+                is_positive = advantages[p] >= 0
+                k, rate = (exponent_positive, rate_positive) if is_positive else (exponent_negative, rate_negative)
+                objective[p] = weight**k * math.exp(rate * (1 - weight)) * advantages[p] * logprobs[p]
     else:
         for unit in units(mask, labels, segment_ids):
             for p in unit:
@@ -154,6 +165,16 @@ def surrogate(name, logprobs, old_logprobs, advantages, mask, subsentence_ids=No
                 elif name == "cispo":
                     objective[p] = clamp(ratio, 1 - clip_low, 1 + clip_high) * advantage * logprobs[p]
                     sides[p] = "high" if ratio > 1 + clip_high else "low" if ratio < 1 - clip_low else ""
+                elif name == "dppo":
+                    new, old = math.exp(logprobs[p]), math.exp(old_logprobs[p])
+                    distance = abs(new - old)
+                    if divergence == "kl":
+                        others = [max(1 - x, 0) + 1e-8 for x in (old, new)]
+                        distance = old * (old_logprobs[p] - logprobs[p]) + (1 - old) * math.log(others[0] / others[1])
+                    if distance > threshold and advantage * (new - old) > 0:
+                        sides[p] = "high" if advantage > 0 else "low"
+                    else:
+                        objective[p] = min(ratio, truncate_at) * advantage * logprobs[p]
                 elif name == "sapo":
                     tau = temperature_positive if advantage > 0 else temperature_negative
                     objective[p] = 4 / tau / (1 + math.exp(-tau * (ratio - 1))) * advantage
@@ -178,9 +199,20 @@ def surrogate(name, logprobs, old_logprobs, advantages, mask, subsentence_ids=No
     return loss, metrics
 
 
-def kl(logprob, ref_logprob, estimator):
+def kl(logprob, ref_logprob, estimator, old_logprob=0.0):
     d = logprob - ref_logprob
-    return {"k1": d, "k2": d * d / 2, "k3": math.exp(-d) - 1 + d}[estimator]
+    k3 = math.exp(-d) - 1 + d
+    return {"k1": d, "k2": d * d / 2, "k3": k3, "k3_unbiased": math.exp(logprob - old_logprob) * k3}[estimator]
+
+
+def off_policy_kept(logprobs, sampler_logprobs, advantages, mask, threshold, segment_ids=None):
+    kept = np.zeros(mask.shape, bool)
+    for response in responses(mask, segment_ids):
+        gap = sum(sampler_logprobs[p] - logprobs[p] for p in response) / len(response)
+        is_negative = sum(advantages[p] for p in response) / len(response) < 0
+        for p in response:
+            kept[p] = not (is_negative and gap > threshold)
+    return kept
 
 
 def correction(old_logprobs, sampler_logprobs, mask, *, mode, level, reduction="sum", truncate_at=2.0, reject_below=0.5,
@@ -230,16 +262,42 @@ def leave_one_out(rewards, group_ids, valid, *, scale, epsilon):
     return result
 
 
-def reinforce_plus_plus(rewards, group_ids, valid, *, epsilon):
+def reinforce_plus_plus(rewards, group_ids, valid, *, epsilon, lengths=None):
     centred = np.array(rewards, float)
     if group_ids is not None:
         centred = group_relative(rewards, group_ids, valid, scale="none", epsilon=0.0)
-    pool = [centred[i] for i in range(len(rewards)) if valid[i]]
+    lengths = [1] * len(rewards) if lengths is None else lengths
+    pool = [centred[i] for i in range(len(rewards)) for _ in range(lengths[i]) if valid[i]]
     if not pool:
         return np.zeros(len(rewards))
     mean = sum(pool) / len(pool)
-    std = math.sqrt(sum((x - mean) ** 2 for x in pool) / max(len(pool) - 1, 1))
-    return np.array([(x - mean) / (std + epsilon) if v else 0.0 for x, v in zip(centred, valid, strict=True)])
+    variance = sum((x - mean) ** 2 for x in pool) / max(len(pool) - 1, 1)
+    return np.array(
+        [(x - mean) / math.sqrt(variance + epsilon) if v else 0.0 for x, v in zip(centred, valid, strict=True)]
+    )
+
+
+def max_rl(rewards, group_ids, valid):
+    result = np.zeros(len(rewards))
+    for i in range(len(rewards)):
+        group = [rewards[j] for j in range(len(rewards)) if valid[j] and group_ids[j] == group_ids[i]]
+        mean = sum(group) / len(group) if group else 0.0
+        result[i] = (rewards[i] - mean) / mean if valid[i] and mean > 0 else 0.0
+    return result
+
+
+def pass_at_k(rewards, group_ids, valid, *, scale, epsilon):
+    result = np.zeros(len(rewards))
+    everyone = [rewards[j] for j in range(len(rewards)) if valid[j]]
+    for i in range(len(rewards)):
+        group = [rewards[j] for j in range(len(rewards)) if valid[j] and group_ids[j] == group_ids[i]]
+        best = sorted(group)[::-1]
+        if not valid[i] or len(group) < 2 or rewards[i] < best[0] or best[0] == best[1]:
+            continue
+        pool = everyone if scale == "batch" else group
+        std = math.sqrt(sum((r - sum(pool) / len(pool)) ** 2 for r in pool) / (len(pool) - 1))
+        result[i] = (best[0] - best[1]) / (1 if scale == "none" else std + epsilon)
+    return result
 
 
 def logprobs_and_entropies(hidden, unembedding, targets, *, temperature=1.0, vocab_size=None):

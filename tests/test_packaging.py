@@ -1,5 +1,6 @@
 """What is installed: the wheel's packages and experiments, and one list of development tools."""
 
+import importlib.metadata
 import pathlib
 import re
 import shutil
@@ -11,6 +12,7 @@ import zipfile
 import pytest
 
 from sspo_jax.commands.experiments import experiments, load_experiment
+from sspo_jax.commands.main import COMMANDS, PACKAGES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -52,7 +54,7 @@ def test_the_wheel_has_one_top_level_package(site):
 
 
 def test_the_wheel_has_every_module_and_data_file(site):
-    kept = {".py", ".json", ".jinja", ".typed", ".css", ".js", ".txt"}
+    kept = {".py", ".json", ".jinja", ".typed", ".css", ".js", ".txt", ".safetensors"}
     expected = {path.relative_to(ROOT) for path in (ROOT / "sspo_jax").rglob("*") if path.suffix in kept}
     expected |= {"sspo_jax" / path.relative_to(ROOT) for path in (ROOT / "experiments").glob("*.py")}
     expected |= {
@@ -102,12 +104,102 @@ def test_a_variant_imports_the_experiment_beside_it(tmp_path):
 
 def test_one_list_of_development_tools():
     needed_by_openai = {"jiter", "sniffio"}
-    assert set(pins("requirements-dev.txt")) - needed_by_openai == names(PROJECT["dependency-groups"]["dev"])
-    assert all("==" in line for line in pins("requirements-dev.txt").values())
+    docs, (included, *dev) = (PROJECT["dependency-groups"][name] for name in ("docs", "dev"))
+    assert included == {"include-group": "docs"}
+    assert set(pins("requirements-docs.txt")) == names(docs)
+    assert set(pins("requirements-dev.txt")) - needed_by_openai == names(dev)
+    for file in ("requirements-docs.txt", "requirements-dev.txt"):
+        assert all("==" in line for line in pins(file).values())
+
+
+def required(extra: str) -> set[str]:
+    """Packages of an extra and of those that it names."""
+    found = names(PROJECT["project"]["dependencies"])
+    for requirement in PROJECT["project"]["optional-dependencies"][extra]:
+        others = re.fullmatch(r"sspo-jax\[([\w,]+)\]", requirement)
+        found |= set().union(*map(required, others[1].split(","))) if others else names([requirement])
+    return found
 
 
 def test_every_dependency_is_pinned():
-    assert names(PROJECT["project"]["dependencies"]) <= set(pins("requirements.txt"))
+    assert required("all") <= set(pins("requirements.txt"))
+
+
+def test_all_is_everything_but_accelerators_and_trackers():
+    extras = PROJECT["project"]["optional-dependencies"]
+    others = {"tpu", "cuda12", "cuda13", "wandb", "trackio", "mlflow"}
+    assert set(extras) == {"checker", "train", "serve", "tfds", "all"} | others
+    assert required("all") == set().union(*(required(extra) for extra in set(extras) - others))
+    assert required("checker") < required("train") < required("serve")
+
+
+IMPORTED_AS = {
+    "importlib-resources": "importlib_resources",
+    "ml-dtypes": "ml_dtypes",
+    "orbax-checkpoint": "orbax",
+    "tensorboardx": "tensorboardX",
+    "tensorflow-datasets": "tensorflow_datasets",
+}
+
+
+def test_a_command_knows_which_extra_brings_a_package():
+    base = names(PROJECT["project"]["dependencies"])
+    before = set()
+    for extra, packages in PACKAGES.items():
+        expected = {IMPORTED_AS.get(name, name) for name in required(extra) - base - before}
+        assert set(packages) == expected
+        before |= required(extra)
+
+
+def other_packages() -> set[str]:
+    """Names under which packages are imported that `pip install sspo-jax` does not bring."""
+    todo, base = names(PROJECT["project"]["dependencies"]), {"sspo-jax"}
+    while todo:
+        base.add(name := todo.pop())
+        lines = [line for line in importlib.metadata.requires(name) or [] if "extra ==" not in line]
+        todo |= names(lines) - base
+    imported = importlib.metadata.packages_distributions().items()
+    return {name for name, distributions in imported if not names(distributions) & base}
+
+
+ONLY_THE_BASE = """
+import importlib.machinery, sys
+
+blocked = set(sys.argv[1].split(","))
+
+class PathFinder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in blocked else super().find_spec(name, path, target)
+
+sys.meta_path = [PathFinder if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path]
+
+import jax.numpy as jnp
+from sspo_jax import advantages, logprobs, losses
+from sspo_jax.subsentences import Segmenter
+
+ones = jnp.ones((2, 6))
+ids = Segmenter(table=None, rule="fixed(3)")(ones.astype(int), ones > 0)
+loss, metrics = losses.sspo_loss(0 * ones, 0 * ones, ones, ones > 0, ids)
+print(ids[0].tolist(), round(float(loss), 4))
+from sspo_jax.commands.main import COMMANDS, main
+print(*(main([command, "--help"]) for command in COMMANDS))
+"""
+
+
+def test_the_losses_need_the_base_alone(tmp_path):
+    """Where everything else is missing they run, and each command says in a line what to install."""
+    blocked = other_packages()
+    assert {name for packages in PACKAGES.values() for name in packages} - blocked == {"ml_dtypes"}  # jax brings it
+    run = [sys.executable, "-c", ONLY_THE_BASE, ",".join(blocked)]
+    result = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["[0, 0, 0, 1, 1, 1] -1.0", " ".join("1" * len(COMMANDS))]
+    extras = {"verify": "checker", "serve": "serve"}
+    line = r"^sspo ([a-z-]+): needs \w+: pip install 'sspo-jax\[(\w+)\]'$"
+    told = dict(re.findall(line, result.stderr, re.MULTILINE))
+    assert told == {command: extras.get(command, "train") for command in COMMANDS}
+    assert len(result.stderr.splitlines()) == len(COMMANDS)
 
 
 def test_the_makefile_calls_tools_of_the_list():

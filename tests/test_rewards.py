@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sspo_jax.checker import Verdict, Verifier
+from sspo_jax.commands.options import parse
 from sspo_jax.ranges import check
 from sspo_jax.rewards import (
     Correctness,
@@ -156,6 +157,59 @@ def test_a_user_function_runs_in_the_workers(verifier: Verifier):
 def test_a_user_function_that_fails_stops_the_run_with_its_reason(function: str, message: str, verifier: Verifier):
     with pytest.raises(RewardError, match=message):
         score([UserReward(function=function)], ["2"], ["2"], [1], verifier=verifier)
+
+
+FUNCTIONS = """
+import numpy as np
+
+def numpy_number(response, gold):
+    return np.float32(0.25) if response == gold else np.array(0.5)
+
+def unknown(response, gold):
+    return None if response != gold else 1
+
+def fails(response, gold):
+    raise RuntimeError
+
+constant = 3
+"""
+
+
+def test_what_a_user_function_may_return(verifier: Verifier, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """A NumPy number counts as a number, None takes the sample out, and a failure may count as 0."""
+    (tmp_path / "kinds_of_reward.py").write_text(FUNCTIONS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kinds = {name: UserReward(function=f"kinds_of_reward:{name}") for name in ("numpy_number", "unknown", "fails")}
+    kinds["fails"] = dataclasses.replace(kinds["fails"], on_failure="zero")
+    scored = score(list(kinds.values()), ["2", "3"], ["2", "2"], [1, 1], verifier=verifier)
+    assert scored.terms["kinds_of_reward:numpy_number"] == [0.25, 0.5]
+    assert scored.terms["kinds_of_reward:unknown"] == [1.0, 0.0]
+    assert scored.terms["kinds_of_reward:fails"] == [0.0, 0.0]
+    assert scored.is_excluded == [False, True]
+    assert scored.rewards == [1.25, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("no_such_module:f", "No module named 'no_such_module'"),
+        ("kinds_of_reward:absent", "has no attribute 'absent'"),
+        ("kinds_of_reward:constant", "it is no function"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_anything_starts(function, reason, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "kinds_of_reward.py").write_text(FUNCTIONS)
+    monkeypatch.chdir(tmp_path)  # which the `sspo` script does not have on its path
+    with pytest.raises(ValueError, match=f"--reward.user {function} cannot be imported: .*{reason}.*working directory"):
+        RewardConfig(user=(UserReward(function=function),)).check()
+    RewardConfig(user=(UserReward(function="kinds_of_reward:fails"),)).check()
+
+
+def test_functions_are_named_on_the_command_line():
+    parsed = parse(RewardConfig, ["--user", "a.b:c", "d:e"], prog="x", default=RewardConfig())
+    assert parsed.user == (UserReward(function="a.b:c"), UserReward(function="d:e"))
+    ours = RewardConfig(user=(UserReward(function="a:b", weight=0.5),))
+    assert parse(RewardConfig, [], prog="x", default=ours) == ours
 
 
 def test_a_user_function_that_overruns_is_killed(verifier: Verifier, tmp_path, monkeypatch: pytest.MonkeyPatch):

@@ -63,6 +63,10 @@ start() {
   command -v gcloud > /dev/null || [[ $DRY_RUN == 1 ]] || fail "no gcloud on the PATH: install the Google Cloud CLI"
 }
 
+# Variables of the environment that a run is handed: of the Hugging Face Hub, of the trackers, of a sampling server.
+# shellcheck source=../handed_on.sh
+source "$HERE/../handed_on.sh"
+
 # What was done, in words; with --dry-run nothing was.
 report() {
   [[ $DRY_RUN == 1 ]] || echo "$*"

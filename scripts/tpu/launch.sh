@@ -7,8 +7,9 @@
 # with gcsfuse).
 #
 # What --data.path, --model.path and other --*.path name is used as it is where all hosts have it, and copied to them
-# from here where they have not. HF_TOKEN, HF_HOME and WANDB_API_KEY are passed on if set (here, or in the environment
-# file; HF_HOME is a directory of the hosts), in a file that only you can read and that is gone once the run has begun.
+# from here where they have not. HF_TOKEN, HF_HOME and the keys of trackers (all names: scripts/handed_on.sh) are passed
+# on if set (here, or in the environment file; HF_HOME is a directory of the hosts), in a file that only you can read and
+# that is gone once the run has begun.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 start command no "$@"
 ((${#ARGUMENTS[@]})) || fail "no experiment: launch.sh EXPERIMENT [--section.field value ...]"
@@ -99,7 +100,7 @@ launch=$(date +%s)-$$ # a connection may break after the run has started; the ne
 # Words of a command can be read by all users of a machine, here and there, and end in logs; so secrets go in a file.
 secrets="sspo.environment-$launch" names=()
 (umask 077 && : > "$temporary/$secrets")
-for name in HF_TOKEN HF_HOME WANDB_API_KEY; do
+for name in "${HANDED_ON[@]}"; do
   if [[ -n ${!name:-} ]]; then
     names+=("$name")
     printf 'export %s=%q\n' "$name" "${!name}" >> "$temporary/$secrets"

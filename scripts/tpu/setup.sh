@@ -17,8 +17,6 @@ if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   PYTHON=python3.11
 fi
 test -x .venv/bin/python || \$PYTHON -m venv .venv
-.venv/bin/pip install -q -r requirements.txt
-.venv/bin/pip install -q --no-deps -e .
-.venv/bin/pip install -q \"jax[tpu]==\$(.venv/bin/python -c 'import jax; print(jax.__version__)')\"
+.venv/bin/pip install -q -r requirements.txt -e '.[all,tpu]'
 .venv/bin/python -c 'import libtpu'"
 report "installed on all hosts. Next: launch.sh EXPERIMENT"

@@ -1,4 +1,4 @@
-"""`sspo data overlap TRAIN EVAL ...` and `sspo data audit FILE`."""
+"""`sspo data get NAME ...`, `sspo data overlap TRAIN EVAL ...` and `sspo data audit FILE`."""
 
 import collections
 import dataclasses
@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from sspo_jax.commands.data_get import GetConfig, get_command
 from sspo_jax.commands.options import parse
 from sspo_jax.data.audit import audit, read_rows
 from sspo_jax.data.overlap import find_overlap, one_line, write_problems
@@ -20,6 +21,7 @@ from sspo_jax.ranges import Count, Range, Whole
 
 _USAGE = """usage: sspo data COMMAND ... (`sspo data COMMAND --help` for its options)
 
+  get NAME [NAME ...]             published sets by name, from the Hub or a local copy: eval, gsm8k, ...
   overlap TRAIN EVAL [EVAL ...]   training problems that are, exactly or nearly, in evaluation sets
   audit FILE                      golds that cannot be read, are ambiguous, or do not match themselves"""
 
@@ -27,6 +29,8 @@ _USAGE = """usage: sspo data COMMAND ... (`sspo data COMMAND --help` for its opt
 def main(arguments: Sequence[str]) -> int:
     """Runs one of them; exit code 2 for another word."""
     command, *rest = arguments or [""]
+    if command == "get":
+        return get_command(parse(GetConfig, rest, prog="sspo data get"))
     if command == "overlap":
         return overlap_command(parse(OverlapConfig, rest, prog="sspo data overlap"))
     if command == "audit":
@@ -119,5 +123,6 @@ def overlap_command(config: OverlapConfig) -> int:
         dropped = {overlap.train_index for overlap in found}
         write_problems(config.write, (problem for index, problem in enumerate(iterate(train)) if index not in dropped))
         print(f"\nwrote {len(train) - len(dropped)} problems to {config.write}")
+        print(f"next: sspo train EXPERIMENT --data.path {config.write}")
         return 0
     return 1 if found else 0

@@ -33,6 +33,7 @@ def evaluate_command(config: EvaluateConfig) -> int:
 
     print(summary_table(evaluation))
     print(f"\nreport: {directory / 'report.html'}")
+    print(f"next: sspo evaluate --compare {directory} OTHER, with the evaluation of another model")
     return 0
 
 

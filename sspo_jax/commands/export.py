@@ -40,4 +40,6 @@ def main(arguments: Sequence[str]) -> int:
     else:
         step, what = export(run, out, dtype=config.dtype, step=config.step, base=config.base), config.dtype
     print(f"policy of {config.run} after step {step}, {what}, written to {config.out}")
+    if not config.adapters:
+        print(f"next: sspo evaluate --model {config.out}, or sspo serve --model {config.out}")
     return 0

@@ -98,6 +98,7 @@ def show(config: InspectConfig) -> None:
     if step is not None and config.responses:
         log = read_token_log(logs[step])
         display.console.print(clauses(log))
+    display.console.print(f"next: sspo report {path} --open", soft_wrap=True, highlight=False)
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], starts: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -16,13 +16,25 @@ COMMANDS = {
     "segment": ("sspo_jax.commands.segment:main", "show how texts are cut into subsentences"),
     "export": ("sspo_jax.commands.export:main", "write a run's policy as a Hugging Face checkpoint"),
     "plan": ("sspo_jax.commands.plan:main", "does a run fit on TPUs that are not here"),
-    "data": ("sspo_jax.commands.data:main", "overlap of training and evaluation sets; audit of golds"),
+    "data": ("sspo_jax.commands.data:main", "published sets by name; overlap of sets; audit of golds"),
     "serve": ("sspo_jax.commands.serve:main", "an OpenAI-compatible server for a checkpoint"),
+    "warm-start": ("sspo_jax.commands.warm_start:main", "train an experiment's warm start anew; is it the shipped one"),
     "study": ("sspo_jax.commands.study:main", "many runs that answer a question, with intervals over seeds"),
     "report": ("sspo_jax.commands.report:main", "a run, or several, as one HTML page"),
     "inspect": ("sspo_jax.commands.inspect:main", "what a run directory holds and how it went"),
     "cache": ("sspo_jax.commands.cache:main", "what is kept between runs; empty it"),
 }
+
+PACKAGES = {
+    "checker": ("mpmath", "rich", "sympy", "tyro"),
+    "train": (
+        *("flax", "grain", "jinja2", "ml_dtypes", "optax", "orbax", "safetensors", "tensorboardX", "tokenizers"),
+        "transformers",
+    ),
+    "serve": ("h11", "starlette", "uvicorn"),
+    "tfds": ("importlib_resources", "tensorflow_datasets"),
+}
+"""Extra of this distribution to the names under which its packages are imported."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,9 +69,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sspo {name}: {error}", file=sys.stderr)
         is_temporary = isinstance(error, ConnectionError) or is_disk_full(error)
         return 75 if is_temporary else 1  # 75: it may be tried again
+    except ModuleNotFoundError as error:
+        if os.environ.get("SSPO_TRACEBACK") or (extra := missing_extra(name, error)) is None:
+            raise
+        print(f"sspo {name}: needs {error.name}: pip install 'sspo-jax[{extra}]'", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"sspo {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def missing_extra(command: str, error: ModuleNotFoundError) -> str | None:
+    """The extra that brings what a command could not import; None for a module that no extra brings."""
+    package = (error.name or "").partition(".")[0]
+    of_package = [extra for extra, packages in PACKAGES.items() if package in packages]
+    if not of_package or of_package == ["tfds"]:
+        return of_package[0] if of_package else None
+    return {"verify": "checker", "serve": "serve"}.get(command, "train")
 
 
 def pass_over_closed_loops() -> None:
@@ -107,6 +133,9 @@ def _quiet_libraries() -> None:
 def _usage() -> str:
     lines = ["usage: sspo COMMAND ... (`sspo COMMAND --help` for its options)", ""]
     lines += [f"  {name:<10} {help_text}" for name, (_, help_text) in COMMANDS.items()]
-    lines += ["", "To begin: `sspo train arithmetic_tiny` trains a tiny model in minutes on a CPU, from nothing."]
+    lines += [
+        "",
+        "To begin: `sspo train hello` trains a tiny model in a minute on a CPU, `sspo train arithmetic_tiny` in some.",
+    ]
     lines += ["SSPO_TRACEBACK=1 in the environment shows where an error was raised."]
     return "\n".join(lines)

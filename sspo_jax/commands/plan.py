@@ -1,4 +1,4 @@
-"""`sspo plan EXPERIMENT --topology v5e:2x4`: does a run fit on TPUs that are not here."""
+"""`sspo plan EXPERIMENT --topology v5e:2x4`: does a run fit on TPUs that are not here, how long, for how much."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,13 +9,18 @@ import tyro
 from sspo_jax.commands.experiments import choose_objective, load_experiment
 from sspo_jax.commands.options import parse
 from sspo_jax.config import TrainConfig
-from sspo_jax.planning.chips import chip_of, prepare_host
+from sspo_jax.planning.chips import chip_of, prepare_host, topology_devices
+from sspo_jax.planning.cost import cost, gpus_of
 from sspo_jax.planning.plan import fits, plan
+from sspo_jax.planning.programs import resolve_shape
+from sspo_jax.ranges import NotNegative
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """Compiles the programs of a run for TPUs that are not here, and says whether they fit.
+    """Compiles the programs of a run for TPUs that are not here, and says whether they fit; then hours, cost and disk.
+
+    For GPUs (h100:8) nothing is compiled: hours, cost and disk alone.
 
     Any option of `sspo train EXPERIMENT` may follow, e.g. --mesh.tensor 2 --update.micro-rows 16.
     """
@@ -23,9 +28,11 @@ class PlanOptions:
     experiment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
     """Name of a file in experiments/, or the path of one."""
     topology: str = "v5e:2x4"
-    """v4:2x2x1, v5e:2x4, v5e:4x4, v5p:2x2x1, v6e:2x4, ..."""
+    """v4:2x2x1, v5e:2x4, v5e:4x4, v5p:2x2x1, v6e:2x4, ...; or GPUs: a100:8, h100:8, h200:8."""
     slices: int = 1
     """Slices of that topology."""
+    price_per_chip_hour: NotNegative | None = None
+    """What one chip costs for an hour, in any currency: the plan then says what the run costs."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,11 +40,23 @@ def main(arguments: Sequence[str]) -> int:
     options, overrides = tyro.cli(PlanOptions, args=list(arguments), prog="sspo plan", return_unknown_args=True)
     if options.slices < 1:
         raise ValueError(f"--slices is {options.slices}; expected at least 1")
-    chip = chip_of(options.topology)
-    prepare_host()
+    gpus = gpus_of(options.topology)
+    chip, chips = gpus or (chip_of(options.topology), 0)
+    if gpus is None:
+        prepare_host()
     default = load_experiment(options.experiment)
     objective, overrides = choose_objective(default.loss, overrides)
     default = dataclasses.replace(default, loss=objective)
     config = parse(TrainConfig, overrides, prog=f"sspo plan {options.experiment}", default=default)
-    programs = plan(config, topology=options.topology, slices=options.slices, report=print)
+    programs = []
+    if gpus is None:
+        programs = plan(config, topology=options.topology, slices=options.slices, report=print)
+        chips = len(topology_devices(options.topology, options.slices))
+    else:
+        config.check()
+        chips *= options.slices
+        print(f"{chips} GPUs: nothing is compiled for them, so whether it fits is not known")
+    for line in cost(config, resolve_shape(config.model), chip, chips, price=options.price_per_chip_hour):
+        print(line)
+    print(f"next: sspo train {options.experiment} {' '.join(overrides)}".rstrip())
     return 0 if fits(programs, chip) else 3

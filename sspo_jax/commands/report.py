@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     check_writable_file("--out", file)
     write_report([RunReader(path) for path in paths], file)
     print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    if not config.open:
+        print(f"next: open it in a browser (--open does), or sspo inspect {paths[0]}")
     if config.open and not webbrowser.open(file.resolve().as_uri()):
         print("no browser answered; open the file by hand")
     return 0

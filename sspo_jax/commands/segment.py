@@ -23,7 +23,7 @@ _COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_g
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentConfig:
-    """What `sspo segment` reads and shows."""
+    """Shows how texts are cut into subsentences: sspo segment FILE --tokenizer DIRECTORY."""
 
     file: pathlib.Path
     """A text, or JSON lines (`.jsonl`); `-` is the standard input."""

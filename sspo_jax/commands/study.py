@@ -69,6 +69,10 @@ def main(arguments: Sequence[str]) -> int:
     failed = [] if config.report else _run(console, folder, names, config)
     for file in write_reports(results(folder), path):
         console.print(f"report: {file}", soft_wrap=True)
+    if failed:
+        console.print(
+            f"next: the same command tries the {len(failed)} that failed again; see {path / 'logs'}", soft_wrap=True
+        )
     return 1 if failed else 0
 
 

@@ -41,8 +41,28 @@ def main(arguments: Sequence[str]) -> int:
     initialize(config.distributed)
     from sspo_jax.trainer import train  # what computes is imported once the processes have found each other
 
-    train(config, experiment=pathlib.Path(experiment).stem)
+    train(config, experiment=pathlib.Path(experiment).stem, shortened=shortened(default, config))
     return 0
+
+
+_SIZES = (
+    *("steps", "rollout.prompts", "rollout.group_size", "warm_start.updates"),
+    *("evaluation.problems", "evaluation.samples"),
+)
+"""Options that make a run longer and its scores surer, or the opposite."""
+
+
+def shortened(experiment: TrainConfig, config: TrainConfig) -> list[str]:
+    """Where a run is smaller than its experiment, option by option: `--steps 5 of 30`."""
+    found = []
+    for name in _SIZES:
+        section, _, field = name.rpartition(".")
+        full, now = (getattr(getattr(each, section) if section else each, field, None) for each in (experiment, config))
+        if full is None and name != "evaluation.problems":  # a section that the experiment does not have
+            continue
+        if now is not None and (full is None or now < full):
+            found.append(f"--{name.replace('_', '-')} {now} of {'all' if full is None else full}")
+    return found
 
 
 def _supervision(arguments: Sequence[str]) -> tuple[int | None, list[str]]:

@@ -18,7 +18,7 @@ _CHUNK = 256  # responses submitted at a time, so that the progress bar moves
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """Judge a response against a gold answer, or a file of them."""
+    """Judge a response (--response, --gold), or a file of them: sspo verify FILE."""
 
     response: str | None = None
     """A whole response; with --gold, the verdict is explained."""

@@ -108,12 +108,23 @@ class PolicySubject:
     @functools.cached_property
     def _sample(self) -> Callable[..., Any]:
         from sspo_jax.data.tokenizer import count_tokens
+        from sspo_jax.models.configs import config_from_hf
         from sspo_jax.models.end_tokens import end_tokens
         from sspo_jax.models.hf.load import load_qwen
+        from sspo_jax.runs.roofline import memory_of
         from sspo_jax.sampler import Sampler, SamplingParams
+        from sspo_jax.sampler.layout import Demand, decoding_layout
         from sspo_jax.sharding import make_mesh
 
-        mesh = make_mesh()
+        shape, devices = config_from_hf(self._path).computed(dtype=self._dtype), make_mesh()
+        new_tokens = min(self._preset.max_new_tokens, shape.max_positions - 1)
+        demand = Demand(
+            samples=_MANY,
+            slots=self._slots,
+            prompt_tokens=max(1, min(_LONG_PROMPT, shape.max_positions - new_tokens)),
+            new_tokens=new_tokens,
+        )
+        mesh = decoding_layout(None, shape, devices, demand, memory=memory_of(devices)).mesh  # nothing is trained here
         params, model = load_qwen(self._path, mesh=mesh, dtype=self._dtype, param_dtype=self._dtype)
         model = model.with_tokens(count_tokens(self._tokenizer))
         sampling = SamplingParams(
@@ -130,6 +141,9 @@ class PolicySubject:
             return sampler.generate(params, prompts, group_size=group_size, seed=seed)
 
         return sample
+
+
+_MANY, _LONG_PROMPT = 1 << 20, 1024  # what the layout of the devices leaves room for: full slots, long prompts
 
 
 class GivenResponses:

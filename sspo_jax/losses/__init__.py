@@ -6,8 +6,9 @@ loss, metrics = Sspo.calibrated()(logprobs, batch)
 
 from sspo_jax.losses.aggregation import Aggregation, aggregate, loss_denominator
 from sspo_jax.losses.cispo import Cispo, cispo_loss
-from sspo_jax.losses.correction import RolloutCorrection, correction_weights
+from sspo_jax.losses.correction import RolloutCorrection, correction_weights, off_policy_mask
 from sspo_jax.losses.diagnostics import diagnostics
+from sspo_jax.losses.dppo import Dppo, dppo_loss
 from sspo_jax.losses.gmpo import Gmpo, gmpo_loss
 from sspo_jax.losses.grpo import Grpo, dapo_loss, dr_grpo_loss, grpo_loss
 from sspo_jax.losses.gspo import Gspo, gspo_loss
@@ -18,10 +19,12 @@ from sspo_jax.losses.ratios import subsentence_ratio
 from sspo_jax.losses.removed import removed
 from sspo_jax.losses.sapo import Sapo, sapo_loss
 from sspo_jax.losses.sspo import Sspo, sspo_loss
+from sspo_jax.losses.vespo import Vespo, vespo_loss
 
 __all__ = [
     "Aggregation",
     "Cispo",
+    "Dppo",
     "Gmpo",
     "Grpo",
     "Gspo",
@@ -29,20 +32,24 @@ __all__ = [
     "RolloutCorrection",
     "Sapo",
     "Sspo",
+    "Vespo",
     "aggregate",
     "cispo_loss",
     "correction_weights",
     "dapo_loss",
     "diagnostics",
+    "dppo_loss",
     "dr_grpo_loss",
     "gmpo_loss",
     "grpo_loss",
     "gspo_loss",
     "kl_penalty",
     "loss_denominator",
+    "off_policy_mask",
     "per_token",
     "removed",
     "sapo_loss",
     "sspo_loss",
     "subsentence_ratio",
+    "vespo_loss",
 ]

@@ -79,6 +79,39 @@ def correction_weights(
     return jnp.where(mask, factor, 0)
 
 
+def off_policy_mask(
+    logprobs: Float[Array, "batch time"],
+    sampler_logprobs: Float[Array, "batch time"],
+    advantages: Float[Array, "batch time"],
+    mask: Bool[Array, "batch time"],
+    *,
+    threshold: Number,
+    segment_ids: Int[Array, "batch time"] | None = None,
+) -> Bool[Array, "batch time"]:
+    """Off-policy sequence masking (DeepSeek-V3.2, arXiv:2512.02556): what is kept; false where the mask is.
+
+    A response is left out where its advantage is negative and its mean log-ratio mean_t(sampler_logprob_t - logprob_t)
+    is above `threshold`: the policy has moved away from it already. Both the gap to the sampler and the updates since
+    count. It keeps its place in the denominator.
+
+    Args:
+      logprobs, sampler_logprobs: [batch, time], nats, new policy and the policy the tokens were drawn from.
+      advantages: [batch, time]; of a response its mean counts.
+      mask: [batch, time], true where a token enters the loss.
+      threshold: nats a token.
+      segment_ids: [batch, time], packed responses.
+
+    >>> import jax.numpy as jnp
+    >>> one = jnp.ones((2, 1))
+    >>> off_policy_mask(-2 * one, -one, jnp.array([[1.0], [-1.0]]), one > 0, threshold=0.5)[:, 0].tolist()
+    [True, False]
+    """
+    check_shapes(logprobs, sampler_logprobs=sampler_logprobs, advantages=advantages, mask=mask, segment_ids=segment_ids)
+    units = level_units("response", mask, segment_ids=segment_ids)
+    gap = unit_mean(jax.lax.stop_gradient(token_log_ratio(sampler_logprobs, logprobs, mask)), mask, units)
+    return mask & ~((unit_mean(advantages, mask, units) < 0) & (gap > threshold))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutCorrection:
     """How an objective corrects for the sampler; see `correction_weights`."""

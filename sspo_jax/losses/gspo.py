@@ -95,6 +95,11 @@ class Gspo(Objective):
     log_ratio_limit: FileOnly[Positive | None] = RESPONSE_LOG_RATIO_LIMIT
     """Clamp of log s from above, nats; None means none."""
 
+    @classmethod
+    def luspo(cls, **changes: object) -> "Gspo":
+        """LUSPO (arXiv:2602.05261): summed over the response, so that length does not dilute it; bounds as TRL has."""
+        return dataclasses.replace(cls(clip_low=2e-3, clip_high=2.5e-3, aggregation="seq-mean-token-sum"), **changes)
+
     def decisions(self, logprobs: Float[Array, "batch time"], batch: TrainBatch) -> Decisions:
         ratio = importance_ratio(
             logprobs,

@@ -10,10 +10,11 @@ import dataclasses
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sspo_jax.losses.aggregation import Aggregation, aggregate, loss_denominator
-from sspo_jax.losses.correction import RolloutCorrection
+from sspo_jax.losses.aggregation import Aggregation, aggregate, loss_denominator, masked_mean
+from sspo_jax.losses.correction import RolloutCorrection, off_policy_mask
 from sspo_jax.losses.kl import KlEstimator, kl_penalty
 from sspo_jax.losses.ratios import Level, importance_ratio, level_units
 from sspo_jax.losses.surrogate import Clipped, Decisions
@@ -39,6 +40,9 @@ class Objective(abc.ABC):
     """Weight of the entropy bonus; other than 0 the call must be given entropies."""
     correction: RolloutCorrection = dataclasses.field(default_factory=RolloutCorrection)
     """Correction of the gap between the sampler and the training program."""
+    off_policy_threshold: Positive | None = None
+    """Leave out responses of negative advantage that the policy has moved away from by more than this, in nats a token
+    on average (off-policy sequence masking, arXiv:2512.02556); None: none."""
 
     @staticmethod
     @abc.abstractmethod
@@ -100,6 +104,17 @@ class Objective(abc.ABC):
           entropies: [batch, time], nats, under the parameters being trained; differentiable, for the entropy bonus.
         """
         weights, metrics = self.correction(batch)
+        if self.off_policy_threshold is not None:
+            kept = off_policy_mask(
+                logprobs,
+                batch.sampler_logprobs,
+                batch.advantages,
+                batch.mask,
+                threshold=self.off_policy_threshold,
+                segment_ids=batch.segment_ids,
+            )
+            weights = kept.astype(batch.advantages.dtype) if weights is None else jnp.where(kept, weights, 0)
+            metrics = metrics | {"correction/off_policy_fraction": masked_mean(~kept, batch.mask)}
         loss, policy_metrics = self.function(
             logprobs,
             batch.old_logprobs,
@@ -115,7 +130,10 @@ class Objective(abc.ABC):
             if batch.ref_logprobs is None:
                 raise ValueError(f"kl_coefficient is {self.kl_coefficient} but the batch has no ref_logprobs")
             # Masked first: kl_penalty sees only finite numbers and cannot make a NaN gradient.
-            kl = kl_penalty(logprobs, batch.ref_logprobs, estimator=self.kl_estimator, mask=batch.mask)
+            old = batch.old_logprobs if self.kl_estimator == "k3_unbiased" else None
+            kl = kl_penalty(
+                logprobs, batch.ref_logprobs, estimator=self.kl_estimator, mask=batch.mask, old_logprobs=old
+            )
             term, metrics["loss/kl"] = self._aggregate(kl, batch)
             loss = loss + self.kl_coefficient * term
         if self.entropy_coefficient:
@@ -137,4 +155,4 @@ class Objective(abc.ABC):
 
 
 # Fields that the objective reads itself: they are no options of a loss function.
-_TERMS = ("kl_coefficient", "kl_estimator", "entropy_coefficient", "correction")
+_TERMS = ("kl_coefficient", "kl_estimator", "entropy_coefficient", "correction", "off_policy_threshold")

@@ -25,10 +25,34 @@ class Units(NamedTuple):
 
 
 def check_shapes(like: Array, **arrays: Array | None) -> None:
-    """Raises ValueError naming the first of `arrays` whose shape is not that of `like`."""
+    """Refuses the first of `arrays` whose shape is not that of `like`, and a `mask` of numbers.
+
+    Raises:
+      ValueError: which array, its shape or type, what was expected, and where arrays are one position apart or have
+        one number a row, how to mend it.
+    """
     for name, array in arrays.items():
-        if array is not None and array.shape != like.shape:
-            raise ValueError(f"{name} has shape {array.shape}, expected {like.shape}, the shape of logprobs")
+        if array is None:
+            continue
+        if array.shape != like.shape:
+            hint = _shape_hint(name, array.shape, like.shape)
+            raise ValueError(f"{name} has shape {array.shape}, expected {like.shape}, the shape of logprobs{hint}")
+        if name == "mask" and array.dtype != bool:
+            raise ValueError(f"mask has type {array.dtype}, expected bool, true where a token counts: mask > 0")
+
+
+def _shape_hint(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """How two common mistakes are mended; nothing for others."""
+    if shape == expected[:1]:
+        return f". One number a row: {name}[:, None], broadcast to that shape"
+    is_of_rows = len(shape) == len(expected) == 2 and shape[0] == expected[0]
+    if is_of_rows and abs(shape[1] - expected[1]) == 1:
+        return (
+            ". They are one position apart: position t of every array is of tokens[:, t] itself, as in logprobs[:, t]. "
+            "Logits at t are of the token after it, so those of logits[:, :-1] give the log-probs of tokens[:, 1:]: "
+            "cut the longer arrays with [:, 1:]"
+        )
+    return ""
 
 
 def float_type(*arrays: Array | None) -> jnp.dtype:

@@ -271,6 +271,11 @@ class Sspo(Objective):
         """0.02 / 0.028 at 10 tokens, between the ranges published for one token and for whole responses."""
         return dataclasses.replace(cls(clip_low=0.02, clip_high=0.028, length_reference=10.0), **changes)
 
+    @classmethod
+    def lpo(cls, **changes: object) -> "Sspo":
+        """LPO: the ratio of a sentence, with the segmenter's rule "sentence"; no entropy. The bounds are our choice."""
+        return dataclasses.replace(cls(clip_low=0.02, clip_high=0.028, adapt_entropy=False), **changes)
+
     def with_budget(self, max_new_tokens: int, vocab_size: int | None = None) -> Objective:
         """As every objective; also sets `vocab_size` where the rule "vocabulary" reads it and it is not set."""
         run = super().with_budget(max_new_tokens)

@@ -112,6 +112,9 @@ def _delta_parameters(config: QwenConfig, normal: Any, ones: Any) -> dict[str, n
     def projection(width: int) -> nnx.Param:
         return normal((layers, embed, heads, width), "layers", "embed", "kv_heads", None)
 
+    def decay() -> nnx.Param:
+        return nnx.Param(jnp.ones((layers, heads, group), jnp.float32), logical_axes=("layers", "kv_heads", None))
+
     if config.delta_fused:
         found = {"delta_query_key_value_gate": projection(channels + values), "delta_rate_decay": projection(2 * group)}
     else:
@@ -123,11 +126,30 @@ def _delta_parameters(config: QwenConfig, normal: Any, ones: Any) -> dict[str, n
         }
     return found | {
         "delta_convolution": normal((layers, heads, channels, config.delta_taps), "layers", "kv_heads", None, None),
-        "delta_log_decay": ones((layers, heads, group), "layers", "kv_heads", None),
-        "delta_step_bias": ones((layers, heads, group), "layers", "kv_heads", None),
+        "delta_log_decay": decay(),
+        "delta_step_bias": decay(),
         "delta_norm": ones((layers, config.delta_value_dim), "layers", None),
         "delta_output": normal((layers, heads, values, embed), "layers", "kv_heads", None, "embed"),
     }
+
+
+_FLOAT32 = ("delta_log_decay", "delta_step_bias")
+
+
+def kept_dtype(name: str, dtype: Any) -> Any:
+    """The dtype of the parameter of this name where the others have `dtype`: those that decays are made of, whose
+    errors add up over a sequence, stay float32.
+    """
+    return jnp.dtype(jnp.float32 if name in _FLOAT32 else dtype)
+
+
+def cast_params(params: Params, dtype: Any) -> Params:
+    """The parameters, or a part of them, in this dtype, but for those that stay float32."""
+
+    def cast(path: tuple[Any, ...], x: Array) -> Array:
+        return x.astype(kept_dtype(path[-1].key, dtype))
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def layer_of(blocks: Params, config: QwenConfig, layer: int) -> Params:
@@ -177,10 +199,14 @@ def abstract_qwen(config: QwenConfig, *, param_dtype: Any = jnp.float32) -> tupl
     return shapes, axes
 
 
-def qwen_shardings(config: QwenConfig, mesh: Mesh) -> Params:
-    """`NamedSharding` of each parameter on `mesh`. Raises ValueError where the mesh does not divide an axis."""
+def qwen_shardings(config: QwenConfig, mesh: Mesh, *, option: str = "--mesh") -> Params:
+    """`NamedSharding` of each parameter on `mesh`. Raises ValueError where the mesh does not divide an axis.
+
+    Args:
+      option: that sets the mesh, for the error.
+    """
     shapes, axes = abstract_qwen(config)
-    check_divides(mesh, shapes, axes)
+    check_divides(mesh, shapes, axes, option=option)
     return jax.tree.map(lambda names: named_sharding(mesh, names), axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
 

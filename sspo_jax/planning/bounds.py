@@ -1,5 +1,9 @@
 """What arithmetic and memory allow at most: model FLOPs of a step, and the rate of decoding."""
 
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from sspo_jax.config import RolloutConfig
@@ -9,7 +13,11 @@ from sspo_jax.models.trainable import Trainable, count
 from sspo_jax.planning.chips import GIB
 from sspo_jax.runs.roofline import Chip, model_flops, weight_bytes
 from sspo_jax.sampler.kv_cache import cache_bytes
-from sspo_jax.sharding import batch_shards, shards
+from sspo_jax.sampler.layout import DecodingLayout
+from sspo_jax.sharding import axes_of, batch_shards, shards
+
+HELD = 0.2
+"""Part of the cache's columns that samples hold where lengths are log-normal up to 3,072 tokens."""
 
 
 def step_flops(
@@ -38,32 +46,104 @@ def figures(
     Args:
       flops: of a step, by `step_flops`.
       samples: responses of a step.
+      mesh: of decoding.
       slots, columns: of the cache.
     """
     seconds = flops / (mesh.size * chip.peak_tflops * 1e12)
-    lines = [
+    return [
         f"model FLOPs of a step, {samples} responses at full length: {flops / 1e15:.3g} PFLOP, at the chips' peak "
         f"{seconds:.3g} s",
         decode_bound(model, chip, mesh, slots=slots, columns=columns),
     ]
-    if shards("embed", mesh) > 1:
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodingStep:
+    """What one device does in one decoding step of all slots, at least."""
+
+    memory: float
+    """Bytes read: weights and cache."""
+    gathered: float
+    """Bytes of weights received over links, which may go on while something else is computed."""
+    exchanged: float
+    """Bytes of activations received over links, for which the computation waits; their latency is not counted."""
+    flops: float
+
+    def seconds(self, chip: Chip) -> float:
+        """How long it takes at least; links count where their bandwidth is known."""
+        links = float("inf") if chip.link_gb is None else chip.link_gb * 1e9
+        busy = max(self.memory / (chip.bandwidth_gb * 1e9), self.flops / (chip.peak_tflops * 1e12))
+        return max(busy, self.gathered / links) + self.exchanged / links
+
+
+def decoding_step(model: QwenConfig, mesh: Mesh, *, slots: int, columns: int, held: float = 1.0) -> DecodingStep:
+    """One step on a mesh.
+
+    Args:
+      mesh: of decoding.
+      slots, columns: of the cache.
+      held: the part of the columns that the samples hold: all that attention reads.
+    """
+    width = jnp.dtype(model.compute.dtype).itemsize
+    copies = batch_shards(mesh) // shards("experts", mesh)  # devices that cut the weights between them read one
+    cache = cache_bytes(model, slots, columns, model.compute.dtype) * held
+    weights = weight_bytes(model) * copies / mesh.size
+    fsdp, tensor, experts = shards("embed", mesh), shards("heads", mesh), shards("experts", mesh)
+    rows, row = slots / batch_shards(mesh), model.hidden_size * width
+    # Of each layer two sums over the devices that cut it, and the logits once, in float32; the rows of the other
+    # devices go to where the experts are, and come back.
+    sums = 2 * model.num_layers * 2 * (tensor - 1) / tensor * rows * row
+    logits = (tensor - 1) / tensor * rows * model.vocab_size * 4
+    moved = 2 * model.num_layers * (experts - 1) * rows * row
+    return DecodingStep(
+        memory=weights + cache / mesh.size,
+        gathered=weights * (fsdp - 1) / fsdp,
+        exchanged=sums + logits + moved,
+        flops=model_flops(model, 2 * round(columns * held)) * slots / mesh.size,  # over all of them, not half
+    )
+
+
+def decode_bound(model: QwenConfig, chip: Chip, mesh: Mesh, *, slots: int, columns: int) -> str:
+    """What memory, links and arithmetic allow at most: every step reads all weights and the whole cache once."""
+    cache = cache_bytes(model, slots, columns, model.compute.dtype)
+    step = decoding_step(model, mesh, slots=slots, columns=columns)
+    times = {"memory": step.memory / (chip.bandwidth_gb * 1e9), "compute": step.flops / (chip.peak_tflops * 1e12)}
+    if chip.link_gb is not None:
+        times["link"] = step.gathered / (chip.link_gb * 1e9)
+    bound = max(times, key=lambda name: times[name])
+    return (
+        f"decoding {slots} slots x {columns} columns: KV cache {cache / mesh.size / GIB:.2f} GiB a chip, intensity "
+        f"{step.flops / step.memory:.0f} FLOP/byte where the chip balances at "
+        f"{chip.peak_tflops * 1e3 / chip.bandwidth_gb:.0f}: {bound}-bound, at most "
+        f"{slots / step.seconds(chip):,.0f} tokens/s with a full cache"
+    )
+
+
+def compare_layouts(
+    layouts: Sequence[DecodingLayout], chosen: Mesh, model: QwenConfig, chip: Chip, *, columns: int
+) -> list[str]:
+    """A table of layouts: what a chip holds, what it reads and receives in a step, and the rate that allows at most.
+
+    Args:
+      chosen: mesh that the run decodes on.
+      columns: of the cache at its longest.
+    """
+    lines = [
+        "layouts for decoding, a chip: GiB held, MB a step read from memory with a full cache and over links, and "
+        f"tokens/s at most, with a full cache and with {HELD:.0%} of its columns held"
+    ]
+    for layout in layouts:
+        mesh, slots = layout.mesh, layout.slots
+        full, part = (decoding_step(model, mesh, slots=slots, columns=columns, held=held) for held in (1.0, HELD))
+        held = (layout.weights + layout.cache + layout.training) / GIB
+        links = "unknown" if chip.link_gb is None else f"{(full.gathered + full.exchanged) / 1e6:,.0f}"
         lines.append(
-            "with fsdp each decoding step gathers the weights over the interconnect: the rate will be lower; "
-            "--mesh.tensor keeps them in place"
+            f"  {_words(mesh):<20} {held:6.2f} of {layout.memory / GIB:.4g}{'' if layout.fits else ', too much':<10} "
+            f"memory {full.memory / 1e6:8,.0f}  links {links:>7}  {slots / full.seconds(chip):10,.0f} "
+            f"{slots / part.seconds(chip):10,.0f}{'  recommended' if mesh == chosen else ''}"
         )
     return lines
 
 
-def decode_bound(model: QwenConfig, chip: Chip, mesh: Mesh, *, slots: int, columns: int) -> str:
-    """What memory and arithmetic allow at most: every step reads all weights and the whole cache once."""
-    cache = cache_bytes(model, slots, columns, model.compute.dtype)
-    copies = batch_shards(mesh) // shards("experts", mesh)  # devices that cut the weights between them read one
-    read = weight_bytes(model) * copies + cache
-    flops = model_flops(model, 2 * columns) * slots  # a step attends to all columns, not to half of them on average
-    memory, compute = read / (chip.bandwidth_gb * 1e9), flops / (chip.peak_tflops * 1e12)
-    return (
-        f"decoding {slots} slots x {columns} columns: KV cache {cache / mesh.size / GIB:.2f} GiB a chip, intensity "
-        f"{flops / read:.0f} FLOP/byte where the chip balances at {chip.peak_tflops * 1e3 / chip.bandwidth_gb:.0f}: "
-        f"{'memory' if memory >= compute else 'compute'}-bound, at most "
-        f"{slots * mesh.size / max(memory, compute):,.0f} tokens/s with a full cache"
-    )
+def _words(mesh: Mesh) -> str:
+    return ", ".join(f"{axis} {size}" for axis, size in axes_of(mesh).items()) or "one device"

@@ -19,7 +19,7 @@ def prepare_host() -> None:
       ValueError: libtpu is not installed.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError('planning needs the TPU compiler: pip install "jax[tpu]"')
+        raise ValueError('planning needs the TPU compiler: pip install "sspo-jax[train,tpu]"')
     jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else two processes fight for a lock file

@@ -3,7 +3,7 @@
 The programs of a run (update, optimizer step, and the rollout's: weights, prefill, insert, resize, decode) are compiled
 ahead of time for the named topology, on a CPU host, by the compiler that TPUs use: bytes per chip and "does not fit"
 are its verdict, not an estimate. They are traced by the trainer and the sampler themselves, as the run would call
-them. Needs `pip install "jax[tpu]"`, which brings the compiler (libtpu); no TPU, no network, no weights.
+them. Needs `pip install 'sspo-jax[train,tpu]'`, which brings the compiler (libtpu); no TPU, no network, no weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from sspo_jax.models.configs import QwenModel
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import qwen_shardings
 from sspo_jax.models.trainable import Trainable, count
-from sspo_jax.planning.bounds import figures, step_flops
+from sspo_jax.planning.bounds import compare_layouts, figures, step_flops
 from sspo_jax.planning.chips import GIB, chip_of, topology_devices
 from sspo_jax.planning.programs import (
     ROLLOUT,
@@ -30,9 +30,11 @@ from sspo_jax.planning.programs import (
 )
 from sspo_jax.runs.roofline import Chip
 from sspo_jax.sampler import Sampler
+from sspo_jax.sampler.layout import DecodingLayout, possible_layouts
 from sspo_jax.sampler.programs import TracedProgram
 from sspo_jax.sharding import batch_shards, make_mesh
 from sspo_jax.subsentences import Segmenter
+from sspo_jax.trainer.rollout_engine import demand_of, run_layout
 from sspo_jax.trainer.step import TrainPrograms
 
 
@@ -61,7 +63,9 @@ def plan(
     for line in _settings(model, config.update.micro_rows, config.row_tokens, config.model.lora):
         report(line)
     lora, has_reference = config.model.lora, bool(config.loss.kl_coefficient)
-    sampler, sampling, training = traced(config, model, mesh)
+    layout = layout_of(config, model, mesh, memory=chip.memory_gib * GIB)
+    report(f"decoding: {layout.describe()}")
+    sampler, sampling, training = traced(config, model, mesh, layout.mesh)
     rollout = widest(sampling.values())
     resident = residents(model, mesh, rollout, lora=lora, has_reference=has_reference)
     programs = []
@@ -76,19 +80,53 @@ def plan(
         columns = rollout["decode"].arguments[1][0][0].shape[-1]
         epochs = config.update.epochs
         flops = step_flops(model, config.rollout, epochs=epochs, has_reference=has_reference, lora=lora)
-        for line in figures(flops, samples, model, chip, mesh, slots=slots, columns=columns):
+        for line in figures(flops, samples, model, chip, layout.mesh, slots=slots, columns=columns):
+            report(line)
+        others = possible_layouts(
+            model, mesh, demand_of(config.rollout, longest_response(config)), training=layout.training,
+            memory=layout.memory,
+        )  # fmt: skip
+        for line in compare_layouts(others, layout.mesh, model, chip, columns=columns):
             report(line)
     for line in verdict(programs, chip, config.model, micro_rows=config.update.micro_rows, shards=shards, slots=slots):
         report(line)
     return programs
 
 
+def longest_response(config: TrainConfig) -> int:
+    """In tokens, of rollouts and evaluations."""
+    return max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
+
+
+def layout_of(config: TrainConfig, model: QwenModel, mesh: Mesh, *, memory: float | None) -> DecodingLayout:
+    """How the run lays out the devices for decoding.
+
+    Args:
+      mesh: of training.
+      memory: of a device, in bytes; None: not known.
+    """
+    return run_layout(
+        config.rollout,
+        model,
+        mesh,
+        lora=config.model.lora,
+        has_reference=bool(config.loss.kl_coefficient),
+        longest_response=longest_response(config),
+        memory=memory,
+    )
+
+
 def traced(
-    config: TrainConfig, model: QwenModel, mesh: Mesh
+    config: TrainConfig, model: QwenModel, mesh: Mesh, decoding: Mesh
 ) -> tuple[Sampler, dict[str, TracedProgram], dict[str, TracedProgram]]:
-    """The run's sampler, the programs of a rollout, and those of training, traced as the run calls them."""
+    """The run's sampler, the programs of a rollout, and those of training, traced as the run calls them.
+
+    Args:
+      mesh: of training.
+      decoding: mesh of the rollouts.
+    """
     lora = config.model.lora
-    sampler = run_sampler(config.model.tokenizer or config.model.path or "", config.rollout, model, mesh)
+    sampler = run_sampler(config.model.tokenizer or config.model.path or "", config.rollout, model, decoding)
     training = TrainPrograms(
         config=model,
         objective=config.objective(model.vocab_size),

@@ -1,7 +1,6 @@
 """The programs of a run, traced by the code that runs them, and what the compiler says about each."""
 
 import dataclasses
-import math
 import pathlib
 import re
 import time
@@ -19,7 +18,9 @@ from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable
 from sspo_jax.optimizer import abstract_state
 from sspo_jax.sampler import LocalEngine, Sampler
+from sspo_jax.sampler.hand_over import lies_elsewhere
 from sspo_jax.sampler.programs import TracedProgram
+from sspo_jax.sharding import bytes_per_device
 from sspo_jax.trainer.rollout_engine import rollout_sampling
 
 ROLLOUT = ("weights", "prefill", "insert", "resize", "decode")
@@ -133,6 +134,13 @@ def residents(
     if "decode" not in rollout:
         return found
     weights, cache = (size(tree) for tree in rollout["decode"].arguments[:2])
+    if lies_elsewhere(rollout["decode"].arguments[0], mesh):  # laid out anew: nothing is taken as it is
+        beside = size((params, frozen)) + optimizer + reference
+        moving = beside + weights - size(rollout["weights"].arguments)
+        return found | {
+            "weights": moving, "prefill": beside + cache, "insert": beside + weights, "resize": beside + weights,
+            "decode": beside,
+        }  # fmt: skip
     passed = size(_passed_through(params if frozen is None else frozen, rollout))
     # While responses are sampled no gradients are kept, and what the sampler takes as it is lies there once.
     beside = size((params, frozen)) + optimizer + reference - passed
@@ -151,19 +159,6 @@ def _passed_through(params: Any, rollout: dict[str, TracedProgram]) -> Any:
         return params
     made = rollout["weights"].results
     return {name: leaf for name, leaf in params.items() if name not in made}
-
-
-def bytes_per_device(tree: Any) -> int:
-    """What the arrays of a tree, or their shapes, take on one device; those without a sharding are whole on each."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, bool):
-            total += 1
-            continue
-        sharding = getattr(leaf, "sharding", None)
-        shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
-        total += math.prod(shape) * leaf.dtype.itemsize
-    return total
 
 
 def compile_programs(

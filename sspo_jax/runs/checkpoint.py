@@ -168,7 +168,8 @@ class Checkpoints:
         Newer ones that are damaged are renamed, once an intact one is found; a reader leaves them alone.
 
         Args:
-          like: {"params": ..., "optimizer": ...} of `jax.ShapeDtypeStruct` with shardings: where arrays shall lie.
+          like: {"params": ..., "optimizer": ...} of `jax.ShapeDtypeStruct` with shardings: where arrays shall lie. A
+            reader may leave the optimizer out: it is then not read.
           only: read this step or none.
 
         Raises:
@@ -220,9 +221,11 @@ class Checkpoints:
         return (None, problems[0]) if problems else (checkpoint, "")
 
     def _read(self, step: int, like: dict[str, Any]) -> Checkpoint:
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
-        )
+        wanted = ocp.args.StandardRestore(like)
+        if "optimizer" not in like:  # the moments, two thirds of the bytes, stay on disk
+            placed = ocp.checkpoint_utils.construct_restore_args(like)
+            wanted = ocp.args.PyTreeRestore(like, restore_args=placed, partial_restore=True)
+        restored = self._manager.restore(step, args=ocp.args.Composite(arrays=wanted, meta=ocp.args.JsonRestore()))
         arrays, meta = restored["arrays"], restored["meta"]
         expected = dict(meta["digest"])
         if expected.pop("meta") != _meta_digest(meta):
@@ -232,7 +235,7 @@ class Checkpoints:
                 raise CorruptCheckpointError(f"{path} of step {step} changed on disk")
         return Checkpoint(
             params=arrays["params"],
-            optimizer=arrays["optimizer"],
+            optimizer=arrays.get("optimizer"),
             step=meta["step"],
             data=meta["data"],
             unrecorded=meta.get("unrecorded"),

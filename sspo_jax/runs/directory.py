@@ -29,6 +29,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import IO, Any
 
 import jax
@@ -54,7 +55,8 @@ PACKAGES = (
 )
 # Of one run: where it is, what is shown, what it runs on, and how it fits there.
 _MAY_DIFFER = (
-    *("run_dir", "log", "mesh", "checkpoint", "distributed", "rollout.server", "rollout.slots", "update.micro_rows"),
+    *("run_dir", "log", "mesh", "checkpoint", "distributed", "rollout.server", "rollout.slots"),
+    *("rollout.mesh", "update.micro_rows"),
     *("model.remat", "model.attention", "reward.workers", "reward.timeout_seconds", "reward.memory_limit_gib"),
 )
 _OF_THE_STEPS = (
@@ -74,6 +76,7 @@ class RunDirectory:
       experiment: name of the experiment, part of a new directory's name.
       model: the resolved shape of the model.
       provenance: what else must be the same when the run is resumed (digests of data, prompt and tokenizer).
+      completed: fills what an earlier version did not record of a configuration, `TrainConfig.completed`.
 
     Raises:
       ValueError: the directory belongs to a run with another configuration (the fields that differ are named), it
@@ -90,8 +93,10 @@ class RunDirectory:
         experiment: str,
         model: QwenConfig,
         provenance: dict[str, Any],
+        completed: Callable[[dict[str, Any]], dict[str, Any]] = lambda recorded: recorded,
     ):
         check_writable_name("--run-dir", path)
+        self._completed = completed
         self._lock: IO[str] | None = None
         _same_everywhere(resolved, provenance)
         self.path = pathlib.Path(on_main(lambda: self._claim(path, resolved, experiment, model, provenance)))
@@ -148,7 +153,7 @@ class RunDirectory:
             write_json(file, record)
             return
         before = read_json(file, advice="Restore it from a copy, or choose another --run-dir")
-        changes = _changes(before, record, file)
+        changes = _changes(self._as_recorded_now(before, file), record)
         refused = [change for change in changes if not change.may_differ]
         refused += self._too_few_steps(changes)
         if refused and not self.is_begun():
@@ -163,6 +168,22 @@ class RunDirectory:
             )
         elif changes:
             write_json(file, record | {"history": [*before.get("history", []), _entry(before, changes)]})
+
+    def _as_recorded_now(self, before: Any, file: pathlib.Path) -> dict[str, Any]:
+        """The record of a run, of an earlier version perhaps, in today's words.
+
+        Raises:
+          ValueError: the record is not one of a run.
+        """
+        for part in ("config", "provenance"):
+            if not isinstance(before, dict) or not isinstance(before.get(part), dict):
+                raise ValueError(
+                    f"{file}: no `{part}`, so it does not say which run this is. Restore it from a copy, or choose "
+                    "another --run-dir"
+                )
+        # digests of the model were once recorded as `base`
+        provenance = {"model" if name == "base" else name: value for name, value in before["provenance"].items()}
+        return before | {"config": self._completed(before["config"]), "provenance": provenance}
 
     def _refuse_foreign(self) -> None:
         """Raises ValueError where there are files that are not of a run; nothing is written beside them, no lock."""
@@ -285,31 +306,17 @@ class _Change:
         return f"{self.name}: {self.old!r} there, {self.new!r} here{self.note}"
 
 
-def _changes(before: dict[str, Any], record: dict[str, Any], file: pathlib.Path) -> list[_Change]:
-    """What differs between the record of a run and that of this start.
-
-    Raises:
-      ValueError: the record is not one of a run.
-    """
+def _changes(before: dict[str, Any], record: dict[str, Any]) -> list[_Change]:
+    """What differs between the record of a run and that of this start."""
     changes = []
     for part in ("config", "provenance"):
-        if not isinstance(before, dict) or not isinstance(before.get(part), dict):
-            raise ValueError(
-                f"{file}: no `{part}`, so it does not say which run this is. Restore it from a copy, or choose another "
-                "--run-dir"
-            )
-        for name, old, new in _differences(_as_recorded_now(before[part]), record[part]):
+        for name, old, new in _differences(before[part], record[part]):
             if name == "run_dir":  # another spelling of where it is
                 continue
             note = " (digest of config and weights: another model)" if name.startswith("model.") else ""
             note = note if part == "provenance" else ""
             changes.append(_Change(name, old, new, _may_differ(part, name, old, new), note))
     return changes
-
-
-def _as_recorded_now(part: dict[str, Any]) -> dict[str, Any]:
-    """Digests of the model were recorded as `base`, and of LoRA runs alone."""
-    return {"model" if name == "base" else name: value for name, value in part.items()}
 
 
 def _may_differ(part: str, name: str, old: Any, new: Any) -> bool:

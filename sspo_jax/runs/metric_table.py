@@ -264,6 +264,10 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
             Metric("correction/weight_mean", "factor", "Mean weight of the rollout correction.", "near 1"),
             Metric("correction/weight_max", "factor", "Largest weight of the rollout correction."),
             Metric("correction/rejected_fraction", "share of tokens", "Tokens it leaves out.", "below 0.05"),
+            Metric("correction/off_policy_fraction", "share of tokens", "Tokens of responses left out off policy."),
+            Metric(
+                "advantage/clip_b_fraction", "share of tokens", "Tokens cleared by --advantage.clip-b.", "below 0.02"
+            ),
         ),
     ),
     (

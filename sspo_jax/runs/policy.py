@@ -172,10 +172,10 @@ def read_trained(run: pathlib.Path, *, step: Step = None) -> tuple[Any, Any, int
 
     record = read_record(run)
     model = QwenModel.from_record(record["model"], f"{run / 'config.json'}: model")
-    like = abstract_state(model, make_mesh(), lora=lora_of(record))
+    like = {"params": abstract_state(model, make_mesh(), lora=lora_of(record))["params"]}
     if step == "best":
         step = best_of(run).step
-        checkpoints, like["optimizer"] = open_best(run / "checkpoints", is_reader=True), {}
+        checkpoints = open_best(run / "checkpoints", is_reader=True)
     else:
         checkpoints = Checkpoints(run / "checkpoints", keep=None, is_reader=True)
     try:

@@ -33,14 +33,18 @@ class Chip:
     """bfloat16 matrix products."""
     bandwidth_gb: float
     """Bandwidth of the chip's memory, GB (10^9) per second."""
+    link_gb: float | None = None
+    """What the links to other chips carry to a device, all of them together, GB per second in one direction: half of
+    the bidirectional interconnect bandwidth that Google Cloud's page on each TPU states (docs.cloud.google.com/tpu).
+    None: not stated."""
 
 
 CHIPS = {
     "v3": Chip(memory_gib=16.0, peak_tflops=61.0, bandwidth_gb=450.0),
-    "v4": Chip(memory_gib=32.0, peak_tflops=275.0, bandwidth_gb=1228.0),
-    "v5e": Chip(memory_gib=15.75, peak_tflops=197.0, bandwidth_gb=819.0),
-    "v5p": Chip(memory_gib=95.0, peak_tflops=459.0, bandwidth_gb=2765.0),
-    "v6e": Chip(memory_gib=31.25, peak_tflops=918.0, bandwidth_gb=1640.0),
+    "v4": Chip(memory_gib=32.0, peak_tflops=275.0, bandwidth_gb=1228.0, link_gb=300.0),
+    "v5e": Chip(memory_gib=15.75, peak_tflops=197.0, bandwidth_gb=819.0, link_gb=200.0),
+    "v5p": Chip(memory_gib=95.0, peak_tflops=459.0, bandwidth_gb=2765.0, link_gb=600.0),
+    "v6e": Chip(memory_gib=31.25, peak_tflops=918.0, bandwidth_gb=1640.0, link_gb=400.0),
     "tpu7x": Chip(memory_gib=94.75, peak_tflops=1153.0, bandwidth_gb=3690.0),
 }
 """TPUs by the name of their topologies."""
@@ -62,6 +66,18 @@ DEVICES = {
     "NVIDIA H200": Chip(memory_gib=140.4, peak_tflops=989.0, bandwidth_gb=4800.0),
 }
 """Chips by `device_kind`, as JAX names the devices at hand."""
+
+
+def memory_of(mesh: Mesh) -> float | None:
+    """Bytes of memory that a program may use of a device: as published, or less where JAX allots itself less.
+
+    None where neither is known, as of a CPU's devices, which share theirs.
+    """
+    published = DEVICES.get(mesh.devices.flat[0].device_kind)
+    allotted = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    known = [] if published is None else [published.memory_gib * 2**30]
+    known += [] if allotted is None else [float(allotted)]
+    return min(known, default=None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,11 +167,22 @@ class Counts:
 
 
 def stage_works(
-    counts: Counts, model: QwenConfig, mesh: Mesh, *, epochs: int, has_reference: bool, lora: LoraConfig | None
+    counts: Counts,
+    model: QwenConfig,
+    mesh: Mesh,
+    *,
+    epochs: int,
+    has_reference: bool,
+    lora: LoraConfig | None,
+    decoding: Mesh | None = None,
 ) -> dict[str, tuple[Work, ...]]:
-    """The stages of a step that compute on the devices, each as parts that follow each other."""
-    copies = batch_shards(mesh) // shards("experts", mesh)  # devices that cut the weights between them read one
-    weights, scorings = weight_bytes(model) * copies, 2 if has_reference else 1
+    """The stages of a step that compute on the devices, each as parts that follow each other.
+
+    Args:
+      mesh: of training.
+      decoding: mesh of the rollout; None: that of training.
+    """
+    weights, scorings = _weights_read(model, mesh), 2 if has_reference else 1
     forward = sum(length * model_flops(model, length) for length in counts.trained)
     trained = count(Trainable(model, lora).abstract())
     adapters = 2.0 * sum(counts.trained) * trained if lora else 0.0
@@ -163,12 +190,18 @@ def stage_works(
     # A micro-batch reads the weights forward and backward and adds to a gradient; AdamW reads parameters, gradient and
     # two moments and writes all but the gradient; float32.
     moved = epochs * counts.micro_batches * (2 * weights + 8 * trained) + counts.updates * 28 * trained
-    rollout = (_prefill(counts, model, weights), _decoding(counts, model, weights)) if counts.sampled else ()
+    sampled = _weights_read(model, decoding or mesh)
+    rollout = (_prefill(counts, model, sampled), _decoding(counts, model, sampled)) if counts.sampled else ()
     return {
         "rollout": rollout,  # none where a server samples
         "score": (Work(flops=scorings * (forward + adapters), bytes=scorings * counts.micro_batches * weights),),
         "update": (Work(flops=backward, bytes=moved),),
     }
+
+
+def _weights_read(model: QwenConfig, mesh: Mesh) -> int:
+    """Bytes that all devices together read of the weights: devices that cut them between them read one copy."""
+    return weight_bytes(model) * (batch_shards(mesh) // shards("experts", mesh))
 
 
 def _prefill(counts: Counts, model: QwenConfig, weights: int) -> Work:

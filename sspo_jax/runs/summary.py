@@ -34,6 +34,7 @@ class Summary:
     compile_seconds: float
     peak_memory_bytes: int  # of this process, or of the fullest accelerator
     examples: list[dict[str, Any]]  # a few responses before and after
+    shortened: tuple[str, ...] = ()  # in which options the run is smaller than its experiment
 
     def write(self, file: pathlib.Path) -> None:
         """As JSON."""
@@ -49,7 +50,7 @@ def peak_memory_bytes() -> int:
 def show_summary(display: Display, summary: Summary, path: pathlib.Path) -> None:
     """Scores before and after, times, and a few responses of both."""
     table = Table(
-        title=f"{summary.experiment}: {summary.steps} steps",
+        title=f"{summary.experiment}: {summary.steps} steps{_less(summary.shortened)}",
         title_justify="left",
         caption="95 % intervals over problems and samples, not over seeds: other seeds may differ by more (sspo study)",
         caption_justify="left",
@@ -94,11 +95,17 @@ def show_summary(display: Display, summary: Summary, path: pathlib.Path) -> None
             ("update", f"{summary.rates.get('update_seconds', 0):.2f} s"),
             ("compiled", f"{summary.programs} programs in {summary.compile_seconds:.0f} s"),
             ("peak memory", f"{summary.peak_memory_bytes / 2**30:.2f} GiB"),
+            *([("shortened", ", ".join(summary.shortened))] if summary.shortened else []),
             ("best policy", _best(summary.best)),
             ("written to", str(path)),
             ("next", f"sspo report {path} --open, sspo inspect {path}, sspo export {path} DIRECTORY"),
         ],
     )
+
+
+def _less(shortened: tuple[str, ...]) -> str:
+    """For the title of the scores: they are not those of the experiment."""
+    return f" (SHORTENED: {', '.join(shortened)})" if shortened else ""
 
 
 def _best(best: dict[str, Any] | None) -> str:

@@ -157,12 +157,14 @@ class Events:
         self._writer.write_event(self._proto.Event(wall_time=time.time(), step=start, session_log=session))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One event a metric, on the disk when this returns."""
         for name, value in metrics.items():
             event = self._proto.Event(wall_time=time.time(), step=step, summary=self._scalar(name, value))
             self._writer.write_event(event)
         self._writer.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         self._writer.close()
 
 

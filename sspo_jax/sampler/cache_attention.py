@@ -2,20 +2,34 @@
 
 Where lengths differ much, most of a slot's columns are older than its sample: with log-normal lengths up to 3,072 four
 in five. On a CPU `attend_ring` then visits the columns chunk by chunk and each slot only as far back as its sample
-reaches; a chunk is copied before it is multiplied, so a column costs about twice as much that way.
+reaches; a chunk is copied before it is multiplied, so a column costs about twice as much that way. On TPUs and
+GPUs kernels do so (`held_attention.py`).
 """
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.sampler.kv_cache import KEY_COLUMNS, column_ages
-from sspo_jax.sharding import is_one_cpu
+from sspo_jax.sampler.held_attention import (
+    GPU_BLOCK,
+    attend_held,
+    attend_held_on_gpu,
+    block_columns,
+    held_blocks,
+    runs_on_this_gpu,
+    suits_gpu,
+)
+from sspo_jax.sampler.kv_cache import KEY_COLUMNS, column_ages, logical_axes
+from sspo_jax.sharding import GPU, is_one_cpu, partition_spec, platform
 
 CHUNK = 256
 """Columns of a slot that are visited at a time."""
 _SMALLEST = 1024  # columns below which all are read
 _CHUNK_COST = 2.0  # time of a column in a chunk, where 1 is that of a column among all
+_FEWEST_PROGRAMS = 64  # of the kernel on a GPU, one for each slot and key head: fewer leave most of it idle
 _MASKED = -1e30  # finite: a row that masks every column still yields finite numbers
 
 
@@ -44,23 +58,92 @@ def attend(
 
 def attend_ring(
     query: Float[Array, "slots heads head_dim"],
-    keys: Float[Array, "slots kv_heads head_dim columns"],
-    values: Float[Array, "slots kv_heads columns head_dim"],
+    keys: Float[Array, "*layers slots kv_heads head_dim columns"],
+    values: Float[Array, "*layers slots kv_heads columns head_dim"],
     positions: Int[Array, " slots"],
     clock: Int[Array, ""],
+    layer: Any = None,
+    *,
+    kernels: bool = True,
 ) -> Float[Array, "slots heads head_dim"]:
-    """Attention of one token a slot over the ring: columns of age 0 to its position (`kv_cache.column_ages`)."""
+    """Attention of one token a slot over the ring: columns of age 0 to its position (`kv_cache.column_ages`).
+
+    Args:
+      layer: which one of a stacked cache; None: the cache is of one layer.
+      kernels: whether to use those of `held_attention` where there are some.
+    """
     columns = keys.shape[KEY_COLUMNS]
+    kernels = kernels and columns >= _SMALLEST
+    if kernels and platform() == "tpu" and block_columns(columns) is not None:
+        return _attend_held(query, keys, values, positions, clock, layer)
+    if layer is not None:
+        keys, values = keys[layer], values[layer]
+    if kernels and platform() in GPU and suits_gpu(query, keys):
+        heads, dim = query.shape[1:]
+        if runs_on_this_gpu(heads, keys.shape[-3], dim, str(query.dtype)):
+            return _attend_on_gpu(query, keys, values, positions, clock)
 
     def over_all() -> Array:
-        mask = column_ages(clock, columns)[None, None] <= positions[:, None, None]
-        return attend(query[:, None], keys, values, mask)[:, 0]
+        return _attend_to_all(query, keys, values, positions, clock)
 
     if columns < _SMALLEST or columns % CHUNK or not is_one_cpu():
         return over_all()
     visits = _chunk_visits(positions, clock, columns)
     is_cheaper = _CHUNK_COST * CHUNK * jnp.sum(visits) < positions.shape[0] * columns
     return jax.lax.cond(is_cheaper, lambda: attend_in_chunks(query, keys, values, positions, clock, visits), over_all)
+
+
+def _attend_held(
+    query: Array, keys: Array, values: Array, positions: Array, clock: Array, layer: Any, *, interpret: bool = False
+) -> Array:
+    """By the kernel, each device over its own slots and heads."""
+    block = block_columns(keys.shape[KEY_COLUMNS])
+    assert block is not None
+    if layer is None:
+        keys, values, layer = keys[None], values[None], 0
+
+    def here(query: Array, keys: Array, values: Array, positions: Array, clock: Array, layer: Array) -> Array:
+        return attend_held(query, keys, values, positions, clock, layer, block=block, interpret=interpret)
+
+    args = query, keys, values, positions, clock, jnp.asarray(layer, jnp.int32)
+    if jax.sharding.get_abstract_mesh().empty:
+        return here(*args)
+    of_cache, rows = partition_spec(logical_axes(keys)), partition_spec(("batch", "heads", None))
+    none = partition_spec(())
+    in_specs = (rows, of_cache, of_cache, partition_spec(("batch",)), none, none)
+    # The kernel does not say how its outputs vary over the mesh.
+    return jax.shard_map(here, in_specs=in_specs, out_specs=rows, check_vma=False)(*args)
+
+
+def _attend_to_all(query: Array, keys: Array, values: Array, positions: Array, clock: Array) -> Array:
+    """Reads all columns and masks those that are not held."""
+    mask = column_ages(clock, keys.shape[KEY_COLUMNS])[None, None] <= positions[:, None, None]
+    return attend(query[:, None], keys, values, mask)[:, 0]
+
+
+def _attend_on_gpu(
+    query: Array, keys: Array, values: Array, positions: Array, clock: Array, *, interpret: bool = False
+) -> Array:
+    """By the kernel where a device's slots hold less than half of the columns, each device for itself."""
+
+    def here(query: Array, keys: Array, values: Array, positions: Array, clock: Array) -> Array:
+        slots, columns = keys.shape[0], keys.shape[KEY_COLUMNS]
+        read = GPU_BLOCK * jnp.sum(held_blocks(positions, clock, columns, GPU_BLOCK))
+        if slots * keys.shape[-3] < _FEWEST_PROGRAMS:
+            return _attend_to_all(query, keys, values, positions, clock)
+        return jax.lax.cond(
+            2 * read < slots * columns,
+            functools.partial(attend_held_on_gpu, interpret=interpret),
+            _attend_to_all,
+            *(query, keys, values, positions, clock),
+        )
+
+    args = query, keys, values, positions, clock
+    if jax.sharding.get_abstract_mesh().empty:
+        return here(*args)
+    of_cache, rows = partition_spec(logical_axes(keys)), partition_spec(("batch", "heads", None))
+    in_specs = (rows, of_cache, of_cache, partition_spec(("batch",)), partition_spec(()))
+    return jax.shard_map(here, in_specs=in_specs, out_specs=rows, check_vma=False)(*args)
 
 
 def _chunk_visits(positions: Int[Array, " slots"], clock: Int[Array, ""], columns: int) -> Int[Array, " slots"]:

@@ -21,6 +21,13 @@ from sspo_jax.sharding import constrain, is_one_cpu, platform
 
 Weights = dict[str, Any]
 
+SUMMED_AXES = {
+    **dict.fromkeys(("query", "key", "value", "gate", "up", "down"), 1),
+    **dict.fromkeys(("delta_query_key_value", "delta_gate", "delta_rate", "delta_decay"), 1),
+    **dict.fromkeys(("delta_query_key_value_gate", "delta_rate_decay", "shared_gate", "shared_up", "shared_down"), 1),
+    **dict.fromkeys(("output", "delta_output"), 2),
+}
+"""Leading axes that a kernel of a block sums over."""
 _FEW_SLOTS = 32  # up to which the faster product is worth transposing the logits
 
 
@@ -32,21 +39,19 @@ def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) ->
     """
     if "blocks" in params:
         params = fold_lora(params)
-    cast = jax.tree.map(lambda x: x.astype(config.compute.dtype), params)
+    cast = qwen.cast_params(params, config.compute.dtype)
     if unrolled and "blocks" in cast:
         layers = [qwen.layer_of(cast["blocks"], config, i) for i in range(config.num_layers)]
-        if platform() == "cpu":
-            layers = [_output_major(layer) for layer in layers]
-            if is_one_cpu():
-                layers = [fuse_kernels(layer) for layer in layers]
-        cast["blocks"] = tuple(layers)
+        cast["blocks"] = tuple(ready_block(layer) for layer in layers)
     return cast
 
 
-def _output_major(block: qwen.Params) -> qwen.Params:
-    """The kernels in the order that a CPU multiplies fastest; not those beside a gated query, which is wider."""
-    summed = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
-    return block | {name: OutputMajor.of(block[name], summed=summed[name]) for name in summed if name in block}
+def ready_block(block: qwen.Params) -> qwen.Params:
+    """One layer with its kernels in the order that the platform multiplies fastest."""
+    if platform() != "cpu":
+        return block
+    ordered = {name: OutputMajor.of(block[name], summed=SUMMED_AXES[name]) for name in SUMMED_AXES if name in block}
+    return fuse_kernels(block | ordered) if is_one_cpu() else block | ordered
 
 
 def prefill(
@@ -141,12 +146,13 @@ def decode_logits(
     `angles` are the rotary angles of `positions`.
     """
     columns = cache.keys[0].shape[KEY_COLUMNS] if cache.keys else 1
-    column = clock % columns
+    column, with_kernels = clock % columns, config.compute.attention != "xla"
 
     def block_step(block: qwen.Params, x: Array, write: Any) -> tuple[Array, Any]:
         query, key, value, gate = qwen.attention_inputs(block, config, x, angles)
-        keys, values, written = write(key, value)
-        x = x + qwen.attention_output(block, attend_ring(query, keys, values, positions, clock), gate)
+        keys, values, layer, written = write(key, value)
+        attended = attend_ring(query, keys, values, positions, clock, layer, kernels=with_kernels)
+        x = x + qwen.attention_output(block, attended, gate)
         x = x + qwen.mlp(block, config, x)
         return constrain(x, "batch", "activation_embed"), written
 
@@ -160,10 +166,10 @@ def decode_logits(
                 continue
             i = config.attention_layers.index(layer)
 
-            def write(key: Array, value: Array, i: int = i) -> tuple[Array, Array, None]:
+            def write(key: Array, value: Array, i: int = i) -> tuple[Array, Array, None, None]:
                 keys[i] = write_column(keys[i], key, column, axis=KEY_COLUMNS)
                 values[i] = write_column(values[i], value, column, axis=VALUE_COLUMNS)
-                return keys[i], values[i], None
+                return keys[i], values[i], None, None
 
             x, _ = block_step(block, x, write)
         cache = Cache(tuple(keys), tuple(values), tuple(deltas))
@@ -173,10 +179,10 @@ def decode_logits(
             x, all_keys, all_values = carry
             layer, block = inputs
 
-            def write(key: Array, value: Array) -> tuple[Array, Array, tuple[Array, Array]]:
+            def write(key: Array, value: Array) -> tuple[Array, Array, Array, tuple[Array, Array]]:
                 new_keys = write_column(all_keys, key, column, axis=KEY_COLUMNS, layer=layer)
                 new_values = write_column(all_values, value, column, axis=VALUE_COLUMNS, layer=layer)
-                return new_keys[layer], new_values[layer], (new_keys, new_values)
+                return new_keys, new_values, layer, (new_keys, new_values)
 
             x, (all_keys, all_values) = block_step(block, x, write)
             return (x, all_keys, all_values), None

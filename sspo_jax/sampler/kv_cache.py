@@ -42,21 +42,22 @@ SLOTS = -4
 
 def shard_cache(cache: Cache) -> Cache:
     """Slots along the batch, heads along the tensor axis of the mesh."""
-    return jax.tree.map(lambda x: constrain(x, *_logical_axes(x)), cache)
+    return jax.tree.map(lambda x: constrain(x, *logical_axes(x)), cache)
 
 
-def _logical_axes(x: Any, slots: str | None = "batch") -> tuple[str | None, ...]:
+def logical_axes(x: Any, slots: str | None = "batch") -> tuple[str | None, ...]:
+    """Of an array of the cache, keys or values, of one layer or stacked."""
     return (*(None,) * (x.ndim - 4), slots, "kv_heads", None, None)
 
 
 def _partition_specs(cache: Cache, slots: str | None = "batch") -> Any:
-    return jax.tree.map(lambda x: partition_spec(_logical_axes(x, slots)), cache)
+    return jax.tree.map(lambda x: partition_spec(logical_axes(x, slots)), cache)
 
 
 def place_cache(cache: Any, mesh: Mesh) -> Any:
     """`jax.ShapeDtypeStruct` of a cache as `shard_cache` places it on this mesh."""
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=named_sharding(mesh, _logical_axes(x))), cache
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=named_sharding(mesh, logical_axes(x))), cache
     )
 
 
@@ -128,7 +129,7 @@ def _as_it_lies(cache: Array) -> Array:
 
     if jax.sharding.get_abstract_mesh().empty:
         return constrained(cache)
-    spec = partition_spec(_logical_axes(cache))  # the compiler does not know how to divide this constraint itself
+    spec = partition_spec(logical_axes(cache))  # the compiler does not know how to divide this constraint itself
     return jax.shard_map(constrained, in_specs=spec, out_specs=spec)(cache)
 
 

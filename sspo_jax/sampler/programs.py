@@ -12,9 +12,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sspo_jax.sampler.kv_cache import place_cache
 
 
-def trace(function: Callable[..., Any], args: tuple[Any, ...], donate: tuple[int, ...]) -> Any:
-    """The first half of compiling: the program for arguments of these shapes, for `.lower().compile()`."""
-    return jax.jit(function, donate_argnums=donate).trace(*args)
+def trace(function: Callable[..., Any], args: tuple[Any, ...], donate: tuple[int, ...], out: Any = None) -> Any:
+    """The first half of compiling: the program for arguments of these shapes, for `.lower().compile()`.
+
+    Args:
+      out: where the results are to lie; None: where the program leaves them.
+    """
+    return jax.jit(function, donate_argnums=donate, out_shardings=out).trace(*args)
 
 
 def readable(key: Hashable) -> str:
@@ -42,18 +46,35 @@ class CompiledPrograms:
         """What was compiled, in order."""
         return [readable(key) for key in self._compiled]
 
-    def __call__(self, key: Hashable, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:
+    def __call__(
+        self,
+        key: Hashable,
+        function: Callable[..., Any],
+        *args: Any,
+        donate: tuple[int, ...] = (),
+        out_shardings: Any = None,
+    ) -> Any:
         """function(*args), compiled at the first call with this key; arguments `donate` are consumed."""
-        return self.compiled(key, function, args, donate=donate)(*args)
+        return self.compiled(key, function, args, donate=donate, out_shardings=out_shardings)(*args)
 
     def compiled(
-        self, key: Hashable, function: Callable[..., Any], args: tuple[Any, ...], *, donate: tuple[int, ...] = ()
+        self,
+        key: Hashable,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        donate: tuple[int, ...] = (),
+        out_shardings: Any = None,
     ) -> Callable[..., Any]:
-        """The program of this key, compiled for arguments like `args` when it is first wanted."""
+        """The program of this key, compiled for arguments like `args` when it is first wanted.
+
+        Args:
+          out_shardings: where its results lie; None: where it leaves them.
+        """
         compiled = self._compiled.get(key)
         if compiled is None:
             start = time.perf_counter()
-            compiled = trace(function, args, donate).lower().compile()
+            compiled = trace(function, args, donate, out_shardings).lower().compile()
             self.seconds += time.perf_counter() - start
             self._compiled[key] = compiled
         return compiled
@@ -98,14 +119,20 @@ class TracedPrograms(CompiledPrograms):
         return {readable(key): program for key, program in self._traced.items()}
 
     def compiled(
-        self, key: Hashable, function: Callable[..., Any], args: tuple[Any, ...], *, donate: tuple[int, ...] = ()
+        self,
+        key: Hashable,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        donate: tuple[int, ...] = (),
+        out_shardings: Any = None,
     ) -> Callable[..., Any]:
         """What gives the shapes of the results; of a decoding block, NumPy arrays of what the host reads."""
         program = self._traced.get(key)
         if program is None:
             kind = str(key[0]) if isinstance(key, tuple) else str(key)
-            traced = trace(function, args, donate)
-            results = self._placed(kind, args, traced.out_info)
+            traced = trace(function, args, donate, out_shardings)
+            results = self._placed(kind, args, traced.out_info, out_shardings)
             program = TracedProgram(kind=kind, traced=traced, arguments=args, results=results)
             self._traced[key] = program
         if program.kind == "decode":
@@ -113,9 +140,15 @@ class TracedPrograms(CompiledPrograms):
             return lambda *args: (cache, _uneventful_block(out, *args[4:7], *args[9:11]))
         return lambda *_: program.results
 
-    def _placed(self, kind: str, args: tuple[Any, ...], results: Any) -> Any:
+    def _placed(self, kind: str, args: tuple[Any, ...], results: Any, out_shardings: Any) -> Any:
         """The shapes of the results, placed as the programs leave them."""
         results = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), results)
+        if out_shardings is not None:
+            return jax.tree.map(
+                lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+                results,
+                out_shardings,
+            )
         if self._mesh is None:
             return results
         if kind == "weights":

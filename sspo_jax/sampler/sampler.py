@@ -25,11 +25,12 @@ from sspo_jax.models.cpu_kernels import fusable, fuse_kernels
 from sspo_jax.models.lora import has_lora
 from sspo_jax.sampler.decode import ready_weights
 from sspo_jax.sampler.engine import NO_WEIGHTS
+from sspo_jax.sampler.hand_over import hand_over, lies_elsewhere
 from sspo_jax.sampler.programs import CompiledPrograms, TracedProgram, TracedPrograms
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
-from sspo_jax.sampler.schedule import RolloutStats, Run, Sample
-from sspo_jax.sharding import GPU, batch_shards, is_one_cpu, platform
+from sspo_jax.sampler.schedule import RolloutStats, Run, Sample, slots_for
+from sspo_jax.sharding import GPU, is_one_cpu, platform
 from sspo_jax.types import Rollout, pad_rows, rows_of_groups
 
 UNROLL_LAYERS, UNROLL_LAYERS_ON_GPU = 8, 64
@@ -188,12 +189,17 @@ class Sampler:
         Unrolled layers each get arrays of their own, in the order that the platform multiplies fastest; all else is
         passed through where its dtype is that of the computation.
 
+        Parameters that lie on another mesh are laid out on the sampler's, which has the same devices in the same order.
+
         Args:
           release: delete each parameter once it is converted, for a caller who only samples: the memory then holds
             one of them twice at most. Parameters with LoRA adapters are kept.
         """
         if isinstance(params["blocks"], tuple):
             return params
+        if self.mesh is not None and lies_elsewhere(params, self.mesh):
+            with self._on_mesh():
+                return hand_over(params, self.config, self.mesh, self.programs, unrolled=self.unrolled)
         as_they_are = usable_weights(params, self.config, unrolled=self.unrolled)
         others = {name: leaf for name, leaf in params.items() if name not in as_they_are}
         if not others:
@@ -230,12 +236,7 @@ class Sampler:
 
     def num_slots(self, num_samples: int) -> int:
         """Slots that a call with this many samples uses."""
-        with self._on_mesh():
-            limit = self.slots or (64 if platform() == "cpu" else 256)
-        quarter = 1 << max(0, num_samples.bit_length() - 3)  # few sizes to compile for: four in each octave
-        slots = min(-(-num_samples // quarter) * quarter, limit)
-        shards = 1 if self.mesh is None else batch_shards(self.mesh)
-        return -(-slots // shards) * shards
+        return slots_for(num_samples, limit=self.slots, mesh=self.mesh)
 
     def _samples(
         self,
@@ -333,16 +334,22 @@ class LocalEngine:
         self._samplers = KeptSamplers(most_samplers)
         self._params: Any = None
         self._version = NO_WEIGHTS
+        self._lays_out: Sampler | None = None  # whose programs lay out the weights, for all samplers
 
     @property
     def version(self) -> int:
         return self._version
 
     def sync(self, params: Any, version: int, *, poll: Callable[[], None] | None = None) -> None:
-        """Keeps a reference to the parameters; nothing is copied before the next `generate`, and that copy goes."""
+        """Keeps a reference to the parameters; nothing is copied before the next `generate`.
+
+        That copy goes when the call has ended, but where the weights are laid out on another mesh than the parameters:
+        then all calls until the next `sync` or `release` sample from it.
+        """
         self._params, self._version = params, version
 
     def release(self) -> None:
+        """Lets go of the parameters; `sync` comes next."""
         self._params, self._version = None, NO_WEIGHTS
 
     def sampler(self, sampling: SamplingParams) -> Sampler:
@@ -364,7 +371,11 @@ class LocalEngine:
         """See `Sampler.generate`. Raises ValueError where no weights are handed over."""
         if self._params is None:
             raise ValueError("no weights yet: call sync(params, version) before generate")
-        return self.sampler(sampling).generate(
+        sampler = self.sampler(sampling)
+        if lies_elsewhere(self._params, self._settings["mesh"]):
+            self._lays_out = self._lays_out or sampler
+            self._params = self._lays_out.ready(self._params)
+        return sampler.generate(
             self._params,
             prompts,
             group_size=group_size,

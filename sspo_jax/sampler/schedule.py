@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from sspo_jax.sampler.cache_attention import CHUNK
 from sspo_jax.sampler.decode import decode_block, prefill
@@ -392,6 +393,21 @@ class Run:
             name: [np.concatenate(self.values[row][name])[: len(self.responses[row])] for row in self.responses]
             for name in self.values[0]
         }
+
+
+def slots_for(samples: int, *, limit: int | None, mesh: Mesh | None) -> int:
+    """Slots that a call with so many samples uses, a multiple of the shards of the batch.
+
+    Args:
+      limit: None: 64 on a CPU, 256 elsewhere.
+    """
+    if limit is None:
+        on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
+        limit = 64 if on_cpu else 256
+    quarter = 1 << max(0, samples.bit_length() - 3)  # few sizes to compile for: four in each octave
+    slots = min(-(-samples // quarter) * quarter, limit)
+    shards = 1 if mesh is None else batch_shards(mesh)
+    return -(-slots // shards) * shards
 
 
 def prefill_shape(prompt_tokens: int, prompts: int, slots: int, group_size: int, shards: int) -> tuple[int, int]:

@@ -93,8 +93,9 @@ class StudyFolder:
                 continue
             cell = cells[name]
             factor = factors.get((cell.setting.task, cell.variant.name), 1.0)
-            now = _flat(cell.config(self.study, self.load, factor).resolved())
-            before = _flat(read_json(self.path / name / "config.json")["config"])
+            config = cell.config(self.study, self.load, factor)
+            now = _flat(config.resolved())
+            before = _flat(config.completed(read_json(self.path / name / "config.json")["config"]))
             for field in sorted(now.keys() | before.keys()):
                 if not field.startswith(("run_dir", "log.")) and now.get(field) != before.get(field):
                     raise ValueError(

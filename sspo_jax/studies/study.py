@@ -194,7 +194,8 @@ class Cell:
         config = changed(config, self.setting.changes)
         config = changed(config, {**self.variant.changes, "seed": self.seed})
         if config.warm_start is not None:
-            config = changed(config, {"warm_start.seed": study.warm_starts[place % len(study.warm_starts)]})
+            own = {"warm_start.seed": study.warm_starts[place % len(study.warm_starts)], "warm_start.shipped": False}
+            config = changed(config, own)  # made here, on the cores of a cell, whatever comes with the package
         return changed(config, {"loss": scaled(config.loss, factor)}) if factor != 1.0 else config
 
 

@@ -123,6 +123,8 @@ class Segmenter:
         for name, array in (("mask", mask), ("segment_ids", segment_ids), ("entropies", entropies)):
             if array is not None and array.shape != tokens.shape:
                 raise ValueError(f"{name} has shape {array.shape}, expected {tokens.shape}, the shape of tokens")
+        if mask.dtype != bool:
+            raise ValueError(f"mask has type {mask.dtype}, expected bool, true where a token counts: mask > 0")
         segments = jnp.zeros(tokens.shape, jnp.int32) if segment_ids is None else segment_ids
         rule = parse_rule(self.rule, math_aware=self.math_aware)
         if rule == "response":

@@ -1,5 +1,6 @@
 """From sampled responses to rewards: decode, judge and reward, while others are still sampled."""
 
+import concurrent.futures
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from sspo_jax.data.problems import Problem
 from sspo_jax.distributed.processes import exchange, share, together
 from sspo_jax.evaluation.judging import Judge, Pending
 from sspo_jax.files import write_json_lines
-from sspo_jax.rewards import RewardConfig, RewardError, Scored, reward_metrics, score
+from sspo_jax.rewards import RewardConfig, RewardError, Scored, UserReward, reward_metrics, score
 from sspo_jax.types import FinishReason, Rollout
 
 
@@ -170,12 +171,18 @@ class Grading:
         self._texts = [""] * len(problems)
         self._mine = share(len(problems))
         self._verdicts: dict[int, Pending] = {}
+        terms = enumerate(grader.config.terms)
+        self._users = {index: term for index, term in terms if isinstance(term, UserReward)}
+        self._calls: dict[int, dict[int, concurrent.futures.Future[Any]]] = {index: {} for index in self._users}
 
     def finished(self, row: int, tokens: list[int]) -> None:
-        """Response `row` has ended: have it judged."""
-        self._texts[row] = self._grader.decode(tokens)
-        if row in self._mine:
-            self._verdicts[row] = self._grader.judge.submit(self._texts[row], self._problems[row])
+        """Response `row` has ended: have it judged, and start the user's functions on it."""
+        text = self._texts[row] = self._grader.decode(tokens)
+        if row not in self._mine:
+            return
+        self._verdicts[row] = self._grader.judge.submit(text, self._problems[row])
+        for index, user in self._users.items():
+            self._calls[index][row] = user.submit(self._grader.verifier, text, self._problems[row].answer)
 
     def result(self, lengths: Int[np.ndarray, " batch"]) -> Grades:
         """Those of all responses; waits for the verdicts that are not there yet.
@@ -212,4 +219,5 @@ class Grading:
             [lengths[row] for row in self._mine],
             verifier=self._grader.verifier,
             verdicts=[self._verdicts[row].result() for row in self._mine],
+            calls={index: [calls[row] for row in self._mine] for index, calls in self._calls.items()},
         )

@@ -9,19 +9,20 @@ function of (seed, step, prompt, sample, position). What is kept of a run is `ru
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from sspo_jax.advantages import estimate
+from sspo_jax.advantages import clip_b, estimate
 from sspo_jax.config import TrainConfig
 from sspo_jax.distributed.interrupt import Interrupted, StopRequest
 from sspo_jax.distributed.processes import any_process, is_main, together
 from sspo_jax.distributed.watch import Watch
 from sspo_jax.files import DiskFullError, is_disk_full
+from sspo_jax.host_memory import release_freed_memory
 from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.optimizer import abstract_state
@@ -56,11 +57,13 @@ from sspo_jax.trainer.setup import RunInputs, check
 from sspo_jax.trainer.step import TrainPrograms
 from sspo_jax.trainer.token_record import TokenRecord, piece_texts
 from sspo_jax.trainer.warm_start import warm_start
-from sspo_jax.types import TrainBatch
+from sspo_jax.types import FinishReason, TrainBatch
 
 
-def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
+def train(config: TrainConfig, *, experiment: str = "run", shortened: Sequence[str] = ()) -> Summary:
     """Runs an experiment to its end, or until it is asked to stop; resumes the run of an existing `run_dir`.
+
+    `shortened` says in which options it is smaller than the experiment of that name, for the summary.
 
     A run that was asked to stop (Ctrl-C, SIGTERM) is saved; its Summary has `is_complete` false and the steps done.
 
@@ -81,6 +84,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
         experiment=experiment,
         model=inputs.model,
         provenance=inputs.provenance,
+        completed=config.completed,
     )
     try:
         show_plan(
@@ -104,6 +108,7 @@ def train(config: TrainConfig, *, experiment: str = "run") -> Summary:
             if trainer.failure is not None and not _is_shared(trainer.failure):
                 raise _with_state(trainer) from trainer.failure  # inside, so that other processes hear of it
             summary = trainer.summary(experiment, time.monotonic() - started, compiles, is_complete=completed)
+            summary = dataclasses.replace(summary, shortened=tuple(shortened))
     finally:
         directory.close()
     if trainer.failure is not None:
@@ -180,7 +185,7 @@ class Trainer:
         )
         self.trainable = self.programs.trainable
         self.sampling = rollout_sampling(config.rollout, inputs.stop_token_ids)
-        self.engine = open_engine(config.rollout, inputs.model, inputs.mesh, directory.path)
+        self.engine = open_engine(config.rollout, inputs.model, inputs.decoding.mesh, directory.path)
         self.failure: Exception | None = None
         self.is_started = False
         self.is_updating = False  # the parameters are between those of two steps
@@ -325,7 +330,10 @@ class Trainer:
             return np.zeros(0, np.float32)
         rewards = jnp.asarray(groups.rewards, jnp.float32)
         ids, valid = jnp.asarray(groups.rollout.group_ids), jnp.asarray(groups.is_judged)
-        return np.asarray(estimate(rewards, ids, estimator=settings.estimator, scale=settings.scale, valid=valid))
+        lengths = jnp.asarray(groups.rollout.lengths, jnp.int32)
+        return np.asarray(
+            estimate(rewards, ids, estimator=settings.estimator, scale=settings.scale, lengths=lengths, valid=valid)
+        )
 
     def open_profiler(self) -> Profiler:
         """Traces the steps that are to be profiled, on process 0."""
@@ -335,6 +343,7 @@ class Trainer:
             config.log.profiled(config.steps) if is_main() else range(0),
             inputs.model,
             inputs.mesh,
+            inputs.decoding.mesh,
             epochs=config.update.epochs,
             has_reference=bool(config.loss.kl_coefficient),
             lora=config.model.lora,
@@ -343,20 +352,28 @@ class Trainer:
 
     def counts(self, groups: GradedRollout, minibatches: list[list[TrainBatch]]) -> Counts:
         """What a step consisted of, for its roofline."""
-        trained = groups.rollout.take(np.flatnonzero(groups.is_judged))
+        trained = groups.rollout.take(np.flatnonzero(self.is_trained(groups)))
         sampled, engine = self.sampled_groups.rollout, self.engine
         slots = engine.sampler(self.sampling).num_slots(len(sampled)) if isinstance(engine, LocalEngine) else None
         return step_counts(sampled, trained, minibatches, epochs=self.config.update.epochs, slots=slots)
 
     def parts(self, groups: GradedRollout) -> list[np.ndarray]:
-        """The responses of each minibatch: those with a reward."""
-        judged = np.flatnonzero(groups.is_judged)
-        return [judged[part] for part in split_groups(groups.rollout.group_ids[judged], self.config.update.per_rollout)]
+        """The responses of each minibatch, of whole groups but for those that are not trained on."""
+        trained = np.flatnonzero(self.is_trained(groups))
+        parts = split_groups(groups.rollout.group_ids[trained], self.config.update.per_rollout)
+        return [trained[part] for part in parts]
+
+    def is_trained(self, groups: GradedRollout) -> Bool[np.ndarray, " batch"]:
+        """Which responses enter the updates: those with a reward, and with `mask_truncated` those that ended."""
+        if not self.config.update.mask_truncated:
+            return groups.is_judged
+        return groups.is_judged & (groups.rollout.finish_reasons != FinishReason.LENGTH)
 
     def score(
         self, groups: GradedRollout, advantages: Float[np.ndarray, " batch"]
     ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
         """Old log-probs, entropies, subsentences: micro-batches of each update; fill and sampler/logprob_gap_*."""
+        self.engine.release()  # gradients and activations take over the memory of its weights
         programs, row_tokens, micro_rows = self.programs, self.config.row_tokens, self.config.update.micro_rows
         placed = [assign_rows(groups.rollout, part, row_tokens=row_tokens) for part in self.parts(groups)]
         minibatches = [
@@ -393,6 +410,7 @@ class Trainer:
         """
         programs, masks = self.programs, [batch.mask for batch in rows]
         logprobs, entropies = fetch(([batch.old_logprobs for batch in scored], [batch.entropies for batch in scored]))
+        scored, cleared = self.clip_by_entropy(rows, scored, logprobs, entropies)
         # The rule "entropy" cuts at a quantile over the whole rollout, so all of it is scored before any is cut.
         threshold = programs.scalar(self.inputs.segmenter.threshold(entropies, masks) or 0.0)
         ids = [programs.segment(batch, threshold) for batch in scored]
@@ -416,11 +434,31 @@ class Trainer:
             "policy/entropy": mean,
             "sampler/logprob_gap_mean": float(gap.mean(dtype=np.float64)),
             "sampler/logprob_gap_max": float(gap.max()),
+            **cleared,
         }
+
+    def clip_by_entropy(
+        self,
+        rows: list[TrainBatch],
+        scored: list[TrainBatch],
+        logprobs: list[np.ndarray],
+        entropies: list[np.ndarray],
+    ) -> tuple[list[TrainBatch], dict[str, float]]:
+        """Clip_B over the whole rollout, where it is on: scored rows with some advantages cleared, and their share."""
+        width = self.config.advantage.clip_b
+        if width is None or not rows:
+            return scored, {}
+        arrays = ([batch.advantages for batch in rows], logprobs, entropies, [batch.mask for batch in rows])
+        before, *others = (np.stack(array) for array in arrays)
+        after = clip_b(before, *(x.astype(np.float64) if x.dtype != bool else x for x in others), width=width)
+        count = max(np.count_nonzero(others[-1]), 1)
+        return [
+            dataclasses.replace(batch, advantages=self.programs.rows(own))
+            for batch, own in zip(scored, after, strict=True)
+        ], {"advantage/clip_b_fraction": np.count_nonzero(before != after) / count}
 
     def update(self, minibatches: list[list[TrainBatch]]) -> dict[str, float]:
         """Several updates of the policy on one rollout."""
-        self.engine.release()  # the updates take over the memory of the weights
         parts, applied = [], []  # of each update
         total = len(minibatches) * self.config.update.epochs
         for number in range(total):
@@ -495,6 +533,7 @@ class Trainer:
     def finish_step(self, metrics: dict[str, float]) -> None:
         """Evaluates where that is due, then writes the step's metrics; the evaluation may be interrupted."""
         step = self.state.step
+        release_freed_memory()  # what a step frees lies between what stays, and would add up over the steps
         self.state.unrecorded = metrics
         if self.token_log is not None and is_main():
             self.manager.directory.write_tokens(self.token_log)

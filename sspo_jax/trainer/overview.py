@@ -8,6 +8,8 @@ from sspo_jax.config import RolloutConfig, ServerConfig, UpdateConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable, count
 from sspo_jax.runs.display import Display
+from sspo_jax.sampler.layout import DecodingLayout
+from sspo_jax.sharding import axes_of
 from sspo_jax.trainer.setup import RunInputs
 
 
@@ -25,7 +27,7 @@ def show_plan(
 ) -> None:
     """The first thing a run prints."""
     samples = rollout.prompts * rollout.group_size
-    axes = {axis: size for axis, size in inputs.mesh.shape.items() if size > 1}
+    axes = axes_of(inputs.mesh)
     device = jax.devices()[0]
     origin = str(inputs.model_path) if inputs.model_path else "random weights"
     if has_warm_start:
@@ -47,7 +49,7 @@ def show_plan(
                 f"{samples * rollout.max_new_tokens:,} sampled tokens; {update.per_rollout * update.epochs} updates "
                 f"in micro-batches of {update.micro_rows} x {row_tokens} tokens",
             ),
-            *_sampling(rollout.server),
+            *_sampling(rollout.server, inputs.decoding),
             ("written to", str(path)),
         ],
     )
@@ -68,9 +70,11 @@ def truncation_warning(rollout: RolloutConfig) -> str | None:
     )
 
 
-def _sampling(server: ServerConfig | None) -> list[tuple[str, str]]:
+def _sampling(server: ServerConfig | None, decoding: DecodingLayout) -> list[tuple[str, str]]:
     if server is None:
-        return [("to compile", "about 4 programs of training, and those of a rollout for each size of the cache")]
+        where = [("decoding", decoding.describe())] if decoding.mesh.size > 1 else []
+        compiled = "about 4 programs of training, and those of a rollout for each size of the cache"
+        return [*where, ("to compile", compiled)]
     return [
         ("to compile", "about 4 programs of training"),
         ("sampled by", f"{server.url} ({server.protocol}), at most {server.concurrency} requests at once"),

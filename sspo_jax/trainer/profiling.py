@@ -19,6 +19,7 @@ def open_profiler(
     steps: range,
     model: QwenModel,
     mesh: Mesh,
+    decoding: Mesh,
     *,
     epochs: int,
     has_reference: bool,
@@ -30,13 +31,17 @@ def open_profiler(
     Args:
       path: of the run directory.
       steps: to be traced.
+      mesh: of training.
+      decoding: mesh of the rollouts.
       epochs: times a rollout is gone through.
       has_reference: whether a reference policy scores as well.
       say: prints a line.
     """
 
     def works(counts: Counts) -> dict[str, tuple[Work, ...]]:
-        return stage_works(counts, model, mesh, epochs=epochs, has_reference=has_reference, lora=lora)
+        return stage_works(
+            counts, model, mesh, epochs=epochs, has_reference=has_reference, lora=lora, decoding=decoding
+        )
 
     return Profiler(path, steps, peak=lambda: peak_of(mesh, model.compute.dtype), works=works, say=say)
 

@@ -10,12 +10,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sspo_jax.config import RolloutConfig, ServerConfig
-from sspo_jax.models.configs import QwenConfig, architecture_differences
+from sspo_jax.models.configs import QwenConfig, QwenModel, architecture_differences
+from sspo_jax.models.lora import LoraConfig
+from sspo_jax.models.trainable import Trainable
+from sspo_jax.optimizer import abstract_state
 from sspo_jax.sampler import LocalEngine, RolloutEngine, SamplingParams
+from sspo_jax.sampler.layout import DecodingLayout, Demand, decoding_layout
 from sspo_jax.serving import VLLM_RELOAD, RemoteEngine, ServerError
 from sspo_jax.serving.access import KEY_VARIABLE, check_key
 from sspo_jax.serving.connection import Connection
 from sspo_jax.serving.remote_engine import checked_choice, completion_request, served_models
+from sspo_jax.sharding import bytes_per_device
 
 _START_PATIENCE = 3.0
 """Seconds: a server is to be up before the run starts."""
@@ -32,8 +37,53 @@ def rollout_sampling(rollout: RolloutConfig, stop_token_ids: tuple[int, ...]) ->
     )
 
 
+def run_layout(
+    rollout: RolloutConfig,
+    model: QwenModel,
+    mesh: Mesh,
+    *,
+    lora: LoraConfig | None,
+    has_reference: bool,
+    longest_response: int,
+    memory: float | None,
+) -> DecodingLayout:
+    """How the devices of a run are laid out for its rollouts and evaluations.
+
+    Args:
+      mesh: of training; where a server samples, nothing else is chosen.
+      has_reference: whether the loss has a KL term.
+      longest_response: in tokens, of rollouts and evaluations.
+      memory: of a device, in bytes; None: not known.
+
+    Raises:
+      ValueError: the mesh that was asked for does not fit the devices or the model.
+    """
+    state, base = abstract_state(model, mesh, lora=lora), Trainable(model, lora).abstract_base(mesh)
+    kept = bytes_per_device((state, base)) + (bytes_per_device(state["params"]) if has_reference else 0)
+    demand = demand_of(rollout, longest_response)
+    return decoding_layout(rollout.mesh, model, mesh, demand, training=kept, memory=memory)
+
+
+def demand_of(rollout: RolloutConfig, longest_response: int) -> Demand:
+    """What a call of the sampler is to hold in a run.
+
+    Args:
+      longest_response: in tokens.
+    """
+    return Demand(
+        samples=rollout.prompts * rollout.group_size,
+        slots=rollout.slots,
+        prompt_tokens=rollout.max_prompt_tokens,
+        new_tokens=longest_response,
+    )
+
+
 def open_engine(rollout: RolloutConfig, model: QwenConfig, mesh: Mesh, run_directory: pathlib.Path) -> RolloutEngine:
-    """The engine that the configuration chooses, without weights yet."""
+    """The engine that the configuration chooses, without weights yet.
+
+    Args:
+      mesh: that this process samples on; the parameters may lie on another one of the same devices.
+    """
     server = rollout.server
     if server is None:
         return LocalEngine(model, slots=rollout.slots, mesh=mesh)

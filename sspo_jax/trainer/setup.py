@@ -20,10 +20,12 @@ from sspo_jax.models.hf.files import weight_files
 from sspo_jax.models.hf.hub import fetch_model, model_digest
 from sspo_jax.models.qwen import qwen_shardings
 from sspo_jax.models.trainable import Trainable
+from sspo_jax.runs.roofline import memory_of
 from sspo_jax.runs.trackers import find_trackers
+from sspo_jax.sampler.layout import DecodingLayout
 from sspo_jax.sharding import batch_shards, make_mesh
 from sspo_jax.subsentences import Segmenter
-from sspo_jax.trainer.rollout_engine import check_server
+from sspo_jax.trainer.rollout_engine import check_server, run_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,8 @@ class RunInputs:
     dropped: int  # problems left out because their prompt is too long
     evaluation: tuple[ProblemSource, ...]
     segmenter: Segmenter
-    mesh: Mesh
+    mesh: Mesh  # of training
+    decoding: DecodingLayout
     provenance: dict[str, Any]  # digests for config.json
 
 
@@ -50,6 +53,7 @@ def check(config: TrainConfig) -> RunInputs:
       ValueError, FileNotFoundError, ServerError: states the value, what was expected and the fix.
     """
     config.check()
+    config.reward.check()
     find_trackers(config.log.trackers)
     mesh = make_mesh(config.mesh)
     model, path = resolve_model(config.model)
@@ -93,8 +97,17 @@ def check(config: TrainConfig) -> RunInputs:
     _check_stop_tokens(config.rollout.stop_token_ids, model)
     if config.warm_start is not None:
         _check_rows(config.warm_start, model, batch_shards(mesh))
+    longest_response = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
+    decoding = run_layout(
+        config.rollout,
+        model,
+        mesh,
+        lora=config.model.lora,
+        has_reference=bool(config.loss.kl_coefficient),
+        longest_response=longest_response,
+        memory=memory_of(mesh),
+    )
     if is_main():
-        longest_response = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
         check_server(config.rollout, model, stop_token_ids, longest_response=longest_response)
     return RunInputs(
         model=model,
@@ -107,6 +120,7 @@ def check(config: TrainConfig) -> RunInputs:
         evaluation=evaluation,
         segmenter=segmenter,
         mesh=mesh,
+        decoding=decoding,
         provenance={
             "data": {data.name: data.digest},
             "evaluation": {source.name: source.digest for source in evaluation},

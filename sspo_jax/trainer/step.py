@@ -195,6 +195,10 @@ class TrainPrograms:
         figures = {"grad_norm": norm, "learning_rate": rate, "is_applied": is_finite}
         return params, state, jax.tree.map(jnp.zeros_like, gradients), figures
 
+    def rows(self, values: np.ndarray) -> Array:
+        """An array of [rows, time] on the mesh."""
+        return put(values, self._rows_sharding)
+
     def scalar(self, value: float) -> Array:
         """A float32 that every device holds."""
         return put(np.float32(value), replicated(self.mesh))

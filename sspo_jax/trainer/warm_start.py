@@ -32,10 +32,11 @@ from sspo_jax.runs.display import Display
 from sspo_jax.sharding import named_sharding, put, replicated
 from sspo_jax.trainer.batch import pack_rows
 from sspo_jax.trainer.setup import RunInputs
+from sspo_jax.trainer.shipped import shipped_folder
 from sspo_jax.trainer.step import sequence_logprobs
 from sspo_jax.types import FinishReason, Rollout, TrainBatch
 
-_VERSION = 1  # part of the cache key: raise it when the same configuration would give other weights
+_VERSION = 1  # part of the key, kept and shipped: raise it when the same configuration would give other weights
 
 
 def warm_start(
@@ -45,7 +46,7 @@ def warm_start(
     *,
     poll: Callable[[], None] = lambda: None,
 ) -> Params:
-    """Parameters after supervised training, from the cache if they are there.
+    """Parameters after supervised training: those shipped with the package if `settings` say so, else from the cache.
 
     Args:
       settings: how long and how fast.
@@ -53,9 +54,17 @@ def warm_start(
       poll: called between updates; what it raises ends the training, and nothing is kept.
 
     Raises:
-      ValueError: the data has no demonstrations, one is longer than a training row, or a number is not finite.
+      ValueError: the data has no demonstrations, one is longer than a training row, a number is not finite, or the
+        shipped weights are damaged.
     """
-    directory = cache_directory("warm_start") / _key(settings, inputs)
+    key = warm_start_key(settings, inputs)
+    shipped = shipped_folder(key) if settings.shipped else None
+    if all(gather(shipped is not None)):
+        assert shipped is not None
+        params, _ = load_qwen(shipped, mesh=inputs.mesh)
+        display.say(f"warm start: {settings.updates} updates that come with the package, {key}")
+        return params
+    directory = cache_directory("warm_start") / key
     if all(gather((directory / "config.json").is_file())):
         params, _ = load_qwen(directory, mesh=inputs.mesh)
         display.say(f"warm start: reusing {directory}")
@@ -69,10 +78,11 @@ def warm_start(
     return params
 
 
-def _key(settings: WarmStartConfig, inputs: RunInputs) -> str:
+def warm_start_key(settings: WarmStartConfig, inputs: RunInputs) -> str:
     """Names the experiment's data first, so that a person finds it, then the hash."""
     kept = dataclasses.asdict(settings)
     seed = kept.pop("seed")
+    del kept["shipped"]  # not how it is made, but where it may come from
     content = {
         "version": _VERSION,
         "shape": inputs.model.record() | {"remat": None},

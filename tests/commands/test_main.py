@@ -125,4 +125,4 @@ def test_help_names_what_a_command_takes(command: str, usage: str, capsys):
 
 def test_without_a_command_it_says_how_to_begin(capsys):
     assert main([]) == 2
-    assert "`sspo train arithmetic_tiny`" in capsys.readouterr().out
+    assert "`sspo train hello`" in capsys.readouterr().out

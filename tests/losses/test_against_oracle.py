@@ -26,6 +26,8 @@ OBJECTIVES = {
     "gmpo": (losses.gmpo_loss, "gmpo", [{}]),
     "cispo": (losses.cispo_loss, "cispo", [{}, {"clip_low": 0.2}]),
     "sapo": (losses.sapo_loss, "sapo", [{}, {"temperature_negative": 2.0}]),
+    "dppo": (losses.dppo_loss, "dppo", [{"threshold": 0.05}, {"divergence": "kl", "threshold": 0.01}]),
+    "vespo": (losses.vespo_loss, "vespo", [{}, {"exponent_negative": 1.0, "rate_positive": 0.5}]),
 }
 
 
@@ -50,7 +52,8 @@ def arrays(batch, name):
 def defaults(function):
     """The keyword defaults that the oracle has to know."""
     known = {"clip_low", "clip_high", "dual_clip", "aggregation", "norm_length", "length_reference"}
-    known |= {"temperature_positive", "temperature_negative", "log_ratio_limit"}
+    known |= {"temperature_positive", "temperature_negative", "log_ratio_limit", "divergence", "threshold"}
+    known |= {"truncate_at", *(f"{what}_{sign}" for what in ("exponent", "rate") for sign in ("positive", "negative"))}
     signature = inspect.signature(function).parameters
     found = {n: p.default for n, p in signature.items() if n in known}
     found["limit"] = found.pop("log_ratio_limit")
@@ -140,23 +143,32 @@ def test_correction_weights(mode, level, reduction):
         np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3_unbiased"])
 def test_kl_penalty(estimator):
     values = np.array([[-0.5, 1.0, -3.0, 0.0]])
-    got = losses.kl_penalty(jnp.asarray(values), jnp.asarray(values[:, ::-1].copy()), estimator=estimator)
-    want = [[oracle.kl(a, b, estimator) for a, b in zip(values[0], values[0, ::-1], strict=True)]]
+    got = losses.kl_penalty(
+        jnp.asarray(values),
+        jnp.asarray(values[:, ::-1].copy()),
+        estimator=estimator,
+        old_logprobs=jnp.asarray(values / 2),
+    )
+    want = [[oracle.kl(a, b, estimator, a / 2) for a, b in zip(values[0], values[0, ::-1], strict=True)]]
     np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
 def test_kl_gradients_are_what_the_docstring_says():
-    """On-policy expectations over a whole softmax: k1's gradient is 0, k2's that of KL(p||q), k3's that of KL(q||p)."""
+    """On-policy expectations over a whole softmax: k1's gradient is 0, k2's that of KL(p||q), k3's that of KL(q||p).
+
+    That of k3_unbiased is k2's, on policy and off.
+    """
     logits, ref = jnp.array([0.3, -1.0, 0.8]), jax.nn.log_softmax(jnp.array([1.0, 0.2, -0.4]))
 
-    def expected(estimator):
-        p = jax.nn.softmax(logits)
+    def expected(estimator, drawn_from=logits):
+        p, old = jax.nn.softmax(drawn_from), jax.nn.log_softmax(drawn_from)[None]
 
         def value(logits):
-            return jnp.sum(p * losses.kl_penalty(jax.nn.log_softmax(logits)[None], ref[None], estimator=estimator)[0])
+            new = jax.nn.log_softmax(logits)[None]
+            return jnp.sum(p * losses.kl_penalty(new, ref[None], estimator=estimator, old_logprobs=old)[0])
 
         return jax.grad(value)(logits)
 
@@ -168,6 +180,21 @@ def test_kl_gradients_are_what_the_docstring_says():
     np.testing.assert_allclose(expected("k1"), 0, atol=1e-14)
     np.testing.assert_allclose(expected("k2"), forward, rtol=1e-12)
     np.testing.assert_allclose(expected("k3"), backward, rtol=1e-12)
+    for drawn_from in (logits, jnp.array([-1.0, 0.5, 0.1])):
+        np.testing.assert_allclose(expected("k3_unbiased", drawn_from), forward, rtol=1e-12)
+    with pytest.raises(ValueError, match="needs old_logprobs"):
+        losses.kl_penalty(ref[None], ref[None], estimator="k3_unbiased")
+
+
+def test_off_policy_mask():
+    for seed in range(20):
+        batch = batches.make(seed, scale=0.5, is_packed=bool(seed % 2))
+        names = ("logprobs", "sampler_logprobs", "advantages", "mask")
+        got = losses.off_policy_mask(
+            *(jnp.asarray(batch[n]) for n in names), threshold=0.05, segment_ids=jnp.asarray(batch["segment_ids"])
+        )
+        want = oracle.off_policy_kept(*(batch[n] for n in names), 0.05, batch["segment_ids"])
+        np.testing.assert_array_equal(got, want)
 
 
 def test_subsentence_ratio():

@@ -25,6 +25,8 @@ CLAMPED = {
     "gmpo": losses.gmpo_loss,
     "cispo": losses.cispo_loss,
     "sapo": losses.sapo_loss,
+    "dppo": losses.dppo_loss,
+    "vespo": losses.vespo_loss,
 }
 
 

@@ -19,7 +19,7 @@ from sspo_jax.data.problems import iterate
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import init_qwen
 from sspo_jax.models.trainable import Trainable
-from sspo_jax.planning.plan import traced
+from sspo_jax.planning.plan import layout_of, traced
 from sspo_jax.planning.programs import resolve_shape
 from sspo_jax.sampler.programs import CompiledPrograms, readable
 from sspo_jax.sharding import MeshConfig, make_mesh
@@ -57,17 +57,17 @@ class Recorded(CompiledPrograms):
         self.arguments: dict[str, list[list[Any]]] = {}
 
     def compiled(
-        self, key: Any, function: Callable[..., Any], args: tuple[Any, ...], *, donate: tuple[int, ...] = ()
+        self, key: Any, function: Callable[..., Any], args: tuple[Any, ...], **settings: Any
     ) -> Callable[..., Any]:
         self.arguments.setdefault(readable(key), described(args))
-        return super().compiled(key, function, args, donate=donate)
+        return super().compiled(key, function, args, **settings)
 
 
 def real(config: TrainConfig) -> dict[str, list[list[Any]]]:
     """The rollout of a step with prompts at full length, and one update, as the run's own functions make them."""
     inputs = check(config)
     mesh, lora = inputs.mesh, config.model.lora
-    engine = open_engine(config.rollout, inputs.model, mesh, run_directory=None)  # type: ignore[arg-type]
+    engine = open_engine(config.rollout, inputs.model, inputs.decoding.mesh, run_directory=None)  # type: ignore[arg-type]
     sampler = engine.sampler(rollout_sampling(config.rollout, inputs.stop_token_ids))  # type: ignore[attr-defined]
     recorded = sampler.programs = Recorded()
     weights = init_qwen(inputs.model, jax.random.key(0), mesh=mesh)
@@ -109,7 +109,7 @@ def real(config: TrainConfig) -> dict[str, list[list[Any]]]:
 def planned(config: TrainConfig) -> dict[str, list[list[Any]]]:
     """What planning traces for the same."""
     mesh, model = make_mesh(config.mesh), resolve_shape(config.model)
-    _, rollout, training = traced(config, model, mesh)
+    _, rollout, training = traced(config, model, mesh, layout_of(config, model, mesh, memory=None).mesh)
     return {name: described(program.arguments) for name, program in {**rollout, **training}.items()}
 
 

@@ -18,7 +18,7 @@ from sspo_jax.models.lora import LoraConfig
 from sspo_jax.planning import bounds, chips
 from sspo_jax.planning import plan as planning
 from sspo_jax.planning.programs import PlannedProgram, resolve_shape
-from sspo_jax.sharding import MeshConfig, make_mesh
+from sspo_jax.sharding import MeshConfig, RolloutMeshConfig, axes_of, make_mesh, rearranged
 from tests.trainer.conftest import small
 
 CHIP = chips.CHIPS["v5e"]
@@ -121,7 +121,7 @@ for name, config, compiled in (
 ):
     model = planning.resolve_shape(config.model)
     update = dataclasses.replace(config.update, micro_rows=8, row_tokens=64)
-    _, rollout, training = traced(dataclasses.replace(config, update=update), model, mesh)
+    _, rollout, training = traced(dataclasses.replace(config, update=update), model, mesh, mesh)
     rollout = planning.widest(rollout.values())
     has_reference = bool(config.loss.kl_coefficient)
     resident = planning.residents(model, mesh, rollout, lora=config.model.lora, has_reference=has_reference)
@@ -245,7 +245,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_without_the_compiler_it_says_what_to_install():
     result = run("arithmetic_tiny")
     assert result.returncode != 0
-    assert 'pip install "jax[tpu]"' in result.stderr
+    assert 'pip install "sspo-jax[train,tpu]"' in result.stderr
 
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs jax[tpu]")
@@ -331,3 +331,87 @@ def test_no_rollout_program_copies_the_cache(layers):
         caches = 1.75 if name == "resize" else 1  # 1,536 columns grow to 2,048
         assert caches * cache <= arguments < (caches + 0.1) * cache, name
         assert temporaries < cache / layers / (1 if name == "resize" else 2), name
+
+
+def compiled_layout(topology: str, experiment: str, layout: str) -> dict[str, object]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.planning.compiled_layout", topology, experiment, layout],
+        capture_output=True, text=True, env=environment, cwd=pathlib.Path(__file__).parents[2],
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("topology", "experiment", "mesh"),
+    [
+        ("v5e:2x4", "qwen25_math_1p5b_sspo", {"data": 8}),
+        ("v5e:4x4", "qwen25_math_1p5b_sspo", {"data": 16}),
+        ("v5p:2x2x1", "qwen25_math_1p5b_sspo", {"data": 4}),
+        ("v6e:2x4", "qwen25_math_1p5b_sspo", {"data": 8}),
+        ("v5e:4x4", "qwen25_math_7b_sspo", {"data": 4, "tensor": 4}),
+    ],
+    ids=["v5e-8", "v5e-16", "v5p-8", "v6e-8", "v5e-16-7B"],
+)
+def test_no_weight_is_sent_between_chips_while_decoding(topology, experiment, mesh):
+    """Nor is more read of the cache than what is held: the kernel is in the program. Handing over takes the room of
+    little more than one layer besides."""
+    found = compiled_layout(topology, experiment, "chosen")
+    assert found["mesh"] == mesh
+    assert found["of_weights"] == []
+    assert found["fits"]
+    assert found["kernel"]
+    assert found["scratch_in_layers"] < 1.5
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_the_layout_of_training_sends_all_of_them():
+    found = compiled_layout("v5e:2x4", "qwen25_math_1p5b_sspo", "trained")
+    assert len(found["of_weights"]) >= 7  # of a layer: four kernels of attention, three of the MLP
+
+
+def test_a_decoding_step_by_hand():
+    """The model above on eight devices, tied, 16 slots of 6 columns, float32.
+
+    816 bytes of weights; the cache of a slot 96, of all 1,536. Gathered: 7 of 8 parts. Cut in two: half of the weights
+    a device; 4 slots in each of 4 groups; two sums of 4 rows of 4 floats, each device receives 2 * 1 / 2 of 64 bytes;
+    half of the logits, 4 rows of 10 floats.
+    """
+    model = configs.QwenConfig(
+        vocab_size=10, hidden_size=4, intermediate_size=8, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=2
+    )
+    weights, cache = bounds.weight_bytes(model), 16 * 6 * 2 * 2 * 2 * 4
+    trained = make_mesh(MeshConfig(fsdp=8))
+    whole, cut = (rearranged(trained, RolloutMeshConfig(tensor=tensor)) for tensor in (1, 2))
+    step = bounds.decoding_step(model, trained, slots=16, columns=6)
+    assert (step.memory, step.gathered, step.exchanged) == (weights + cache / 8, weights * 7 / 8, 0)
+    step = bounds.decoding_step(model, whole, slots=16, columns=6)
+    assert (step.memory, step.gathered, step.exchanged) == (weights + cache / 8, 0, 0)
+    step = bounds.decoding_step(model, cut, slots=16, columns=6, held=0.5)
+    assert (step.memory, step.gathered) == (weights / 2 + cache / 16, 0)
+    assert step.exchanged == 2 * 64 + 0.5 * 4 * 10 * 4
+    chip = chips.Chip(memory_gib=1.0, peak_tflops=1e3, bandwidth_gb=1.0, link_gb=0.1)
+    assert step.seconds(chip) == pytest.approx((weights / 2 + cache / 16) / 1e9 + step.exchanged / 1e8)
+    gathered = bounds.decoding_step(model, trained, slots=16, columns=6)
+    assert gathered.seconds(chip) == pytest.approx(weights * 7 / 8 / 1e8)
+
+
+def test_the_bound_of_1p5b_on_eight_v5e_is_two_and_a_half_times_that_of_the_gathered_layout():
+    """Where a fifth of the columns is held, as with lengths of a long tail: 3.09 GB of weights and 1.13 of cache."""
+    config = load_experiment("qwen25_math_1p5b_sspo")
+    model, mesh = resolve_shape(config.model), make_mesh(MeshConfig(fsdp=8))
+    layout = planning.layout_of(config, model, mesh, memory=CHIP.memory_gib * chips.GIB)
+    assert axes_of(layout.mesh) == {"data": 8}
+
+    def rate(mesh: object, held: float) -> float:
+        return 384 / bounds.decoding_step(model, mesh, slots=384, columns=4096, held=held).seconds(CHIP)
+
+    assert rate(layout.mesh, bounds.HELD) > 2.5 * rate(mesh, bounds.HELD)
+    assert rate(layout.mesh, 1.0) == pytest.approx(36_047, rel=1e-3)
+    lines = bounds.compare_layouts([layout], layout.mesh, model, CHIP, columns=4096)
+    assert "data 8" in lines[1]
+    assert lines[1].endswith("recommended")

@@ -49,6 +49,29 @@ def test_round_trip(tmp_path: pathlib.Path):
         assert np.array_equal(np.asarray(saved), np.asarray(read))
 
 
+def test_a_reader_may_leave_the_optimizer_on_disk(tmp_path: pathlib.Path):
+    """Whatever its shape is; a changed byte of what is read is still found."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(checkpoints, 1, 1.0)
+    checkpoints.close()
+    arrays, like = state(1.0)
+    reader = Checkpoints(tmp_path, keep=None, is_reader=True)
+    restored = reader.restore({"params": like["params"]})
+    assert restored is not None
+    assert restored.optimizer is None
+    np.testing.assert_array_equal(restored.params["w"], arrays["params"]["w"])
+    assert restored.params["w"].sharding == like["params"]["w"].sharding
+    reader.close()
+    file = max((tmp_path / "1" / "arrays").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    reader = Checkpoints(tmp_path, keep=None, is_reader=True)
+    with pytest.raises(NoIntactCheckpointError):
+        reader.restore({"params": like["params"]})
+    reader.close()
+
+
 @pytest.mark.parametrize("where", ["arrays", "meta"])
 def test_a_changed_byte_is_found_and_the_step_before_is_used(tmp_path: pathlib.Path, where: str, caplog):
     checkpoints = Checkpoints(tmp_path, keep=3)

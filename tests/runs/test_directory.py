@@ -31,7 +31,9 @@ def opened(path: pathlib.Path, *, provenance: dict[str, Any] = PROVENANCE, **cha
             part = part[section]
         assert field in part
         part[field] = value
-    directory = RunDirectory(str(path), resolved, experiment="small", model=MODEL, provenance=provenance)
+    directory = RunDirectory(
+        str(path), resolved, experiment="small", model=MODEL, provenance=provenance, completed=small().completed
+    )
     directory.close()
     return directory
 
@@ -53,6 +55,19 @@ def begun(path: pathlib.Path, how: str = "metrics") -> pathlib.Path:
         (path / "evaluations").mkdir()
         (path / "evaluations" / "step_000000.json").write_text("{}")
     return path
+
+
+def test_options_that_did_not_exist_are_at_their_defaults(tmp_path: pathlib.Path):
+    begun(tmp_path)
+    before = record(tmp_path)
+    config = before["config"]
+    removed = [config["optimizer"].pop("decay"), config["rollout"].pop("top_p"), config.pop("seed")]
+    assert removed == ["none", 1.0, 0]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    opened(tmp_path)
+    assert record(tmp_path) == before  # nothing changed, so nothing is recorded
+    with pytest.raises(ValueError, match=r"optimizer\.decay: 'none' there, 'linear' here"):
+        opened(tmp_path, optimizer__decay="linear")
 
 
 def test_a_start_without_results_may_be_taken_over(tmp_path: pathlib.Path):
@@ -133,7 +148,7 @@ def test_other_weights_are_refused_by_name(tmp_path: pathlib.Path):
 
 
 def test_records_of_earlier_versions(tmp_path: pathlib.Path):
-    """One without a digest of the model is taken over, and checked from then on; missing options are named."""
+    """One without a digest of the model is taken over, and checked from then on."""
     old = copy.deepcopy(record(begun(tmp_path)))
     del old["provenance"]["model"]
     (tmp_path / "config.json").write_text(json.dumps(old))
@@ -143,11 +158,6 @@ def test_records_of_earlier_versions(tmp_path: pathlib.Path):
     old["provenance"]["base"] = {"/models/base": "4d"}
     (tmp_path / "config.json").write_text(json.dumps(old))
     with pytest.raises(ValueError, match=r"model\./models/base: '4d' there, '3c' here"):
-        opened(tmp_path)
-    old["provenance"]["base"] = {"/models/base": "3c"}
-    del old["config"]["update"]["skip_non_finite"]
-    (tmp_path / "config.json").write_text(json.dumps(old))
-    with pytest.raises(ValueError, match=r"update\.skip_non_finite: None there, 0 here"):
         opened(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"experiment": "small"}))
     with pytest.raises(ValueError, match=r"config\.json: no `config`.*Restore it from a copy"):

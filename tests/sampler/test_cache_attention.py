@@ -1,14 +1,18 @@
 """Attention over the ring against a float64 softmax; over all columns and in chunks; growing and shrinking rings."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sspo_jax.sampler import Sampler, SamplingParams, cache_attention
+from sspo_jax.sampler import Sampler, SamplingParams, cache_attention, held_attention
 from sspo_jax.sampler.cache_attention import attend_in_chunks, attend_ring
+from sspo_jax.sampler.held_attention import attend_held, held_blocks, work_list
 from sspo_jax.sampler.kv_cache import Cache, resize_cache
 from sspo_jax.sampler.schedule import cache_columns
+from sspo_jax.sharding import MeshConfig, make_mesh
 
 SLOTS, KV_HEADS, GROUP, DIM, COLUMNS, CHUNK = 5, 2, 3, 8, 48, 8
 
@@ -58,6 +62,121 @@ def test_in_chunks_and_over_all_columns_it_is_the_softmax(clock, dtype, arrays, 
     got = jax.jit(attend_in_chunks)(query, keys, values, positions, now, visits)
     np.testing.assert_allclose(got, want, atol=2e-6)
     np.testing.assert_allclose(attend_ring(query, keys, values, positions, now), want, atol=2e-6)
+
+
+@pytest.mark.parametrize("clock", [0, 7, 8, 30, 47, 48 + 5])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_kernel_for_tpus_is_the_softmax_over_what_is_held(clock, dtype, arrays):
+    """Interpreted, on the second layer of a stacked cache; what no slot holds is NaN, and is not read."""
+    query, keys, values = arrays
+    want = oracle(query, np.float64(jnp.asarray(keys, dtype)), np.float64(jnp.asarray(values, dtype)), SHORT, clock)
+    held = {(clock - age) % COLUMNS // CHUNK for age in range(SHORT.max() + 1)}
+    unread = np.array([column // CHUNK not in held for column in range(COLUMNS)])
+    assert unread.any()
+    stacked_keys = jnp.asarray(np.stack([keys + 1, np.where(unread, np.nan, keys)]), dtype)
+    stacked_values = jnp.asarray(np.stack([values + 1, np.where(unread[:, None], np.nan, values)]), dtype)
+    got = _kernel(jnp.asarray(query), stacked_keys, stacked_values, jnp.asarray(SHORT), jnp.int32(clock), jnp.int32(1))
+    np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+@pytest.mark.parametrize("clock", [0, 8, 47, 48 + 5])
+def test_the_kernel_for_gpus_is_the_softmax_over_what_is_held(clock, arrays):
+    """Interpreted; on a ring that is hardly held the rest is NaN, and is not read."""
+    query, keys, values = arrays
+    positions, now = jnp.asarray(POSITIONS), jnp.int32(clock)
+    want = oracle(query, keys, values, POSITIONS, clock)
+    np.testing.assert_allclose(_gpu_kernel(query, keys, values, positions, now), want, atol=2e-6)
+    held = {(clock - age) % COLUMNS // CHUNK for age in range(SHORT.max() + 1)}
+    unread = np.array([column // CHUNK not in held for column in range(COLUMNS)])
+    keys, values = np.where(unread, np.nan, keys), np.where(unread[:, None], np.nan, values)
+    want = oracle(query, keys, values, SHORT, clock)
+    np.testing.assert_allclose(_gpu_kernel(query, keys, values, jnp.asarray(SHORT), now), want, atol=2e-6)
+
+
+def test_on_gpus_the_kernel_runs_where_less_than_half_is_held(arrays, monkeypatch):
+    """Each device for itself: on one of two the slots are short; what is chosen shows in a NaN that nobody holds."""
+    monkeypatch.setattr(cache_attention, "GPU_BLOCK", CHUNK)
+    monkeypatch.setattr(cache_attention, "_FEWEST_PROGRAMS", 8)
+    monkeypatch.setattr(
+        cache_attention, "attend_held_on_gpu", functools.partial(held_attention.attend_held_on_gpu, block=CHUNK)
+    )
+    query, keys, values = (np.concatenate([x[:4], x[:4]]) for x in arrays)
+    values[:, :, 30] = np.nan
+    positions = np.array(
+        [3, 9, 0, 5, 20, 20, 20, 25], np.int32
+    )  # at clock 9 the newest 26 columns are 9 to 0, 47 to 32
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=2), jax.devices()[:2])):
+        got = jax.jit(functools.partial(cache_attention._attend_on_gpu, interpret=True))(
+            query, keys, values, positions, jnp.int32(9)
+        )
+    np.testing.assert_allclose(got[:4], oracle(query, keys, values, positions, 9)[:4], atol=2e-6)
+    assert np.isnan(got[4:]).all()
+
+
+def test_the_kernel_for_gpus_is_lowered_without_one_and_not_taken_where_it_does_not_run(arrays):
+    assert not held_attention.runs_on_this_gpu(12, 2, 128, "bfloat16")  # a CPU
+    shapes = [(8, 12, 128), (8, 2, 128, 2944), (8, 2, 2944, 128)]
+    query, keys, values = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes)
+    integers = jax.ShapeDtypeStruct((8,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+    traced = jax.jit(held_attention.attend_held_on_gpu).trace(query, keys, values, *integers)
+    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert held_attention.suits_gpu(query, keys)
+    assert not held_attention.suits_gpu(*(jnp.asarray(x) for x in arrays[:2]))  # float32
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_kernels_are_taken_for_long_rings_where_they_run_and_unless_xla_is_asked_for(platform, monkeypatch):
+    taken = []
+    monkeypatch.setattr(cache_attention, "platform", lambda: platform)
+    monkeypatch.setattr(cache_attention, "runs_on_this_gpu", lambda *_: True)
+    for name in ("_attend_held", "_attend_on_gpu"):
+        monkeypatch.setattr(cache_attention, name, lambda query, *_, name=name: taken.append(name) or query)
+
+    def attend(columns: int, **settings: bool) -> None:
+        query, keys, values = (
+            jnp.zeros(shape, jnp.bfloat16) for shape in ((2, 2, 16), (2, 1, 16, columns), (2, 1, columns, 16))
+        )
+        attend_ring(query, keys, values, jnp.zeros(2, jnp.int32), jnp.int32(3), **settings)
+
+    attend(1024)
+    attend(512)
+    attend(1024, kernels=False)
+    assert taken == [{"tpu": "_attend_held", "gpu": "_attend_on_gpu"}[platform]]
+
+
+@pytest.mark.accelerator
+def test_the_kernel_runs_on_the_gpu_at_hand():
+    if jax.default_backend() != "gpu":
+        pytest.skip("needs a GPU")
+    assert held_attention.runs_on_this_gpu(12, 2, 128, "bfloat16")
+
+
+SHORT = np.array([0, 7, 20, 3, 19], np.int32)
+_gpu_kernel = jax.jit(functools.partial(held_attention.attend_held_on_gpu, block=CHUNK, interpret=True))
+_kernel = jax.jit(functools.partial(attend_held, block=CHUNK, interpret=True))
+
+
+@pytest.mark.parametrize("clock", [0, 7, 8, 30, 47, 48 + 5])
+def test_the_work_of_the_kernel_is_each_block_that_is_held_once(clock):
+    slot, block, edges, count = map(np.asarray, work_list(jnp.asarray(POSITIONS), jnp.int32(clock), COLUMNS, CHUNK))
+    for number, position in enumerate(POSITIONS):
+        own = [int(place) for place in range(count) if slot[place] == number]
+        held = {(clock - age) % COLUMNS // CHUNK for age in range(position + 1)}
+        assert own == list(range(own[0], own[0] + len(held)))  # one after the other
+        assert {int(block[place]) for place in own} == held
+        assert [int(edges[place]) for place in own] == [(place == own[0]) + 2 * (place == own[-1]) for place in own]
+    assert count == sum(np.asarray(held_blocks(jnp.asarray(POSITIONS), jnp.int32(clock), COLUMNS, CHUNK)))
+
+
+def test_on_a_mesh_each_device_runs_the_kernel_over_its_slots_and_heads(arrays, monkeypatch):
+    query, keys, values = (np.concatenate([x, x[:3]]) for x in arrays)
+    positions = np.concatenate([POSITIONS, POSITIONS[:3]])
+    monkeypatch.setattr(cache_attention, "block_columns", lambda columns: CHUNK)
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+        got = jax.jit(functools.partial(cache_attention._attend_held, interpret=True))(
+            query, keys, values, positions, jnp.int32(9), None
+        )
+    np.testing.assert_allclose(got, oracle(query, keys, values, positions, 9), atol=2e-6)
 
 
 @pytest.mark.parametrize("clock", [0, 7, 8, 30, 47, 48 + 5])

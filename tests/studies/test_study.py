@@ -86,7 +86,9 @@ def test_the_shipped_studies_can_be_run(name: str):
     study = load_study(name)
     for cell in study.cells():
         if cell.seed == study.seeds[0]:
-            cell.config(study, load_experiment).check()
+            config = cell.config(study, load_experiment)
+            config.check()
+            assert config.warm_start is None or not config.warm_start.shipped  # made by the cell, on its own core
     for task, variant in study.matched():
         assert hasattr(variant.changes["loss"], "clip_low"), task
 

@@ -17,6 +17,7 @@ from sspo_jax.models.qwen import init_qwen
 from sspo_jax.runs.display import Display
 from sspo_jax.sampler import SamplingParams
 from sspo_jax.serving import ServerError
+from sspo_jax.sharding import MeshConfig, RolloutMeshConfig, axes_of
 from sspo_jax.trainer.overview import show_plan
 from sspo_jax.trainer.rollout_engine import check_server, open_engine
 from sspo_jax.trainer.setup import RunInputs, check
@@ -129,3 +130,36 @@ def test_the_server_of_a_run_is_shown_the_key_of_the_environment(
         door.shutdown()
         door.server_close()
     assert shown == ["Bearer k3y"] * 2 + ["Bearer 0ther"] * 2 + [None] * 2
+
+
+def test_the_table_states_the_layout_for_decoding(tmp_path, capsys):
+    """Eight devices whose memory is not known hold the weights whole; one has nothing to choose."""
+    config = small(warm_start=None, mesh=MeshConfig(), update__micro_rows=8)
+    chosen = check(config)
+    assert axes_of(chosen.mesh) == {"fsdp": 8}
+    assert axes_of(chosen.decoding.mesh) == {"data": 8}
+    show_plan(
+        Display(quiet=True), chosen, title="t", rollout=config.rollout, update=config.update, row_tokens=64, lora=None,
+        has_warm_start=False, path=tmp_path,
+    )  # fmt: skip
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "weights whole on every device; 16 slots over 8" in shown
+    assert "counting 4 GiB a device" in shown
+    with one_device():
+        alone = check(small(warm_start=None, mesh__fsdp=1))
+    assert alone.decoding.mesh is alone.mesh
+
+
+@pytest.mark.parametrize(
+    ("rollout", "message"),
+    [
+        ({"mesh": RolloutMeshConfig(data=3)}, "needs 3 devices, there are 8: change --rollout.mesh.data"),
+        ({"mesh": RolloutMeshConfig(tensor=8)}, "--rollout.mesh.tensor"),
+        ({"mesh": RolloutMeshConfig(), "server": ServerConfig()}, "samples elsewhere; expected one of them"),
+    ],
+    ids=["product", "heads", "server"],
+)
+def test_a_layout_for_decoding_that_cannot_be_is_refused_at_the_start(rollout, message):
+    config = small(warm_start=None, mesh=MeshConfig(), update__micro_rows=8)
+    with pytest.raises(ValueError, match=message):
+        check(dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, **rollout)))

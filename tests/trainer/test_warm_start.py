@@ -12,7 +12,7 @@ import pytest
 from sspo_jax.config import WarmStartConfig
 from sspo_jax.runs.display import Display
 from sspo_jax.trainer.setup import RunInputs, check
-from sspo_jax.trainer.warm_start import _key, demonstration_rows, warm_start
+from sspo_jax.trainer.warm_start import demonstration_rows, warm_start, warm_start_key
 from tests.trainer.conftest import one_device, small
 
 
@@ -27,7 +27,7 @@ def test_only_its_own_seed_decides_it(inputs: RunInputs):
     assert settings is not None
     other = dataclasses.replace(settings, seed=1)
     assert "seed" not in inspect.signature(warm_start).parameters
-    assert _key(settings, inputs) != _key(other, inputs)
+    assert warm_start_key(settings, inputs) != warm_start_key(other, inputs)
     rows = [next(demonstration_rows(inputs, each)).tokens for each in (settings, settings, other)]
     np.testing.assert_array_equal(rows[0], rows[1])
     assert any(one != two for one, two in itertools.zip_longest(rows[0].ravel(), rows[2].ravel()))

@@ -250,8 +250,9 @@ def _readable(channel: socket.socket, seconds: float) -> bool:
 
 
 def search_path() -> list[str]:
-    """The parent's import path with the current folder spelled out, and this package on it."""
+    """The parent's import path with the current folder spelled out, at its end if nowhere else, and this package."""
     path = [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path]
+    path += [] if os.getcwd() in path else [os.getcwd()]
     package_parent = os.path.abspath(os.path.join(__file__, *[os.pardir] * (len(__name__.split(".")))))
     return path if package_parent in path else [package_parent, *path]
 
