@@ -145,6 +145,8 @@ class QwenConfig:
             )
         if "linear_attention" not in self.layer_types:
             return
+        if "full_attention" not in self.layer_types:
+            raise ValueError("layer_types has no 'full_attention', expected at least one: all known models have some")
         sizes = (
             self.delta_key_heads,
             self.delta_value_heads,
@@ -333,6 +335,15 @@ def _qwen3(*sizes: int, **changes: Any) -> QwenConfig:
     return _known(151936, *sizes, **own, **changes)
 
 
+def _qwen35(*sizes: int, **changes: Any) -> QwenConfig:
+    """The text part of a dense Qwen3.5: three layers with the gated delta rule, then one with attention."""
+    layers = sizes[2]
+    delta = {"delta_key_heads": 16, "delta_value_heads": 32, "delta_key_dim": 128, "delta_value_dim": 128}
+    own = {"head_dim": 256, "attention_bias": False, "qk_norm": True, "max_positions": 262144, "rope_theta": 1e7}
+    kinds = ("linear_attention",) * 3 + ("full_attention",)
+    return _known(248320, *sizes, rotary_fraction=0.25, layer_types=kinds * (layers // 4), **delta, **own, **changes)
+
+
 def _llama(*sizes: int, stretched: float, **changes: Any) -> QwenConfig:
     """Llama 3.1 or 3.2.
 
@@ -364,6 +375,8 @@ QWEN3_14B = _qwen3(5120, 17408, 40, 40, 8, tie_embeddings=False)
 QWEN3_30B_A3B = _qwen3(
     2048, 6144, 48, 32, 4, tie_embeddings=False, num_experts=128, experts_per_token=8, expert_size=768
 )
+QWEN35_4B = _qwen35(2560, 9216, 32, 16, 4)
+QWEN35_9B = _qwen35(4096, 12288, 32, 16, 4, tie_embeddings=False)
 LLAMA32_1B = _llama(2048, 8192, 16, 32, 8, stretched=32.0)
 LLAMA32_3B = _llama(3072, 8192, 28, 24, 8, stretched=32.0)
 LLAMA31_8B = _llama(4096, 14336, 32, 32, 8, stretched=8.0, tie_embeddings=False)
@@ -373,6 +386,7 @@ SMOLLM2_1P7B = _smollm2(2048, 8192, 24, 32, 32, rope_theta=1.3e5)
 
 _END_TOKENS = {
     128256: (128001, 128008, 128009),  # Llama 3: <|end_of_text|>, <|eom_id|>, <|eot_id|>
+    248320: (248044, 248046),  # Qwen3.5: <|endoftext|>, <|im_end|>
     49152: (0, 2),  # SmolLM2: <|endoftext|>, <|im_end|>
 }
 _QWEN_END_TOKENS = (151643, 151645)  # <|endoftext|>, <|im_end|>
@@ -391,6 +405,8 @@ HUB_NAMES = {
     "Qwen/Qwen3-8B": QWEN3_8B,
     "Qwen/Qwen3-14B": QWEN3_14B,
     "Qwen/Qwen3-30B-A3B": QWEN3_30B_A3B,
+    "Qwen/Qwen3.5-4B": QWEN35_4B,
+    "Qwen/Qwen3.5-9B": QWEN35_9B,
     "meta-llama/Llama-3.2-1B": LLAMA32_1B,
     "meta-llama/Llama-3.2-1B-Instruct": LLAMA32_1B,
     "meta-llama/Llama-3.2-3B": LLAMA32_3B,

@@ -106,9 +106,10 @@ def chunked(
     Args:
       runs: which sequence a token belongs to, rising; the state begins at zero in each. None: all tokens belong to the
         sequence of `state`.
-      chunk: a power of two.
+      chunk: tokens taken at a time, at most; a power of two.
     """
     batch, time = inputs.query.shape[:2]
+    chunk = min(chunk, 1 << (time - 1).bit_length())
     padding, groups = -time % chunk, inputs.value.shape[3]
     if runs is None:
         runs, before = jnp.zeros((batch, time), jnp.int32), jnp.zeros((batch,), jnp.int32)
@@ -162,8 +163,9 @@ def _unit_lower_inverse(strict: Float[Array, "... n n"]) -> Float[Array, "... n 
     width = 1
     while width < size:
         count = size // (2 * width)
-        blocks = strict.reshape(*lead, count, 2, width, count, 2, width)
-        below = jnp.stack([blocks[..., i, 1, :, i, 0, :] for i in range(count)], axis=-3)
+        blocks = strict.reshape(*lead, count, 2, width, count, 2, width)[..., :, 1, :, :, 0, :]
+        is_own = jnp.expand_dims(jnp.eye(count, dtype=bool)[:, None, :, None], tuple(range(len(lead))))
+        below = jnp.sum(jnp.where(is_own, blocks, 0), axis=-2)
         first, second = inverses[..., 0::2, :, :], inverses[..., 1::2, :, :]
         corner = -(second @ below @ first)
         upper = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)

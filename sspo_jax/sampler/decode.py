@@ -145,7 +145,7 @@ def decode_logits(
     Those of rows that pad the embedding are minus infinity.
     `angles` are the rotary angles of `positions`.
     """
-    columns = cache.keys[0].shape[KEY_COLUMNS] if cache.keys else 1
+    columns = cache.keys[0].shape[KEY_COLUMNS]
     column, with_kernels = clock % columns, config.compute.attention != "xla"
 
     def block_step(block: qwen.Params, x: Array, write: Any) -> tuple[Array, Any]:

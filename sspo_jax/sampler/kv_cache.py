@@ -77,8 +77,12 @@ def empty_deltas(config: QwenConfig, slots: int, dtype: Any) -> tuple[DeltaState
 
 def cache_bytes(config: QwenConfig, slots: int, columns: int, dtype: Any) -> int:
     """Size of the cache on all devices together."""
-    per_token = 2 * len(config.attention_layers) * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize
-    return slots * (columns * per_token + delta_state_bytes(config, dtype))
+    return slots * (columns * column_bytes(config, dtype) + delta_state_bytes(config, dtype))
+
+
+def column_bytes(config: QwenConfig, dtype: Any) -> int:
+    """Keys and values of one token, of all layers with attention."""
+    return 2 * len(config.attention_layers) * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize
 
 
 def delta_state_bytes(config: QwenConfig, dtype: Any) -> int:

@@ -4,7 +4,9 @@ Each tensor is read (only the part that this process keeps), put on the devices 
 and transposed, converted and written into its layer of the stacked array there.
 """
 
+import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import warnings
@@ -27,11 +29,26 @@ from sspo_jax.sharding import named_sharding
 
 _DTYPES = {"F32": np.dtype("float32"), "F16": np.dtype("float16"), "BF16": np.dtype(ml_dtypes.bfloat16)}
 _NOT_TEXT = ("model.visual.", "mtp.")  # images; the prediction of further tokens
+_FUSED_EXPERTS = {".experts.gate_up_proj": ("gate_proj", "up_proj"), ".experts.down_proj": ("down_proj",)}
+"""Tensors of all experts of a layer, by how their names end; what each expert has in them, one after the other."""
 _MAX_MAPPED_BYTES = 2**28  # read through one mapping of a file before it is dropped: mapped pages count as our memory
 
 
+@dataclasses.dataclass(frozen=True)
+class _OfExpert:
+    """A matrix of one expert in a tensor [experts, outputs, inputs] of all experts of a layer."""
+
+    tensor: str
+    expert: int
+    rows: range  # of the outputs
+
+
 class _Reader:
-    """Parts of named tensors in the safetensors files of a directory."""
+    """Parts of named tensors in the safetensors files of a directory.
+
+    Where the experts of a layer are in one tensor (`experts.gate_up_proj`, `experts.down_proj`), their matrices have
+    the names that they have in a file of their own.
+    """
 
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
@@ -41,23 +58,45 @@ class _Reader:
         self._open_file: pathlib.Path | None = None
         self._handle: Any = None
         self._mapped_bytes = 0
+        self._experts: dict[str, _OfExpert] = {}
+        for name in [name for name in self.files if name.endswith(tuple(_FUSED_EXPERTS))]:
+            self._split_experts(name)
+
+    def _split_experts(self, fused: str) -> None:
+        layer, _, last = fused.rpartition(".")
+        shape, _ = self.header(fused)
+        parts = _FUSED_EXPERTS[f".experts.{last}"]
+        if len(shape) != 3 or shape[1] % len(parts):
+            return  # not of the kind that this model knows: it stays what it is, an unknown tensor
+        file, rows = self.files.pop(fused), shape[1] // len(parts)
+        for expert, (place, part) in itertools.product(range(shape[0]), enumerate(parts)):
+            name = f"{layer}.{expert}.{part}.weight"
+            self.files[name] = file
+            self._experts[name] = _OfExpert(fused, expert, range(place * rows, (place + 1) * rows))
 
     def header(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and dtype of a tensor, without reading it."""
-        part = self._slice(name)
+        if (one := self._experts.get(name)) is not None:
+            part = self._slice(one.tensor, self.files[name])
+            return (len(one.rows), part.get_shape()[2]), part.get_dtype()
+        part = self._slice(name, self.files[name])
         return tuple(part.get_shape()), part.get_dtype()
 
     def read(self, name: str, index: tuple[slice, ...] | None) -> np.ndarray:
         """This part of the tensor (None: all of it), in the file's dtype."""
         index = index or (slice(None),) * len(self.header(name)[0])
-        part = np.ascontiguousarray(self._slice(name)[index])
+        if (one := self._experts.get(name)) is not None:
+            rows = one.rows[index[0]]
+            here = one.expert, slice(rows.start, rows.stop), index[1]
+            part = np.ascontiguousarray(self._slice(one.tensor, self.files[name])[here])
+        else:
+            part = np.ascontiguousarray(self._slice(name, self.files[name])[index])
         self._mapped_bytes += part.nbytes
         if self._mapped_bytes > _MAX_MAPPED_BYTES:
             self._handle, self._open_file, self._mapped_bytes = None, None, 0
         return part
 
-    def _slice(self, name: str) -> Any:
-        file = self.files[name]
+    def _slice(self, name: str, file: pathlib.Path) -> Any:
         if file != self._open_file:
             self._handle, self._open_file, self._mapped_bytes = open_weights(file), file, 0
         try:
