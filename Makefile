@@ -15,7 +15,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install install-dev train warm-start study eval test test-all coverage routes metrics-page docs lint format bench bench-peers smoke-real lock clean
+.PHONY: help install install-dev train warm-start study eval test test-all coverage routes metrics-page docs notebook figures lint format bench bench-peers smoke-real lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -71,6 +71,12 @@ metrics-page: $(RUN)  ## docs/metrics.md from the table in the code
 docs: $(DOCS)  ## the documentation as a site, with the API reference, in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 	@echo "site/index.html; with the search: $(BIN)/python -m http.server -b localhost -d site"
+
+notebook: $(DEV)  ## run notebooks/*.ipynb from start to end and keep what they print
+	JAX_PLATFORMS=cpu $(BIN)/python -m jupyter execute --inplace $(wildcard notebooks/*.ipynb)
+
+figures: $(DOCS)  ## draw the figures of docs/pictures/ anew
+	$(BIN)/python scripts/figures.py
 
 lint: $(DEV)  ## ruff and types
 	$(BIN)/ruff check .

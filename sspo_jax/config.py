@@ -226,7 +226,10 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmStartConfig:
-    """Supervised training from random weights on demonstrations; its result is kept and reused."""
+    """Supervised training on demonstrations before reinforcement learning, from random weights or from --model.path.
+
+    Its result is kept and reused.
+    """
 
     updates: Annotated[int, Range(2)] = 600
     """Optimizer updates."""
@@ -234,12 +237,14 @@ class WarmStartConfig:
     """Rows of packed demonstrations per update."""
     row_tokens: Annotated[int, Range(2)] = 192
     """Length of a row, in tokens."""
+    drop_long: FileOnly[bool] = False
+    """Leave out demonstrations that are longer than a row; without it one stops the training."""
     learning_rate: Annotated[float, Range(0, 1)] = 2e-3
     """Peak rate; linear warm-up over 5 % of the updates, then cosine decay to a tenth."""
     weight_decay: FileOnly[NotNegative] = 0.01
     """Decoupled weight decay on matrices."""
     seed: Seed = 0
-    """Seed of the random weights and of the order of the demonstrations; --seed changes neither."""
+    """Seed of the order of the demonstrations, and of the weights where they are random; --seed changes neither."""
     shipped: FileOnly[bool] = False
     """Take the weights that come with the package for exactly these settings, model and data, where there are any;
     else, and without it, train them here."""
@@ -366,11 +371,6 @@ class TrainConfig:
     """Seed of the problem order and the sampling, and of random weights without a warm start, which has its own."""
     run_dir: str | None = None
     """Where everything is written; None: runs/<experiment>-<time>. One with a checkpoint in it is resumed."""
-
-    @property
-    def of_no_use(self) -> tuple[str, ...]:
-        """Sections that are off and would be refused: their options are left out of the help."""
-        return () if self.model.path is None else ("warm_start",)
 
     def objective(self, vocab_size: int) -> Objective:
         """The objective of this run: `loss`, with what the run settles of it.

@@ -40,9 +40,11 @@ PACKAGES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code (2: the command line is wrong, 1: it could not be done, 75: not now).
 
-    Without `arguments` the process is ours: the command line is read, and freed memory is kept.
+    Without `arguments` the process is ours: the command line is read, freed memory is kept, and modules of the working
+    directory can be imported (after all others, so that they hide none), as `python -m sspo_jax` lets them.
     """
     if arguments is None:
+        sys.path.append(os.getcwd())
         keep_freed_memory()
         pass_over_closed_loops()
         arguments = sys.argv[1:]

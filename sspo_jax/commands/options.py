@@ -27,8 +27,7 @@ def parse(config_type: Any, arguments: Sequence[str], *, prog: str, default: Any
         options["default"] = switch_on(default, arguments)
         _refuse_file_only(options["default"], arguments)
     if default is not None and {"-h", "--help"} & set(arguments):
-        of_no_use = getattr(default, "of_no_use", ())
-        off = [name for name in sections_off(default) if name not in of_no_use]
+        off = sections_off(default)
         options["default"] = switch_on(default, [f"--{name}." for name in off])
         note = f"Switched on by any of their options, and off without: {', '.join(off)}." if off else ""
         options["description"] = f"{inspect.getdoc(config_type)}\n\n{note}".strip()

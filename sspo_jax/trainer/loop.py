@@ -23,8 +23,7 @@ from sspo_jax.distributed.processes import any_process, is_main, together
 from sspo_jax.distributed.watch import Watch
 from sspo_jax.files import DiskFullError, is_disk_full
 from sspo_jax.host_memory import release_freed_memory
-from sspo_jax.models.hf.load import load_qwen
-from sspo_jax.models.qwen import Params, init_qwen
+from sspo_jax.models.qwen import Params
 from sspo_jax.optimizer import abstract_state
 from sspo_jax.report.page import RunReport
 from sspo_jax.rewards import RewardError
@@ -54,9 +53,9 @@ from sspo_jax.trainer.overview import show_plan
 from sspo_jax.trainer.profiling import open_profiler, step_counts
 from sspo_jax.trainer.rollout_engine import open_engine, rollout_sampling
 from sspo_jax.trainer.setup import RunInputs, check
-from sspo_jax.trainer.step import TrainPrograms
+from sspo_jax.trainer.step import TrainPrograms, wait_for_earlier
 from sspo_jax.trainer.token_record import TokenRecord, piece_texts
-from sspo_jax.trainer.warm_start import warm_start
+from sspo_jax.trainer.warm_start import starting_weights, warm_start
 from sspo_jax.types import FinishReason, TrainBatch
 
 
@@ -396,6 +395,7 @@ class Trainer:
                 self.state.params, self.gradients, batch, False, self.base
             )
             scored.append(dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies))
+            wait_for_earlier(scored)
         return self.segment(rows, scored, [len(minibatch) for minibatch in minibatches])
 
     def segment(
@@ -459,7 +459,7 @@ class Trainer:
 
     def update(self, minibatches: list[list[TrainBatch]]) -> dict[str, float]:
         """Several updates of the policy on one rollout."""
-        parts, applied = [], []  # of each update
+        parts, applied, queued = [], [], []  # of each update; of each micro-batch
         total = len(minibatches) * self.config.update.epochs
         for number in range(total):
             self.display.phase("update", total=total, done=number)
@@ -469,6 +469,8 @@ class Trainer:
                     self.state.params, self.gradients, batch, True, self.base
                 )
                 parts[-1].append(metrics)
+                queued.append(metrics)
+                wait_for_earlier(queued)
                 if self.record is not None:
                     self.record.add(number, logprobs)
             self.state.params, self.state.optimizer, self.gradients, figures = self.programs.apply_update(
@@ -597,7 +599,9 @@ class Trainer:
         restored = self.manager.restore(abstract_state(model, mesh, self.programs.optimizer, lora))
         self.base = self.gradients = None
         if lora is not None:
-            path = self.inputs.model_path or self.manager.directory.path / "base"
+            path = self.inputs.model_path
+            if path is None or self.config.warm_start is not None:  # weights that are nowhere else for certain
+                path = self.manager.directory.path / "base"
             self.base = frozen_weights(path, model, mesh, tokenizer=self.inputs.tokenizer, first=self.first_params)
         if restored is not None:
             self.state = restored
@@ -619,13 +623,10 @@ class Trainer:
         self.is_started = True
 
     def first_params(self) -> Params:
-        """Of a checkpoint, of the warm start, or random."""
-        if self.inputs.model_path is not None:
-            params, _ = load_qwen(self.inputs.model_path, mesh=self.inputs.mesh, param_dtype=jnp.float32)
-            return params
+        """Of the warm start, of a checkpoint, or random."""
         if self.config.warm_start is not None:
             return warm_start(self.config.warm_start, self.inputs, self.display, poll=self.stop.polls())
-        return init_qwen(self.inputs.model, jax.random.key(self.config.seed), mesh=self.inputs.mesh)
+        return starting_weights(self.inputs, self.config.seed)
 
     def summary(self, experiment: str, seconds: float, compiles: CompileLog, *, is_complete: bool) -> Summary:
         """What the run came to, so far."""

@@ -57,8 +57,6 @@ def check(config: TrainConfig) -> RunInputs:
     find_trackers(config.log.trackers)
     mesh = make_mesh(config.mesh)
     model, path = resolve_model(config.model)
-    if config.model.path is not None and config.warm_start is not None:
-        raise ValueError("warm_start trains from random weights, but --model.path names a checkpoint: set one of them")
     qwen_shardings(model, mesh)  # refuses a mesh that does not divide the model
     Trainable(model, config.model.lora).shardings(mesh)  # ... and adapters of weights that it does not have
     if config.update.micro_rows % batch_shards(mesh):

@@ -1,4 +1,4 @@
-"""The supervised warm start: from random weights to a model that answers in the right form.
+"""The supervised warm start: from random weights or a checkpoint to a model that answers in the right form.
 
 Demonstrations are packed into rows one after the other, as in pre-training, and the mean negative log-likelihood of
 the response tokens is minimised. The result is a Hugging Face checkpoint in the cache, under the hash of everything
@@ -36,6 +36,7 @@ from sspo_jax.trainer.shipped import shipped_folder
 from sspo_jax.trainer.step import sequence_logprobs
 from sspo_jax.types import FinishReason, Rollout, TrainBatch
 
+_MOST_TOO_LONG = 1000
 _VERSION = 1  # part of the key, kept and shipped: raise it when the same configuration would give other weights
 
 
@@ -78,16 +79,27 @@ def warm_start(
     return params
 
 
+def starting_weights(inputs: RunInputs, seed: int) -> Params:
+    """What training begins with where nothing was trained before: a checkpoint's weights in float32, or random ones."""
+    if inputs.model_path is None:
+        return init_qwen(inputs.model, jax.random.key(seed), mesh=inputs.mesh)
+    params, _ = load_qwen(inputs.model_path, mesh=inputs.mesh, param_dtype="float32")
+    return params
+
+
 def warm_start_key(settings: WarmStartConfig, inputs: RunInputs) -> str:
     """Names the experiment's data first, so that a person finds it, then the hash."""
     kept = dataclasses.asdict(settings)
     seed = kept.pop("seed")
     del kept["shipped"]  # not how it is made, but where it may come from
+    if not settings.drop_long:
+        del kept["drop_long"]  # an option that earlier keys do not know
+    sources = ("data", "prompt", "tokenizer", *(("model",) if inputs.model_path is not None else ()))
     content = {
         "version": _VERSION,
         "shape": inputs.model.record() | {"remat": None},
         "warm_start": kept,
-        "provenance": {name: inputs.provenance[name] for name in ("data", "prompt", "tokenizer")},
+        "provenance": {name: inputs.provenance[name] for name in sources},
         "seed": seed,
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -130,7 +142,7 @@ def _train(settings: WarmStartConfig, inputs: RunInputs, display: Display, poll:
         return jax.tree.map(jnp.add, params, updates), state, value
 
     update = jax.jit(update, donate_argnums=(0, 1), out_shardings=(shardings, state_shardings, replicated(mesh)))
-    params = init_qwen(inputs.model, jax.random.key(settings.seed), mesh=mesh)
+    params = starting_weights(inputs, settings.seed)
     state = jax.jit(optimizer.init, out_shardings=state_shardings)(params)
     on_mesh = functools.partial(put, sharding=rows_sharding)
     stream = demonstration_rows(inputs, settings)
@@ -197,6 +209,7 @@ def _demonstrations(
     inputs: RunInputs, settings: WarmStartConfig, order: np.random.Generator
 ) -> Iterator[tuple[list[int], list[int]]]:
     """(prompt, response with its end token) of problems drawn at random."""
+    too_long = 0  # one after the other
     while True:
         index = int(order.integers(len(inputs.data)))
         problem = inputs.data[index]
@@ -204,10 +217,16 @@ def _demonstrations(
         text = demonstration(inputs.data, index)
         response = [*inputs.tokenizer.encode(text, add_special_tokens=False), inputs.tokenizer.eos_token_id]
         if len(prompt) + len(response) > settings.row_tokens:
-            raise ValueError(
-                f"the demonstration of problem {problem.id!r} has {len(prompt) + len(response)} tokens with its "
-                f"prompt, a row {settings.row_tokens}: raise --warm-start.row-tokens"
-            )
+            too_long += 1
+            if not settings.drop_long or too_long > _MOST_TOO_LONG:
+                raise ValueError(
+                    f"the demonstration of problem {problem.id!r} has {len(prompt) + len(response)} tokens with its "
+                    f"prompt, a row {settings.row_tokens}: raise --warm-start.row-tokens, or leave out such ones with "
+                    "warm_start.drop_long in the experiment file"
+                    + (f", which has found {too_long} one after the other" if settings.drop_long else "")
+                )
+            continue
+        too_long = 0
         yield prompt, response
 
 

@@ -75,6 +75,7 @@ def test_the_name_replaces_the_objective_and_leaves_the_other_options():
             choose_objective(own, wrong)
 
 
+@pytest.mark.slow
 def test_an_objective_in_the_experiment_file(tmp_path):
     file = tmp_path / "reinforce.py"
     file.write_text(EXPERIMENT, encoding="utf-8")

@@ -29,6 +29,12 @@ def routes() -> types.ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def trees(routes) -> dict[str, ast.Module]:
+    """Of the package; parsing it takes seconds."""
+    return routes.sources()
+
+
 def test_functions_handed_a_record(routes):
     tree = ast.parse(
         "def a(config: TrainConfig): ...\n"
@@ -143,8 +149,8 @@ def test_frames_are_counted_from_the_first_call_on(routes, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(experiments()))
-def test_every_option_is_read_somewhere(routes, name):
-    assert not routes.unread(load_experiment(name), routes.sources())
+def test_every_option_is_read_somewhere(routes, trees, name):
+    assert not routes.unread(load_experiment(name), trees)
 
 
 @dataclasses.dataclass
@@ -168,21 +174,21 @@ def test_an_option_that_is_read_nowhere_is_found(routes):
     assert routes.unread(Options(Section()), trees) == ["Section.left"]
 
 
-def test_nothing_is_above_what_is_reached(routes):
+def test_nothing_is_above_what_is_reached(routes, trees):
     """Rings, and a command line below the library, do not come back."""
-    measures = {each.name: each.value for each in routes.measure_imports(routes.sources())}
+    measures = {each.name: each.value for each in routes.measure_imports(trees)}
     assert measures["rings of imports"] == 0
     assert measures["modules that import commands"] == 0
     assert routes.above([routes.Measure("rings of imports", 1)]) == ["rings of imports: 1, expected at most 0"]
 
 
-def test_imports_point_one_way(routes):
+def test_imports_point_one_way(routes, trees):
     """The order in docs/architecture.md: every part of the package stands in it and imports only from its left."""
     page = (SCRIPT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
     (line,) = [part for part in page.split("\n\n") if part.startswith("`types,")]
     order = [re.findall(r"\w+", group) for group in line.split("←")]
     place = {name: number for number, group in enumerate(order) for name in group}
-    found = routes.imports(routes.sources())
+    found = routes.imports(trees)
     parts = {file: file.split("/")[0].removesuffix(".py") for file in found if not file.startswith("__")}
     assert set(parts.values()) == set(place) - {"experiments"}
     backwards = [

@@ -176,6 +176,7 @@ class AsVllm(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_say_which_weights_it_has(checkpoint, tiny, prompts, tmp_path):
     """vLLM's calls. When it dies and comes back with other weights, nothing that these have sampled is kept."""
     config, _ = tiny

@@ -113,7 +113,8 @@ def test_a_run_writes_what_the_contract_lists(uninterrupted: pathlib.Path):
     assert summary["programs"] > 0
 
 
-@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow  # test_interrupt.py stops a run in every stage, without a process of its own
+@pytest.mark.parametrize("step", [1, 3])
 def test_killed_and_started_again_gives_the_same_run(uninterrupted: pathlib.Path, tmp_path: pathlib.Path, step: int):
     process = start(tmp_path / "run", tmp_path)
     wait_for_step(tmp_path / "run", step, process)
@@ -198,7 +199,8 @@ def fill(disk: pathlib.Path) -> pathlib.Path:
     return disk / "filler"
 
 
-@pytest.mark.parametrize("when", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("when", [0, 2])
 def test_a_disk_that_fills_up_ends_the_run_with_what_is_done_saved(
     uninterrupted: pathlib.Path, tmp_path: pathlib.Path, small_disk: pathlib.Path, when: int
 ):
@@ -226,6 +228,7 @@ def test_the_finished_run_is_not_run_again(uninterrupted: pathlib.Path):
     assert (uninterrupted / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_more_steps_on_more_devices(uninterrupted: pathlib.Path, tmp_path: pathlib.Path):
     """A complete run goes on with other settings of the machine; what was done stays as it is."""
     shutil.copytree(uninterrupted, tmp_path / "run")
