@@ -40,6 +40,12 @@ _WITH_EXPERTS = ("Qwen3MoeForCausalLM", "Qwen3NextForCausalLM", "Qwen3_5MoeForCa
 _WITH_DELTA = ("Qwen3NextForCausalLM", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM")
 LayerType = Literal["full_attention", "linear_attention"]
 
+HYBRID_FIELDS = (
+    "shared_expert_size", "layer_types", "rotary_fraction", "delta_key_heads", "delta_value_heads", "delta_key_dim",
+    "delta_value_dim", "delta_taps", "delta_fused",
+)  # fmt: skip
+"""Fields of a `QwenConfig` that have other values than their defaults in models with the gated delta rule alone."""
+
 _NOT_ARCHITECTURE = ("max_positions", "init_scale", "eos_token_ids")
 
 

@@ -11,6 +11,7 @@ from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig, init_lora, merge_lora, with_lora
 from sspo_jax.models.qwen import Params, apply_qwen, init_qwen
 from sspo_jax.sampler import Sampler, SamplingParams, generate
+from sspo_jax.serving.scoring import prompt_scores
 from sspo_jax.sharding import MeshConfig, RolloutMeshConfig, make_mesh, rearranged
 from sspo_jax.types import Rollout
 from tests.sampler.conftest import TINY
@@ -110,3 +111,17 @@ def test_eight_devices_give_the_tokens_of_one(alone, hybrid, prompts):
     rollout = Sampler(config, SAMPLING, slots=8, mesh=mesh).generate(placed, prompts, group_size=3, seed=11, step=4)
     assert responses(rollout) == responses(expected)
     np.testing.assert_allclose(rollout.sampler_logprobs, expected.sampler_logprobs, atol=2e-5)
+
+
+def test_prompts_are_scored_as_a_full_forward_pass_scores_them(alone, hybrid):
+    config, params = hybrid
+    sampler = Sampler(config, SAMPLING)
+    texts = [[*prompt, *answer] for prompt, answer in zip(prompts_of(alone), responses(alone), strict=True)][6:9]
+    scores = prompt_scores(sampler, sampler.ready(params), texts, [1.0] * 3, top=0)
+    for row, found in enumerate(scores, start=6):
+        length = len(responses(alone)[row])
+        np.testing.assert_allclose(found["logprobs"][-length:], alone.sampler_logprobs[row, :length], atol=2e-5)
+
+
+def prompts_of(rollout: Rollout) -> list[list[int]]:
+    return [row[mask].tolist() for row, mask in zip(rollout.prompt_tokens, rollout.prompt_mask, strict=True)]
