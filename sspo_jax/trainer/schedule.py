@@ -129,7 +129,7 @@ class _Sampling:
     attempt: int
     version: int  # of the weights
     thread: Background | None  # in which they are sampled
-    seconds: float = 0.0
+    seconds: float  # of the hand-over of the weights and of the sampling
 
 
 class Schedule:
@@ -267,11 +267,14 @@ class Schedule:
         poll = polls()
         problems = self._stream.next()
         self._display.phase("rollout")
-        engine = self._engine(poll)
+        start = time.monotonic()
+        with watch("rollout"):
+            engine = self._engine(poll)  # the hand-over of the weights is part of the sampling
+        handed_over = time.monotonic() - start
         is_alone = in_thread and jax.process_count() > 1  # only the main threads of the processes talk to each other
         call = self._begun if self._config.partial is not None else self._whole
         draw, sample = call(step, attempt, problems, engine, is_alone=is_alone)
-        sampling = _Sampling(draw=draw, attempt=attempt, version=engine.version, thread=None)
+        sampling = _Sampling(draw=draw, attempt=attempt, version=engine.version, thread=None, seconds=handed_over)
         if in_thread:
             sampling.thread = Background(lambda progress: sample(progress=progress))
             return sampling
@@ -283,7 +286,7 @@ class Schedule:
         start = time.monotonic()
         with watch("rollout"):
             draw.rollout = sample(progress=progress)
-        sampling.seconds = time.monotonic() - start
+        sampling.seconds += time.monotonic() - start
         return sampling
 
     def _whole(
@@ -331,7 +334,7 @@ class Schedule:
         draw, config = sampling.draw, self._config
         if sampling.thread is not None:
             draw.rollout = sampling.thread.result()
-            sampling.seconds = sampling.thread.seconds
+            sampling.seconds += sampling.thread.seconds
         if config.partial is not None:
             complete = is_complete(draw.rollout)
             self._unfinished = draw.take(np.flatnonzero(~complete))
