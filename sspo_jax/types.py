@@ -125,6 +125,7 @@ class Rollout:
     finish_reasons: Int[np.ndarray, " batch"]  # values of FinishReason
     group_ids: Int[np.ndarray, " batch"]  # the index of the prompt
     sample_ids: Int[np.ndarray, " batch"]  # the index inside the group
+    versions: tuple[Int[np.ndarray, " _"], ...] = ()  # of the weights that sampled each token; empty: not recorded
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -169,6 +170,7 @@ class Rollout:
             finish_reasons=self.finish_reasons[index],
             group_ids=self.group_ids[index],
             sample_ids=self.sample_ids[index],
+            versions=tuple(self.versions[row] for row in index) if self.versions else (),
         )
 
     @staticmethod
@@ -183,6 +185,7 @@ class Rollout:
             finish_reasons=np.concatenate([rollout.finish_reasons for rollout in rollouts]),
             group_ids=np.concatenate([rollout.group_ids for rollout in rollouts]),
             sample_ids=np.concatenate([rollout.sample_ids for rollout in rollouts]),
+            versions=tuple(versions for rollout in rollouts for versions in rollout.versions),
         )
 
 

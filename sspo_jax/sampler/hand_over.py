@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.cpu_kernels import OutputMajor
-from sspo_jax.models.lora import fold_lora
+from sspo_jax.models.lora import fold_lora, has_lora
 from sspo_jax.models.qwen import Params, kept_dtype, layers_with, qwen_shardings
 from sspo_jax.sampler.decode import SUMMED_AXES, Weights, ready_block
 from sspo_jax.sharding import cut_alike, replicated
@@ -62,6 +62,23 @@ def hand_over(params: Params, config: QwenConfig, mesh: Mesh, programs: Any, *, 
     else:
         weights["blocks"] = _stack(blocks, layer, targets["blocks"], config.num_layers, programs)
     return weights
+
+
+def send(params: Params, config: QwenConfig, mesh: Mesh) -> Params:
+    """The parameters, adapters folded in, in the computation's dtype on a mesh of other devices of this process.
+
+    Each is cast where it lies and then sent, one at a time.
+    """
+    dtype, targets = jnp.dtype(config.compute.dtype), qwen_shardings(config, mesh)
+    plain = jax.jit(fold_lora)(params) if has_lora(params) else params
+
+    def one(name: str, leaf: Array, target: NamedSharding) -> Array:
+        wanted = kept_dtype(name, dtype)
+        cast = leaf if leaf.dtype == wanted else jax.jit(lambda x: x.astype(wanted))(leaf)
+        return jax.block_until_ready(jax.device_put(cast, target))
+
+    blocks = {name: one(name, leaf, targets["blocks"][name]) for name, leaf in plain["blocks"].items()}
+    return {name: blocks if name == "blocks" else one(name, leaf, targets[name]) for name, leaf in plain.items()}
 
 
 def _sent(x: Array, *, source: Any, target: NamedSharding, dtype: Any) -> Array:

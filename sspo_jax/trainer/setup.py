@@ -5,9 +5,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
-from sspo_jax.config import EvaluationConfig, ModelConfig, RolloutConfig, TrainConfig, WarmStartConfig
+from sspo_jax.config import EvaluationConfig, ModelConfig, RolloutConfig, SegmenterConfig, TrainConfig, WarmStartConfig
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource, iterate
 from sspo_jax.data.prompts import PromptTokenizer, load_template
@@ -23,7 +24,7 @@ from sspo_jax.models.trainable import Trainable
 from sspo_jax.runs.roofline import memory_of
 from sspo_jax.runs.trackers import find_trackers
 from sspo_jax.sampler.layout import DecodingLayout
-from sspo_jax.sharding import batch_shards, make_mesh
+from sspo_jax.sharding import MeshConfig, batch_shards, make_mesh
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.rollout_engine import check_server, run_layout
 
@@ -34,6 +35,7 @@ class RunInputs:
 
     model: QwenModel
     model_path: pathlib.Path | None  # None: random weights
+    reference_path: pathlib.Path | None  # None: the reference policy of a KL term is where the run starts
     tokenizer: Any
     stop_token_ids: tuple[int, ...]
     prompts: PromptTokenizer
@@ -55,8 +57,9 @@ def check(config: TrainConfig) -> RunInputs:
     config.check()
     config.reward.check()
     find_trackers(config.log.trackers)
-    mesh = make_mesh(config.mesh)
+    mesh, apart = _meshes(config.mesh, config.rollout.devices)
     model, path = resolve_model(config.model)
+    reference_path = _reference(config, model)
     qwen_shardings(model, mesh)  # refuses a mesh that does not divide the model
     Trainable(model, config.model.lora).shardings(mesh)  # ... and adapters of weights that it does not have
     if config.update.micro_rows % batch_shards(mesh):
@@ -84,13 +87,7 @@ def check(config: TrainConfig) -> RunInputs:
     evaluation = _open_held_out(config.evaluation, tokenizer, prompts)
     if config.rollout.prompts > len(data):
         raise ValueError(f"--rollout.prompts is {config.rollout.prompts}, {data.name} has {len(data)} problems")
-    segmenter = Segmenter.from_tokenizer(
-        tokenizer,
-        rule=config.segmenter.rule,
-        min_tokens=config.segmenter.min_tokens,
-        max_tokens=config.segmenter.max_tokens,
-        math_aware=config.segmenter.math_aware,
-    )
+    segmenter = _segmenter(config.segmenter, tokenizer)
     stop_token_ids = end_tokens(tokenizer, model.eos_token_ids, own=config.rollout.stop_token_ids)
     _check_stop_tokens(config.rollout.stop_token_ids, model)
     if config.warm_start is not None:
@@ -100,16 +97,18 @@ def check(config: TrainConfig) -> RunInputs:
         config.rollout,
         model,
         mesh,
+        apart=apart,
         lora=config.model.lora,
         has_reference=bool(config.loss.kl_coefficient),
         longest_response=longest_response,
-        memory=memory_of(mesh),
+        memory=memory_of(apart or mesh),
     )
     if is_main():
         check_server(config.rollout, model, stop_token_ids, longest_response=longest_response)
     return RunInputs(
         model=model,
         model_path=path,
+        reference_path=reference_path,
         tokenizer=tokenizer,
         stop_token_ids=stop_token_ids,
         prompts=prompts,
@@ -125,7 +124,35 @@ def check(config: TrainConfig) -> RunInputs:
             "prompt": {template.name: template.digest},
             "tokenizer": tokenizer_digest(tokenizer),
             **({"model": {str(config.model.path): model_digest(path)}} if path else {}),  # a second for each GB
+            **({"reference": {str(config.model.reference): model_digest(reference_path)}} if reference_path else {}),
         },
+    )
+
+
+def _meshes(config: MeshConfig, devices: int) -> tuple[Mesh, Mesh | None]:
+    """The mesh of training, and one of the last `devices` where these sample."""
+    if not devices:
+        return make_mesh(config), None
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"--rollout.devices is {devices}, but {jax.process_count()} processes train together; expected one, or a "
+            "server: --rollout.server.url"
+        )
+    found = jax.devices()
+    if devices >= len(found):
+        raise ValueError(
+            f"--rollout.devices is {devices}; expected less than the {len(found)} devices that there are: some train"
+        )
+    return make_mesh(config, found[:-devices]), make_mesh(MeshConfig(), found[-devices:])
+
+
+def _segmenter(config: SegmenterConfig, tokenizer: Any) -> Segmenter:
+    return Segmenter.from_tokenizer(
+        tokenizer,
+        rule=config.rule,
+        min_tokens=config.min_tokens,
+        max_tokens=config.max_tokens,
+        math_aware=config.math_aware,
     )
 
 
@@ -205,6 +232,35 @@ def resolve_model(config: ModelConfig) -> tuple[QwenModel, pathlib.Path | None]:
     shape = config_from_hf(path)
     weight_files(path)  # refuses a directory without any
     return config.computed(shape), path
+
+
+_OF_NO_CONCERN = {"eos_token_ids", "init_scale", "max_positions"}
+"""Fields of a shape that do not enter the forward pass."""
+
+
+def _reference(config: TrainConfig, model: QwenModel) -> pathlib.Path | None:
+    """The directory of the reference policy, if it is a checkpoint of its own."""
+    name = config.model.reference
+    if name is None:
+        return None
+    if not config.loss.kl_coefficient:
+        raise ValueError(
+            f"--model.reference is {name!r}, but --loss.kl-coefficient is 0, so nothing reads it: set one of them"
+        )
+    if config.model.lora is not None:
+        raise ValueError(
+            "--model.reference with --model.lora.*: with adapters the reference policy is the weights without them; "
+            "leave out one of the two"
+        )
+    found, path = resolve_model(dataclasses.replace(config.model, path=name))
+    ours, theirs = dataclasses.asdict(model.shape), dataclasses.asdict(found.shape)
+    for field in ours.keys() - _OF_NO_CONCERN:  # the program of the policy computes the reference too
+        if ours[field] != theirs[field]:
+            raise ValueError(
+                f"the model of --model.reference {name} has {field} = {theirs[field]}, the policy {ours[field]}; "
+                "expected a model of the same shape"
+            )
+    return path
 
 
 def _fit_prompts(data: ProblemSource, prompts: PromptTokenizer, rollout: RolloutConfig) -> tuple[ProblemSource, int]:

@@ -2,22 +2,25 @@
 
 import dataclasses
 import http.server
+import json
 import pathlib
 import threading
 
 import jax
 import pytest
 
-from sspo_jax.config import RolloutConfig, ServerConfig
+from sspo_jax.config import EvaluationConfig, RolloutConfig, ServerConfig, UpdateConfig
 from sspo_jax.data.tokenizer import load_tokenizer
 from sspo_jax.losses import Grpo
 from sspo_jax.models.hf.hub import model_digest
 from sspo_jax.models.hf.save import save_qwen
+from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import init_qwen
 from sspo_jax.runs.display import Display
 from sspo_jax.sampler import SamplingParams
 from sspo_jax.serving import ServerError
 from sspo_jax.sharding import MeshConfig, RolloutMeshConfig, axes_of
+from sspo_jax.trainer import train
 from sspo_jax.trainer.overview import show_plan
 from sspo_jax.trainer.rollout_engine import check_server, open_engine
 from sspo_jax.trainer.setup import RunInputs, check
@@ -47,6 +50,46 @@ def test_a_run_from_a_checkpoint_has_the_digest_of_its_weights(tmp_path: pathlib
         assert found["model"] == {str(path): model_digest(path)}
         digests |= set(found["model"].values())
     assert len(digests) == 2
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> pathlib.Path:
+    """A checkpoint of the shape of the small experiment."""
+    shape = PLAIN.model.shape
+    assert shape is not None
+    path = tmp_path_factory.mktemp("reference") / "model"
+    save_qwen(path, init_qwen(shape, jax.random.key(7)), shape, dtype="float32", tokenizer=load_tokenizer("tiny"))
+    return path
+
+
+KL = dataclasses.replace(PLAIN.loss, kl_coefficient=0.1)
+
+
+def test_the_reference_policy_is_a_checkpoint_of_the_same_shape_that_is_read(reference: pathlib.Path):
+    with one_device():
+        found = check(small(warm_start=None, loss=KL, model__reference=str(reference)))
+        assert found.reference_path == reference
+        assert found.provenance["reference"] == {str(reference): model_digest(reference)}
+        with pytest.raises(ValueError, match=r"kl-coefficient is 0, so nothing reads it"):
+            check(small(warm_start=None, model__reference=str(reference)))
+        with pytest.raises(ValueError, match=r"with adapters the reference policy is the weights without them"):
+            check(small(warm_start=None, loss=KL, model__reference=str(reference), model__lora=LoraConfig(rank=2)))
+        wider = dataclasses.replace(PLAIN.model.shape, rope_theta=5e5)
+        with pytest.raises(ValueError, match=r"rope_theta = 1000000.0, the policy 500000.0; expected a model of the s"):
+            check(small(warm_start=None, loss=KL, model__reference=str(reference), model__shape=wider))
+
+
+@pytest.mark.slow
+def test_the_kl_is_to_the_checkpoint(reference: pathlib.Path, tmp_path: pathlib.Path):
+    """At the first update the policy is where it started: its KL to itself is 0, to other weights it is not."""
+    found = {}
+    for name, path in {"own": None, "other": str(reference)}.items():
+        config = small(warm_start=None, loss=KL, model__reference=path, steps=1, run_dir=str(tmp_path / name))
+        with one_device():
+            train(dataclasses.replace(config, evaluation=EvaluationConfig(), update=UpdateConfig(per_rollout=1)))
+        found[name] = json.loads((tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8"))["loss/kl"]
+    assert found["own"] == 0
+    assert found["other"] > 1e-3
 
 
 def test_the_norm_of_an_objective_is_the_budget_of_its_run():
