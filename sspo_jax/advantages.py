@@ -20,7 +20,7 @@ from sspo_jax.types import Number
 AnyArray = Array | np.ndarray
 Scale = Literal["group", "batch", "none"]
 Estimator = Literal[
-    "group", "leave_one_out", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "max_rl", "pass_at_k"
+    "group", "leave_one_out", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "max_rl", "pass_at_k", "gdpo"
 ]
 
 
@@ -32,6 +32,8 @@ def estimate(
     scale: Scale | None = None,
     lengths: Int[Array, " n"] | None = None,
     valid: Bool[Array, " n"] | None = None,
+    terms: Float[Array, "k n"] | None = None,
+    weights: Float[Array, " k"] | None = None,
 ) -> Float[Array, " n"]:
     """The advantages of a run, by the name of their estimator.
 
@@ -39,11 +41,15 @@ def estimate(
       rewards: [n].
       group_ids: [n], any integers.
       estimator: `group_relative`, `leave_one_out`, `reinforce_plus_plus` without or with the group's baseline,
-        `max_rl`, or `pass_at_k`.
-      scale: what the first two and the last divide by; None means as published.
+        `max_rl`, `pass_at_k`, or `gdpo`.
+      scale: what the first two and `pass_at_k` divide by; None means as published.
       lengths: [n], tokens of each response, by which `reinforce_plus_plus` weighs them; None means alike.
       valid: [n], which responses count; None means all.
+      terms, weights: [k, n] and [k], what the rewards are the weighted sum of, for `gdpo`; None means one term.
     """
+    if estimator == "gdpo":
+        terms = rewards[None] if terms is None else terms
+        return gdpo(terms, jnp.ones(len(terms)) if weights is None else weights, group_ids, valid=valid)
     if estimator == "group":
         return group_relative(rewards, group_ids, scale=scale or "group", valid=valid)
     if estimator == "leave_one_out":
@@ -187,6 +193,35 @@ def pass_at_k(
     leads = valid & (rewards > second) & ~is_rounding(second, rewards) & jnp.any(others, axis=1)
     lead = jnp.where(leads, rewards - jnp.where(leads, second, 0), 0)
     return lead / _divisor(rewards, centred, same, valid, scale, epsilon)
+
+
+def gdpo(
+    terms: Float[Array, "k n"],
+    weights: Float[Array, " k"],
+    group_ids: Int[Array, " n"],
+    *,
+    epsilon: Number = 1e-6,
+    valid: Bool[Array, " n"] | None = None,
+) -> Float[Array, " n"]:
+    """Each term relative to its own group, then their sum relative to the batch (GDPO, arXiv:2601.05242).
+
+        A_k,i = (r_k,i - mean of the group) / (std of the group + epsilon)
+        S_i = sum over k of w_k A_k,i
+        A_i = (S_i - mean of S) / (std of S + epsilon), over the whole batch
+
+    A sum of terms that is taken first hides which of them differ: two responses of one group with terms (1, 0) and
+    (0, 1) are equal to GRPO, and a term of large variance drowns the others. Standard deviations divide by n - 1.
+
+    >>> import jax.numpy as jnp
+    >>> terms = jnp.array([[1.0, 0.0, 1.0, 0.0], [0.0, 100.0, 0.0, 100.0]])
+    >>> [round(float(x), 2) for x in gdpo(terms, jnp.array([2.0, 1.0]), jnp.array([0, 0, 1, 1]))]
+    [0.87, -0.87, 0.87, -0.87]
+    """
+    if weights.shape != terms.shape[:1]:
+        raise ValueError(f"weights has shape {weights.shape}, expected {terms.shape[:1]}, one of each term")
+    relative = [group_relative(term, group_ids, epsilon=epsilon, valid=valid) for term in terms]
+    summed = sum((weight * own for weight, own in zip(weights, relative, strict=True)), jnp.zeros(group_ids.shape))
+    return group_relative(summed, jnp.zeros(group_ids.shape, jnp.int32), epsilon=epsilon, valid=valid)
 
 
 def clip_b(

@@ -13,6 +13,7 @@ from sspo_jax.advantages import Estimator, Scale
 from sspo_jax.data.curriculum import CurriculumConfig
 from sspo_jax.data.sources import Data, parse_sets
 from sspo_jax.distributed.processes import DistributedConfig
+from sspo_jax.environments import EnvironmentConfig
 from sspo_jax.losses import Objective, Sspo
 from sspo_jax.models.attention import Implementation
 from sspo_jax.models.configs import QwenConfig, QwenModel
@@ -147,6 +148,9 @@ class RolloutConfig:
     """How the devices hold the weights while they sample. None: between as few devices as they fit, the slots over the
     rest; the table at the start of a run states what was chosen. Any of its options switches it on, for instance
     --rollout.mesh.tensor 2."""
+    environment: FileOnly[EnvironmentConfig | None] = None
+    """What the policy talks to, turn by turn; None: a response is one turn. `max_new_tokens` is for all turns and the
+    texts of the environment."""
     server: ServerConfig | None = None
     """Sample through a server in another process; None: here. Any of its options switches it on, for instance
     --rollout.server.url http://localhost:8000."""
@@ -178,7 +182,8 @@ class AdvantageConfig:
     estimator: Estimator = "group"
     """Relative to the mean of the group (GRPO), to that of the others in the group (RLOO), or to that of the batch
     (REINFORCE++; with `_baseline` the group's mean is subtracted first); max_rl: relative to the group's mean, by that
-    mean; pass_at_k: the best of a group gets its lead over the second."""
+    mean; pass_at_k: the best of a group gets its lead over the second; gdpo: each term of the reward relative to its
+    own group, then their weighted sum relative to the batch."""
     scale: Scale | None = None
     """Divide by the standard deviation of the group or of the batch, or not (Dr. GRPO). None: as the estimator was
     published, which is group for GRPO and pass@k, none for RLOO and batch for REINFORCE++."""
@@ -192,10 +197,11 @@ class AdvantageConfig:
                 f"--advantage.scale is {self.scale} with --advantage.estimator {self.estimator}, which divides by the "
                 "standard deviation of the batch: expected batch, or leave it out"
             )
-        if self.estimator == "max_rl" and self.scale is not None:
+        if self.estimator in ("max_rl", "gdpo") and self.scale is not None:
+            divisor = "the mean of the group" if self.estimator == "max_rl" else "both, one after the other"
             raise ValueError(
-                f"--advantage.scale is {self.scale} with --advantage.estimator max_rl, which divides by the mean of "
-                "the group: leave it out"
+                f"--advantage.scale is {self.scale} with --advantage.estimator {self.estimator}, which divides by "
+                f"{divisor}: leave it out"
             )
 
 
@@ -461,6 +467,11 @@ class TrainConfig:
         self.log.profiled(self.steps)
         self.reward.within(self.rollout.max_new_tokens)
         rollout, update = self.rollout, self.update
+        if rollout.environment is not None and rollout.server is not None:
+            raise ValueError(
+                "rollout.environment talks to the policy of this process, but --rollout.server.url samples elsewhere: "
+                "expected one of them"
+            )
         if rollout.mesh is not None and rollout.server is not None:
             raise ValueError(
                 "--rollout.mesh lays out this process's devices for sampling, but --rollout.server.url samples "
@@ -471,12 +482,18 @@ class TrainConfig:
                 f"--rollout.devices is {rollout.devices}, but --rollout.server.url samples elsewhere; expected one of "
                 "them"
             )
+        if rollout.environment is not None and (rollout.devices or rollout.partial is not None):
+            option = "partial" if rollout.partial is not None else "devices"
+            raise ValueError(
+                f"--rollout.{option} with --rollout.environment: conversations are sampled whole and by this process's "
+                "own devices; expected one of them"
+            )
         if rollout.partial is not None and rollout.dynamic_sampling:
             raise ValueError(
                 f"--rollout.dynamic-sampling is {rollout.dynamic_sampling} with --rollout.partial, whose responses may "
                 "end steps later, when their group is no more to be replaced; expected one of them"
             )
-        if rollout.group_size == 1 and self.advantage.estimator in ("group", "leave_one_out"):
+        if rollout.group_size == 1 and self.advantage.estimator in ("group", "leave_one_out", "gdpo"):
             raise ValueError(
                 "--rollout.group-size is 1: an advantage relative to the group is then always 0; expected 2 or more"
             )

@@ -297,6 +297,27 @@ def pass_at_k(rewards, group_ids, valid, *, scale, epsilon):
     return result
 
 
+def gdpo(terms, weights, group_ids, valid, *, epsilon):
+    """Normalise each term in its group, sum, normalise the batch; in float64, one number at a time."""
+
+    def relative(values, members):
+        mean = sum(values[j] for j in members) / len(members)
+        variance = sum((values[j] - mean) ** 2 for j in members) / max(len(members) - 1, 1)
+        return {j: (values[j] - mean) / (math.sqrt(variance) + epsilon) for j in members}
+
+    judged = [j for j in range(len(valid)) if valid[j]]
+    sums = dict.fromkeys(judged, 0.0)
+    for term, weight in zip(terms, weights, strict=True):
+        for group in set(group_ids):
+            members = [j for j in judged if group_ids[j] == group]
+            for j, value in (relative(term, members) if members else {}).items():
+                sums[j] += weight * value
+    result = np.zeros(len(valid))
+    for j, value in (relative(sums, judged) if judged else {}).items():
+        result[j] = value
+    return result
+
+
 def logprobs_and_entropies(hidden, unembedding, targets, *, temperature=1.0, vocab_size=None):
     """Full logits, one row at a time."""
     logprobs, entropies = [], []

@@ -14,6 +14,7 @@ from sspo_jax.advantages import (
     Estimator,
     clip_b,
     estimate,
+    gdpo,
     group_relative,
     leave_one_out,
     max_rl,
@@ -107,6 +108,31 @@ def test_clip_b(width):
     np.testing.assert_array_equal(clip_b(same, same, -same, same < 0, width=width), same)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_gdpo(seed):
+    """Against a loop in float64; a term is heard whatever its scale, and responses without a verdict count nowhere."""
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, 4, 12)
+    terms = np.stack([random.integers(0, 2, 12) * scale for scale in (1.0, 100.0, 0.01)])
+    weights, valid = np.array([1.0, 0.5, -2.0]), random.random(12) < 0.8
+    want = oracle.gdpo(terms, weights, ids, valid, epsilon=1e-3)
+    with jax.enable_x64(True):
+        arrays = (jnp.asarray(x) for x in (terms, weights, ids))
+        got = gdpo(*arrays, epsilon=1e-3, valid=jnp.asarray(valid))
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+    arrays = (jnp.asarray(x) for x in (terms * 1000, weights, ids))
+    small = gdpo(*arrays, epsilon=1e-9, valid=jnp.asarray(valid))
+    np.testing.assert_allclose(small, oracle.gdpo(terms, weights, ids, valid, epsilon=1e-9), rtol=1e-3, atol=1e-3)
+
+
+def test_gdpo_tells_terms_apart_that_cancel_in_the_sum():
+    terms, ids = jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]), jnp.zeros(3, jnp.int32)
+    summed = np.asarray(group_relative(terms.sum(0)[:2], ids[:2]))
+    np.testing.assert_array_equal(summed, 0)
+    weighted = np.asarray(gdpo(terms, jnp.array([2.0, 1.0]), ids))
+    assert weighted[2] > weighted[0] > weighted[1]
+
+
 def test_by_hand():
     # Group 5: rewards 1, 0, 0: mean 1/3, variance (4/9 + 1/9 + 1/9) / 2 = 1/3. Group 9 has one response.
     got = group_relative(jnp.array([1.0, 2.0, 0.0, 0.0]), jnp.array([5, 9, 5, 5]), epsilon=0.0)
@@ -159,6 +185,7 @@ def test_estimators_of_a_run():
         "reinforce_plus_plus_baseline": reinforce_plus_plus(rewards, ids),
         "max_rl": max_rl(rewards, ids),
         "pass_at_k": pass_at_k(rewards, ids),
+        "gdpo": gdpo(rewards[None], jnp.ones(1), ids),
     }
     assert set(get_args(Estimator)) == set(want)
     for name, values in want.items():

@@ -127,7 +127,7 @@ def test_every_dependency_is_pinned():
 
 def test_all_is_everything_but_accelerators_and_trackers():
     extras = PROJECT["project"]["optional-dependencies"]
-    others = {"tpu", "cuda12", "cuda13", "wandb", "trackio", "mlflow"}
+    others = {"rewards", "tpu", "cuda12", "cuda13", "wandb", "trackio", "mlflow"}
     assert set(extras) == {"checker", "train", "serve", "tfds", "all"} | others
     assert required("all") == set().union(*(required(extra) for extra in set(extras) - others))
     assert required("checker") < required("train") < required("serve")

@@ -10,6 +10,8 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from sspo_jax.checker.workers.pool import search_also
+
 if TYPE_CHECKING:
     from sspo_jax.config import TrainConfig
     from sspo_jax.losses import Objective
@@ -77,6 +79,7 @@ def load_file(
         raise ValueError(f"no {kind} {name!r}; expected the path of a file or one of:\n{known()}")
     try:
         module = _import_file(file.resolve())
+        search_also(file.resolve().parent)  # for reward functions that lie beside it
         value = getattr(module, function)() if callable(getattr(module, function, None)) else None
     except (Exception, SystemExit) as error:  # whatever a person's file can raise; an exit there is no run
         first_line = (str(error).strip().splitlines() or ["no message"])[0]

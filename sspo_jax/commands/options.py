@@ -2,12 +2,14 @@
 
 import dataclasses
 import inspect
+import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sspo_jax.files import check_writable_file, check_writable_name
 from sspo_jax.ranges import check, file_only
+from sspo_jax.rewards import RewardConfig
 
 
 def parse(config_type: Any, arguments: Sequence[str], *, prog: str, default: Any = None) -> Any:
@@ -41,6 +43,57 @@ def parse(config_type: Any, arguments: Sequence[str], *, prog: str, default: Any
     check(config)
     refuse_urls(config)
     return config
+
+
+OF_A_REWARD = {"weight": float, "concurrency": int, "timeout-seconds": float, "on-failure": str}
+"""Options of one of the user's reward functions, --reward.FUNCTION.OPTION, and their types."""
+
+
+def without_reward_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The arguments without the options of single reward functions, and those by function and name.
+
+    Which functions there are is known only once --reward.user is read, so these cannot be options of a dataclass.
+    """
+    sections = {field.name for field in dataclasses.fields(RewardConfig)}
+    others: list[str] = []
+    found: dict[str, dict[str, str]] = {}
+    remaining = iter(arguments)
+    for argument in remaining:
+        option, is_joined, value = argument.partition("=")
+        match = re.fullmatch(r"--reward\.(.+)\.([a-z_-]+)", option)
+        name = match.group(2).replace("_", "-") if match else ""
+        if match is None or match.group(1).replace("-", "_") in sections or name not in OF_A_REWARD:
+            others.append(argument)
+            continue
+        if not is_joined and (value := next(remaining, "")) == "":
+            raise ValueError(f"{option} has no value; expected one of type {OF_A_REWARD[name].__name__}")
+        found.setdefault(match.group(1), {})[name] = value
+    return others, found
+
+
+def with_reward_options(config: RewardConfig, options: Mapping[str, Mapping[str, str]]) -> RewardConfig:
+    """The rewards with the options that `without_reward_options` found.
+
+    Raises:
+      ValueError: there is no such function (the known ones are listed), or two of that name, or no such value.
+    """
+    users = list(config.user)
+    for name, values in options.items():
+        spelled = name.replace("-", "_")
+        places = [place for place, user in enumerate(users) if spelled in (user.short_name, user.name)]
+        if len(places) != 1:
+            known = ", ".join(user.name if places else user.short_name for user in users) or "none: set --reward.user"
+            raise ValueError(f"--reward.{name}: {len(places) or 'no'} rewards of that name; there are {known}")
+        changes: dict[str, Any] = {}
+        for option, value in values.items():
+            try:
+                changes[option.replace("-", "_")] = OF_A_REWARD[option](value)
+            except ValueError:
+                kind = {float: "a number", int: "a whole number"}[OF_A_REWARD[option]]
+                raise ValueError(f"--reward.{name}.{option} is {value!r}; expected {kind}") from None
+        users[places[0]] = dataclasses.replace(users[places[0]], **changes)
+        check(users[places[0]], f"--reward.{name}.")
+    return dataclasses.replace(config, user=tuple(users))
 
 
 _WRITTEN = ("run_dir", "out", "export_directory")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sspo_jax.commands.experiments import choose_objective, known, load_experiment
-from sspo_jax.commands.options import parse
+from sspo_jax.commands.options import parse, with_reward_options, without_reward_options
 from sspo_jax.config import TrainConfig
 from sspo_jax.distributed.processes import DistributedConfig, initialize, settings
 from sspo_jax.distributed.supervise import RESTARTS, supervise
@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     restarts, rest = _supervision(rest)
     objective, options = choose_objective(default.loss, rest)
     default = dataclasses.replace(default, loss=objective)
+    options, of_rewards = without_reward_options(options)
     config = parse(TrainConfig, options, prog=f"sspo train {experiment}", default=default)
+    config = dataclasses.replace(config, reward=with_reward_options(config.reward, of_rewards))
     if restarts is not None:
         return _supervised(experiment, rest, config.run_dir, config.distributed, restarts)
     initialize(config.distributed)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from sspo_jax.data.arithmetic import ArithmeticData
+from sspo_jax.data.dialogues import DialogueData
 from sspo_jax.data.filters import KEEP_ALL, ProblemFilter, SubsetSource, filtered
 from sspo_jax.data.mixtures import MixtureSource
 from sspo_jax.data.problems import JsonlSource, ProblemSource
@@ -104,7 +105,7 @@ class MixtureData:
         return MixtureSource([part.open(tokenizer) for part in self.parts], self.weights)
 
 
-Data = JsonlData | TfdsData | HubData | ArithmeticData | StoryData | WordedData | MixtureData
+Data = JsonlData | TfdsData | HubData | ArithmeticData | StoryData | WordedData | DialogueData | MixtureData
 
 
 def data_from_record(record: Any) -> Data:
@@ -115,7 +116,7 @@ def data_from_record(record: Any) -> Data:
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"data is {record!r:.80}; expected an object: give the sets with --data")
-    kinds = (JsonlData, TfdsData, HubData, ArithmeticData, StoryData, WordedData, MixtureData)
+    kinds = (JsonlData, TfdsData, HubData, ArithmeticData, StoryData, WordedData, DialogueData, MixtureData)
     fields = {kind: {field.name: field for field in dataclasses.fields(kind)} for kind in kinds}
     fitting = [
         kind

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sspo_jax.types import Number
 
-Level = Literal["token", "subsentence", "response"]
+Level = Literal["token", "subsentence", "turn", "response"]
 Gradient = Literal["token", "plain"]
 
 
@@ -63,14 +63,19 @@ def float_type(*arrays: Array | None) -> jnp.dtype:
 def level_ids(
     level: str, mask: Bool[Array, "batch time"], subsentence_ids: Int[Array, "batch time"] | None = None
 ) -> Int[Array, "batch time"]:
-    """Labels of the units of a level: the position, the subsentence id, or 0 for the whole response.
+    """Labels of the units of a level: the position, the subsentence id, the turn, or 0 for the whole response.
 
-    With these labels SSPO's code is GRPO's ratio (`token`), SSPO's (`subsentence`) or GSPO's (`response`).
+    With these labels SSPO's code is GRPO's ratio (`token`), SSPO's (`subsentence`) or GSPO's (`response`). A turn is
+    what the policy says at a time: valid tokens without a gap, between texts of an environment. Without an environment
+    a response is one turn.
     """
     if level == "token":
         return jnp.broadcast_to(jnp.arange(mask.shape[1], dtype=jnp.int32)[None, :], mask.shape)
     if level == "response":
         return jnp.zeros(mask.shape, jnp.int32)
+    if level == "turn":
+        is_first = mask & ~jnp.pad(mask[:, :-1], ((0, 0), (1, 0)))
+        return jnp.cumsum(is_first, axis=1, dtype=jnp.int32)
     if level == "subsentence":
         if subsentence_ids is None:
             raise ValueError("ratio_level 'subsentence' needs subsentence_ids: sspo_jax.subsentences makes them")

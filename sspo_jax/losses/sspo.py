@@ -237,7 +237,8 @@ class Sspo(Objective):
     gradient: Gradient = "token"
     """Gradient through each token's own ratio ("token") or through the geometric mean ("plain")."""
     ratio_level: Level = "subsentence"
-    """The unit of the ratio: "token" is GRPO's, "response" GSPO's."""
+    """The unit of the ratio: "token" is GRPO's, "response" GSPO's; "turn" is what the policy says at a time,
+    between texts of an environment."""
     adapt_entropy: bool = True
     """Whether the entropy of a unit scales its bounds."""
     entropy_rule: EntropyRule = "power"

@@ -327,10 +327,12 @@ def _may_differ(part: str, name: str, old: Any, new: Any) -> bool:
 
 
 def _is_the_same_reward(name: str, old: Any, new: Any) -> bool:
-    """Whether only what is done where a user's reward fails is another: after such an end a run may go on so."""
+    """Whether only how a user's reward is called is another, and what is done where it fails: a run may go on so."""
     if name != "reward.user" or not (isinstance(old, list) and isinstance(new, list)):
         return False
-    old, new = ([{**user, "on_failure": None} for user in users] for users in (old, new))
+    # Earlier versions recorded neither factors of terms nor a concurrency.
+    free = {"on_failure": None, "timeout_seconds": None, "concurrency": None}
+    old, new = ([{"weights": {}, **user, **free} for user in users] for users in (old, new))
     return old == new
 
 

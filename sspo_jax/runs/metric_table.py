@@ -68,7 +68,8 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
             Metric(
                 "reward/<term>_mean",
                 "value of the term",
-                "Mean of one term before its weight: correctness, format, overlong, length, or a function of yours.",
+                "Mean of one term before its weight: correctness, format, overlong, length, environment, a function "
+                "of yours by its path, or a term that it names.",
                 "all move the way they should",
                 "one rises while another falls: they cancel; change the weights",
             ),

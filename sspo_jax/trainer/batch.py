@@ -89,7 +89,7 @@ def pack_rows(
                 tokens[row, middle:end] = rollout.responses[response]
                 positions[row, start:end] = np.arange(end - start)
                 segment_ids[row, start:end] = segment
-                mask[row, middle:end] = True
+                mask[row, middle:end] = rollout.said[response] if rollout.said else True
                 row_advantages[row, middle:end] = advantages[response]
                 sampler_logprobs[row, middle:end] = rollout.logprobs[response]
                 start = end
@@ -126,6 +126,9 @@ def entropy_labels(
     """Which unit of its row each token belongs to, as `entropy_statistics` takes it."""
     if unit == "token":
         return np.broadcast_to(np.arange(segment_ids.shape[1]), segment_ids.shape)
+    if unit == "turn":  # valid tokens without a gap
+        mask = subsentence_ids >= 0
+        return np.cumsum(mask & ~np.pad(mask[:, :-1], ((0, 0), (1, 0))), axis=1)
     return segment_ids if unit == "response" else subsentence_ids
 
 

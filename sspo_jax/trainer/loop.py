@@ -49,6 +49,7 @@ from sspo_jax.serving import ServerError
 from sspo_jax.sharding import fetch
 from sspo_jax.trainer import stream
 from sspo_jax.trainer.batch import assign_rows, entropy_labels, entropy_statistics, pack_rows, split_groups
+from sspo_jax.trainer.conversations import talking
 from sspo_jax.trainer.evaluator import Evaluator, metrics_of
 from sspo_jax.trainer.grading import GradedRollout, Grader
 from sspo_jax.trainer.overview import show_plan
@@ -101,7 +102,9 @@ def train(config: TrainConfig, *, experiment: str = "run", shortened: Sequence[s
             path=directory.path,
         )
         advice = f"Start all processes again with the same command and --run-dir {directory.path}: the run goes on."
-        with Watch(advice), Grader(config.reward.within(config.rollout.max_new_tokens), inputs.tokenizer) as grader:
+        rewards = config.reward.within(config.rollout.max_new_tokens)
+        grader = Grader(rewards, inputs.tokenizer, stop_token_ids=inputs.stop_token_ids)
+        with Watch(advice), grader:
             trainer = Trainer(config, inputs, directory, display, grader)
             bystanders = tracker_packages(config.log.trackers)
             with trainer.stop, ThreadGuard(trainer.stop, bystanders=bystanders) as threads:
@@ -192,7 +195,12 @@ class Trainer:
         self.trainable = self.programs.trainable
         self.is_scored = config.update.old_logprobs == "training"
         self.sampling = rollout_sampling(config.rollout, inputs.stop_token_ids)
-        self.engine = open_engine(config.rollout, inputs.model, inputs.decoding.mesh, directory.path)
+        self.engine = talking(
+            open_engine(config.rollout, inputs.model, inputs.decoding.mesh, directory.path),
+            config.rollout.environment,
+            inputs.prompts,
+            inputs.tokenizer,
+        )
         self.schedule = self.open_schedule()
         self.failure: Exception | None = None
         self.is_started = False
@@ -300,9 +308,18 @@ class Trainer:
             return np.zeros(0, np.float32)
         rewards = jnp.asarray(groups.rewards, jnp.float32)
         ids, valid = jnp.asarray(groups.rollout.group_ids), jnp.asarray(groups.is_judged)
-        lengths = jnp.asarray(groups.rollout.lengths, jnp.int32)
+        terms, weights = groups.columns() if settings.estimator == "gdpo" else (None, None)
         return np.asarray(
-            estimate(rewards, ids, estimator=settings.estimator, scale=settings.scale, lengths=lengths, valid=valid)
+            estimate(
+                rewards,
+                ids,
+                estimator=settings.estimator,
+                scale=settings.scale,
+                lengths=jnp.asarray(groups.rollout.lengths, jnp.int32),
+                valid=valid,
+                terms=terms,
+                weights=weights,
+            )
         )
 
     def open_profiler(self) -> Profiler:
@@ -621,6 +638,7 @@ class Trainer:
             engine=self.synced_engine,
             polls=self.stop.polls,
             display=self.display,
+            each_term=self.config.advantage.estimator == "gdpo",
         )
 
     def first_params(self) -> Params:

@@ -42,6 +42,7 @@ class Draw:
     """Problems from the stream, and a group of responses to each."""
 
     problems: tuple[Problem, ...]  # one per response
+    step: int  # that they are drawn for, or finished in
     rollout: Rollout = NO_ROLLOUT
     grading: Grading | None = None  # that is under way
     graded: GradedRollout | None = None
@@ -50,7 +51,7 @@ class Draw:
         """Has all responses judged, unless that is under way."""
         if self.grading is None:
             group_size = 1 + int(self.rollout.sample_ids.max(initial=0))  # whole groups, one after the other
-            self.grading = grader.begin(self.problems[::group_size], group_size)
+            self.grading = grader.begin(self.problems[::group_size], group_size, step=self.step)
             for row, tokens in enumerate(self.rollout.responses):
                 self.grading.finished(row, tokens.tolist())
         return self.grading
@@ -62,18 +63,20 @@ class Draw:
           RewardError: a user's reward function failed.
         """
         if self.graded is None:
-            grades = self.begin_grading(grader).result(self.rollout.lengths)
+            grades = self.begin_grading(grader).result(self.rollout.lengths, self.rollout.rewards)
             self.graded = GradedRollout(rollout=self.rollout, **vars(grades))
         return self.graded
 
     def take(self, rows: np.ndarray) -> "Draw":
         """The given responses, still to be judged."""
-        return Draw(problems=tuple(self.problems[row] for row in rows), rollout=self.rollout.take(rows))
+        problems = tuple(self.problems[row] for row in rows)
+        return Draw(problems=problems, step=self.step, rollout=self.rollout.take(rows))
 
     def to_json(self) -> dict[str, Any]:
         """For `from_json`."""
         return {
             "problems": [problem_record(problem) for problem in self.problems],
+            "step": self.step,
             "rollout": encoded(self.rollout),
         }
 
@@ -81,7 +84,7 @@ class Draw:
     def from_json(cls, record: Mapping[str, Any]) -> "Draw":
         """What `to_json` made a record of."""
         problems = tuple(Problem(**problem) for problem in record["problems"])
-        return cls(problems=problems, rollout=decoded(record["rollout"]))
+        return cls(problems=problems, step=record["step"], rollout=decoded(record["rollout"]))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -142,6 +145,7 @@ class Schedule:
       engine: the engine with the newest weights, `engine(poll)`; `poll` may raise to end a hand-over.
       polls: makes a function that raises where the run is asked to stop.
       display: of the run.
+      each_term: whether a group has a signal where one term of its rewards differs, though their sums do not.
     """
 
     def __init__(
@@ -156,10 +160,11 @@ class Schedule:
         engine: Callable[[Poll], RolloutEngine],
         polls: Callable[[], Poll],
         display: Display,
+        each_term: bool = False,
     ):
         self._config, self._seed, self._sampling, self._prompts = config, seed, sampling, prompts
         self._stream, self._grader, self._engine = stream, grader, engine
-        self._polls, self._display = polls, display
+        self._polls, self._display, self._each_term = polls, display, each_term
         self._queue: dict[int, Queued] = {}  # by step
         self._unfinished: Draw | None = None  # responses that go on in the next step
         self._ahead: tuple[int, _Sampling] | None = None  # what a thread samples, and for which step
@@ -248,7 +253,7 @@ class Schedule:
                 return queued
             graded = self._graded([draw], watch)
             curriculum.learn(self._stream, graded)
-            kept.append(graded.informative() + drawn)
+            kept.append(graded.informative(each_term=self._each_term) + drawn)
             drawn += len(graded)
             if sum(map(len, kept)) >= wanted:
                 break
@@ -286,8 +291,8 @@ class Schedule:
     ) -> tuple[Draw, Callable[..., Rollout]]:
         """What samples a group of whole responses to each problem; they are judged as they come."""
         config = self._config
-        draw = Draw(problems=tuple(problem for problem in problems for _ in range(config.group_size)))
-        draw.grading = None if is_alone else self._grader.begin(problems, config.group_size)
+        draw = Draw(problems=tuple(problem for problem in problems for _ in range(config.group_size)), step=step)
+        draw.grading = None if is_alone else self._grader.begin(problems, config.group_size, step=step)
         return draw, functools.partial(
             engine.generate,
             [self._prompts(problem) for problem in problems],
@@ -307,8 +312,9 @@ class Schedule:
         config = self._config
         assert config.partial is not None
         new = begun([self._prompts(problem) for problem in problems], step=step, group_size=config.group_size)
-        before = self._unfinished or Draw(problems=())
-        draw = Draw(problems=(*before.problems, *(problem for problem in problems for _ in range(config.group_size))))
+        before = self._unfinished or Draw(problems=(), step=step)
+        each = (problem for problem in problems for _ in range(config.group_size))
+        draw = Draw(problems=(*before.problems, *each), step=step)
         return draw, functools.partial(
             go_on,
             engine,

@@ -26,6 +26,7 @@ from sspo_jax.runs.trackers import find_trackers
 from sspo_jax.sampler.layout import DecodingLayout
 from sspo_jax.sharding import MeshConfig, batch_shards, make_mesh
 from sspo_jax.subsentences import Segmenter
+from sspo_jax.trainer.conversations import RememberingPrompts, load_environment
 from sspo_jax.trainer.rollout_engine import check_server, run_layout
 
 
@@ -81,7 +82,12 @@ def check(config: TrainConfig) -> RunInputs:
             f"--model.lora.rank is {config.model.lora.rank}; expected at most {model.hidden_size}, the model's width"
         )
     template = load_template(config.prompt)
-    prompts = PromptTokenizer(template, tokenizer, max_tokens=config.rollout.max_prompt_tokens)
+    kind = PromptTokenizer if config.rollout.environment is None else RememberingPrompts
+    prompts = kind(template, tokenizer, max_tokens=config.rollout.max_prompt_tokens)
+    if config.rollout.environment is not None:
+        if jax.process_count() > 1:
+            raise ValueError("rollout.environment is set, and several processes train: expected one process")
+        load_environment(config.rollout.environment)
     data = config.data.open(tokenizer)
     data, dropped = _fit_prompts(data, prompts, config.rollout)
     evaluation = _open_held_out(config.evaluation, tokenizer, prompts)

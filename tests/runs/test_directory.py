@@ -221,7 +221,7 @@ def test_what_is_done_where_a_reward_fails_may_change_and_the_reward_may_not(tmp
     mine = {"function": "my_reward:brevity", "weight": 1.0, "on_failure": "raise"}
     opened(tmp_path, reward__user=[mine])
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
-    opened(tmp_path, reward__user=[{**mine, "on_failure": "exclude"}])
+    opened(tmp_path, reward__user=[{**mine, "on_failure": "exclude", "concurrency": 32, "timeout_seconds": 60.0}])
     assert record(tmp_path)["config"]["reward"]["user"][0]["on_failure"] == "exclude"
     for other in ([{**mine, "function": "my_reward:other"}], [{**mine, "weight": 2.0}], []):
         with pytest.raises(ValueError, match=r"reward\.user: "):

@@ -250,11 +250,23 @@ def _readable(channel: socket.socket, seconds: float) -> bool:
 
 
 def search_path() -> list[str]:
-    """The parent's import path with the current folder spelled out, at its end if nowhere else, and this package."""
+    """The parent's import path with the current folder spelled out, at its end if nowhere else, and this package.
+
+    After them come the folders of `search_also`.
+    """
     path = [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path]
-    path += [] if os.getcwd() in path else [os.getcwd()]
+    path += [folder for folder in (os.getcwd(), *_FOLDERS) if folder not in path]
     package_parent = os.path.abspath(os.path.join(__file__, *[os.pardir] * (len(__name__.split(".")))))
     return path if package_parent in path else [package_parent, *path]
+
+
+def search_also(folder: str | os.PathLike[str]) -> None:
+    """Lets workers import modules from a folder that the parent does not search, such as that of an experiment."""
+    if (path := os.path.abspath(folder)) not in _FOLDERS:
+        _FOLDERS.append(path)
+
+
+_FOLDERS: list[str] = []
 
 
 def close_at_exit(pool: WorkerPool) -> None:

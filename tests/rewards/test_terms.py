@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sspo_jax.checker import Verdict, Verifier
-from sspo_jax.commands.options import parse
+from sspo_jax.commands.options import parse, with_reward_options, without_reward_options
 from sspo_jax.ranges import check
 from sspo_jax.rewards import (
     Correctness,
@@ -193,8 +193,8 @@ def test_what_a_user_function_may_return(verifier: Verifier, tmp_path, monkeypat
     ("function", "reason"),
     [
         ("no_such_module:f", "No module named 'no_such_module'"),
-        ("kinds_of_reward:absent", "has no attribute 'absent'"),
-        ("kinds_of_reward:constant", "it is no function"),
+        ("kinds_of_reward:absent", "kinds_of_reward has no absent"),
+        ("kinds_of_reward:constant", "is a int; expected a function"),
     ],
 )
 def test_a_wrong_name_is_refused_before_anything_starts(function, reason, tmp_path, monkeypatch: pytest.MonkeyPatch):
@@ -210,6 +210,35 @@ def test_functions_are_named_on_the_command_line():
     assert parsed.user == (UserReward(function="a.b:c"), UserReward(function="d:e"))
     ours = RewardConfig(user=(UserReward(function="a:b", weight=0.5),))
     assert parse(RewardConfig, [], prog="x", default=ours) == ours
+
+
+def test_each_function_has_options_of_its_own():
+    given = [
+        "--steps",
+        "3",
+        "--reward.judge.concurrency",
+        "32",
+        "--reward.d.e:brief.on-failure=zero",
+        "--reward.workers=1",
+    ]
+    given += ["--reward.length.weight", "2", "--reward.judge.timeout_seconds", "60", "--reward.judge.weight=-0.5"]
+    others, found = without_reward_options(given)
+    assert others == ["--steps", "3", "--reward.workers=1", "--reward.length.weight", "2"]
+    config = RewardConfig(user=(UserReward(function="a.b:judge"), UserReward(function="d.e:brief")))
+    assert with_reward_options(config, found).user == (
+        UserReward(function="a.b:judge", concurrency=32, timeout_seconds=60.0, weight=-0.5),
+        UserReward(function="d.e:brief", on_failure="zero"),
+    )
+    for options, message in [
+        ({"mine": {"weight": "1"}}, "--reward.mine: no rewards of that name; there are judge, brief"),
+        ({"judge": {"weight": "x"}}, "--reward.judge.weight is 'x'; expected a number"),
+        ({"judge": {"concurrency": "0"}}, "--reward.judge.concurrency is 0; expected a whole number at least 1"),
+        ({"judge": {"on-failure": "ignore"}}, "on_failure is 'ignore'; expected 'stop', 'exclude' or 'zero'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            with_reward_options(config, options)
+    with pytest.raises(ValueError, match=r"--reward\.judge\.weight has no value; expected one of type float"):
+        without_reward_options(["--reward.judge.weight"])
 
 
 def test_a_user_function_that_overruns_is_killed(verifier: Verifier, tmp_path, monkeypatch: pytest.MonkeyPatch):
