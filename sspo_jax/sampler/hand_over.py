@@ -73,8 +73,8 @@ def send(params: Params, config: QwenConfig, mesh: Mesh) -> Params:
     plain = jax.jit(fold_lora)(params) if has_lora(params) else params
 
     def one(name: str, leaf: Array, target: NamedSharding) -> Array:
-        kept = kept_dtype(name, dtype)
-        cast = leaf if leaf.dtype == kept else jax.jit(lambda x: x.astype(kept))(leaf)
+        wanted = kept_dtype(name, dtype)
+        cast = leaf if leaf.dtype == wanted else jax.jit(lambda x: x.astype(wanted))(leaf)
         return jax.block_until_ready(jax.device_put(cast, target))
 
     blocks = {name: one(name, leaf, targets["blocks"][name]) for name, leaf in plain["blocks"].items()}

@@ -11,6 +11,7 @@ from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig, init_lora, merge_lora, with_lora
 from sspo_jax.models.qwen import Params, apply_qwen, init_qwen
 from sspo_jax.sampler import Sampler, SamplingParams, generate
+from sspo_jax.sampler.hand_over import send
 from sspo_jax.serving.scoring import prompt_scores
 from sspo_jax.sharding import MeshConfig, RolloutMeshConfig, make_mesh, rearranged
 from sspo_jax.types import Rollout
@@ -111,6 +112,14 @@ def test_eight_devices_give_the_tokens_of_one(alone, hybrid, prompts):
     rollout = Sampler(config, SAMPLING, slots=8, mesh=mesh).generate(placed, prompts, group_size=3, seed=11, step=4)
     assert responses(rollout) == responses(expected)
     np.testing.assert_allclose(rollout.sampler_logprobs, expected.sampler_logprobs, atol=2e-5)
+
+
+def test_decays_go_to_other_devices_in_float32(hybrid):
+    config, params = hybrid
+    sent = send(params, config.computed(dtype="bfloat16"), make_mesh(MeshConfig(), jax.devices()[1:2]))
+    assert sent["blocks"]["query"].dtype == jnp.bfloat16
+    for name in ("delta_log_decay", "delta_step_bias"):
+        np.testing.assert_array_equal(sent["blocks"][name], params["blocks"][name])
 
 
 def test_prompts_are_scored_as_a_full_forward_pass_scores_them(alone, hybrid):
