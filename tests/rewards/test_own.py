@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from sspo_jax.checker import Verdict
+from sspo_jax.checker import Verdict, Verifier
 from sspo_jax.data.problems import Problem
 from sspo_jax.rewards import Format, RewardConfig, RewardError, UserReward
 from sspo_jax.rewards.calls import OF_A_GROUP, OF_A_PROBLEM, OF_A_RESPONSE, Wanted, describe, outcomes
@@ -66,12 +66,16 @@ class Words:
 
 @pytest.fixture(scope="module", autouse=True)
 def functions(tmp_path_factory: pytest.TempPathFactory):
-    """The functions above, importable here and in workers."""
+    """The functions above, importable here and in workers, which all tests share: they take long to start."""
     folder = tmp_path_factory.mktemp("own")
     (folder / f"{NAME}.py").write_text(FUNCTIONS)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        yield
+        with Verifier(workers=2) as shared:
+            close, shared.close = shared.close, lambda: None
+            patch.setattr(RewardConfig, "verifier", lambda self: shared)
+            yield
+            shared.close = close
 
 
 def own(function: str, **settings: object) -> UserReward:
