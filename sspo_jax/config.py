@@ -61,7 +61,8 @@ class ServerConfig:
     """Rollouts and evaluations from a server, in place of this process's own sampler."""
 
     url: str = "http://localhost:8000"
-    """Address of an OpenAI-compatible server that samples from this model: `sspo serve`, or vLLM."""
+    """Address of an OpenAI-compatible server that samples from this model: `sspo serve`, or vLLM. Several,
+    comma-separated, share the prompts."""
     model: str | None = None
     """Name of the model there; None: what the server lists first."""
     protocol: Literal["sspo", "vllm"] = "sspo"
@@ -79,13 +80,31 @@ class ServerConfig:
     """How long a server that does not answer is waited for before the run saves and ends."""
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"--rollout.server.url is {self.url!r}; expected one like http://localhost:8000")
+        for url in self.urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"--rollout.server.url is {url!r}; expected one like http://localhost:8000")
+        if len(set(self.urls)) < len(self.urls):
+            raise ValueError(f"--rollout.server.url is {self.url!r}; expected each server once")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_variable):
             raise ValueError(
                 "--rollout.server.api-key-variable is not the name of an environment variable; expected a name such as "
                 "SSPO_API_KEY, and the key in the variable of that name"
             )
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Of each server."""
+        return tuple(url.strip() for url in self.url.split(","))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartialConfig:
+    """Responses that go on over several steps: a step samples in rounds, and ends before all responses have ended."""
+
+    tokens: Count = 1024
+    """Tokens that each response gets at most in a round."""
+    groups: Annotated[float | int, Range(0, 1)] = 0.0
+    """Share of the groups under way, one at least, that is complete when a step ends sampling. 0: after one round."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +132,16 @@ class RolloutConfig:
     dynamic_sampling: Whole = 0
     """DAPO's dynamic sampling: draw up to this many more batches of problems to replace groups whose rewards are all
     equal. 0 keeps such groups (they add nothing to the gradient)."""
+    lag: Whole = 0
+    """Steps by which the sampling is ahead: with d, step k is trained on samples of the weights after step k - 1 - d,
+    always exactly (the first steps on those of the start). 0: each step samples from the weights that it trains."""
+    partial: PartialConfig | None = None
+    """Let unfinished responses go on in the next step, under newer weights; each step trains on the groups that are
+    complete. None: every response ends in the step that began it. Any of its options switches it on, for instance
+    --rollout.partial.tokens 512."""
+    devices: Whole = 0
+    """Sample on the last N devices of this process and train on the others, both at once where --rollout.lag is 1 or
+    more. 0: on the devices that train, in turn."""
     stop_token_ids: tuple[Whole, ...] = ()
     """End tokens in addition to those of the tokenizer and of the checkpoint's generation config."""
     mesh: RolloutMeshConfig | None = None
@@ -125,6 +154,11 @@ class RolloutConfig:
     server: ServerConfig | None = None
     """Sample through a server in another process; None: here. Any of its options switches it on, for instance
     --rollout.server.url http://localhost:8000."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether sampling and training can go on side by side."""
+        return self.server is not None or self.devices > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,6 +218,9 @@ class UpdateConfig:
     """Length of a packed training row, in tokens; None: just the longest prompt and response."""
     micro_rows: Count = 8
     """Rows whose gradient is computed at once; cut smaller to save memory, the result is the same."""
+    old_logprobs: Literal["training", "sampler"] = "training"
+    """Log-probs that ratios are relative to: those of the training program at the start of the update, or those that
+    the sampler reported, which saves a pass and gives no entropies."""
     mask_truncated: bool = False
     """Leave responses that were cut off at the length limit out of the updates. They still count in the mean of their
     group."""
@@ -349,7 +386,8 @@ class LogConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole run. The state of its loop is (parameters, optimizer, step, data cursor) and nothing else."""
+    """A whole run. The state of its loop is (parameters, optimizer, step, data cursor), and with a lag the rollouts
+    that were sampled ahead."""
 
     steps: Count
     """Steps: a rollout, its verification and its updates."""
@@ -429,6 +467,11 @@ class TrainConfig:
         self.log.profiled(self.steps)
         self.reward.within(self.rollout.max_new_tokens)
         rollout, update = self.rollout, self.update
+        if rollout.environment is not None and rollout.partial is not None:
+            raise ValueError(
+                "rollout.environment is set with --rollout.partial: a conversation is not taken up again in a later "
+                "step; expected one of them"
+            )
         if rollout.environment is not None and rollout.server is not None:
             raise ValueError(
                 "rollout.environment talks to the policy of this process, but --rollout.server.url samples elsewhere: "
@@ -438,6 +481,16 @@ class TrainConfig:
             raise ValueError(
                 "--rollout.mesh lays out this process's devices for sampling, but --rollout.server.url samples "
                 "elsewhere; expected one of them"
+            )
+        if rollout.devices and rollout.server is not None:
+            raise ValueError(
+                f"--rollout.devices is {rollout.devices}, but --rollout.server.url samples elsewhere; expected one of "
+                "them"
+            )
+        if rollout.partial is not None and rollout.dynamic_sampling:
+            raise ValueError(
+                f"--rollout.dynamic-sampling is {rollout.dynamic_sampling} with --rollout.partial, whose responses may "
+                "end steps later, when their group is no more to be replaced; expected one of them"
             )
         if rollout.group_size == 1 and self.advantage.estimator in ("group", "leave_one_out", "gdpo"):
             raise ValueError(
@@ -465,8 +518,29 @@ class TrainConfig:
                 f"--segmenter.max-tokens is {self.segmenter.max_tokens}; expected at least --segmenter.min-tokens = "
                 f"{self.segmenter.min_tokens}, or None"
             )
+        self._check_old_logprobs()
         self._check_decay()
         self._check_evaluation()
+
+    def _check_old_logprobs(self) -> None:
+        """Refuses log-probs of the sampler where something reads what only the scoring pass gives."""
+        if self.update.old_logprobs == "training":
+            return
+        for option, is_read, instead in (
+            ("--loss.adapt-entropy is on", self.loss.reads_entropies, "--loss.no-adapt-entropy"),
+            (f"--advantage.clip-b is {self.advantage.clip_b}", self.advantage.clip_b is not None, "None"),
+            (f"--segmenter.rule is {self.segmenter.rule}", self.segmenter.rule == "entropy", "another rule"),
+        ):
+            if is_read:
+                raise ValueError(
+                    f"--update.old-logprobs is sampler, which gives no entropies, but {option}: expected {instead}, or "
+                    "--update.old-logprobs training"
+                )
+        if self.loss.correction.mode != "off":
+            raise ValueError(
+                f"--loss.correction.mode is {self.loss.correction.mode} with --update.old-logprobs sampler: the two "
+                "log-probs that it compares are then the same; expected off, or --update.old-logprobs training"
+            )
 
     def _check_decay(self) -> None:
         """Refuses a decay that ends before it begins, or that does not take place."""

@@ -215,17 +215,14 @@ def off_policy_kept(logprobs, sampler_logprobs, advantages, mask, threshold, seg
     return kept
 
 
-def correction(old_logprobs, sampler_logprobs, mask, *, mode, level, reduction="sum", truncate_at=2.0, reject_below=0.5,
-               reject_above=2.0, segment_ids=None):  # fmt: skip
+def correction(old_logprobs, sampler_logprobs, mask, *, mode, level, reduction="mean", truncate_at=2.0,
+               reject_below=0.5, reject_above=2.0, subsentence_ids=None, segment_ids=None):  # fmt: skip
     result = np.zeros(mask.shape)
-    for response in responses(mask, segment_ids):
-        total = sum(old_logprobs[p] - sampler_logprobs[p] for p in response)
-        for p in response:
-            if level == "token":
-                log_weight = old_logprobs[p] - sampler_logprobs[p]
-            else:
-                log_weight = total if reduction == "sum" else total / len(response)
-            weight = math.exp(clamp(log_weight, -20, 20))
+    for unit in units(mask, labels_of(level, mask, subsentence_ids), segment_ids):
+        log_weight = sum(old_logprobs[p] - sampler_logprobs[p] for p in unit)
+        log_weight = log_weight if reduction == "sum" else log_weight / len(unit)
+        weight = math.exp(clamp(log_weight, -20, 20))
+        for p in unit:
             value = min(weight, truncate_at) if "truncate" in mode else 1.0
             if "reject" in mode and not reject_below <= weight <= reject_above:
                 value = 0.0

@@ -73,6 +73,11 @@ class Objective(abc.ABC):
         return self
 
     @property
+    def reads_entropies(self) -> bool:
+        """Whether it reads `TrainBatch.entropies`, those of the old policy."""
+        return False
+
+    @property
     def entropy_unit(self) -> Level:
         """Whose entropies `TrainBatch.entropy_std` is the spread of."""
         return "subsentence"

@@ -285,6 +285,10 @@ class Sspo(Objective):
         return run
 
     @property
+    def reads_entropies(self) -> bool:
+        return self.adapt_entropy
+
+    @property
     def entropy_unit(self) -> Level:
         return "token" if self.entropy_level == "token" else self.ratio_level
 

@@ -48,6 +48,11 @@ def plan(
     """
     chip = chip_of(topology)
     config.check()
+    if config.rollout.devices:
+        raise ValueError(
+            f"--rollout.devices is {config.rollout.devices}, but a plan has all devices sample and train in turn; "
+            "expected 0: plan the devices that train and those that sample as two topologies"
+        )
     devices = topology_devices(topology, slices)
     mesh = make_mesh(config.mesh, devices)
     model = resolve_shape(config.model)

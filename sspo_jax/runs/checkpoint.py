@@ -60,6 +60,11 @@ class Checkpoint:
     step: int
     data: dict[str, Any]  # the data cursor after this step, ProblemStream.state()
     unrecorded: dict[str, float] | None = None  # metrics of this step whose evaluation is still to come
+    ahead: dict[str, Any] | None = None  # what was sampled for later steps, Schedule.state()
+
+
+_WHERE_THERE_IS_ANY = ("unrecorded", "ahead")
+"""Fields of a checkpoint that are not written where they are None."""
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:
@@ -126,8 +131,9 @@ class Checkpoints:
         """
         arrays = {"params": checkpoint.params, "optimizer": checkpoint.optimizer}
         meta = {"step": checkpoint.step, "data": checkpoint.data, "digest": digest(arrays)}
-        if checkpoint.unrecorded is not None:
-            meta["unrecorded"] = checkpoint.unrecorded
+        for name in _WHERE_THERE_IS_ANY:
+            if getattr(checkpoint, name) is not None:
+                meta[name] = getattr(checkpoint, name)
         meta["digest"]["meta"] = _meta_digest(meta)
         with self._explained():
             self._manager.save(
@@ -238,7 +244,7 @@ class Checkpoints:
             optimizer=arrays.get("optimizer"),
             step=meta["step"],
             data=meta["data"],
-            unrecorded=meta.get("unrecorded"),
+            **{name: meta.get(name) for name in _WHERE_THERE_IS_ANY},
         )
 
     def _set_aside(self, step: int) -> None:
@@ -285,7 +291,7 @@ _NOT_DAMAGE = (
 
 def _meta_digest(meta: dict[str, Any]) -> int:
     digests = {path: value for path, value in meta["digest"].items() if path != "meta"}
-    content = [meta["step"], meta["data"], digests, *([meta["unrecorded"]] if "unrecorded" in meta else [])]
+    content = [meta["step"], meta["data"], digests, *(meta[name] for name in _WHERE_THERE_IS_ANY if name in meta)]
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 

@@ -56,7 +56,7 @@ PACKAGES = (
 # Of one run: where it is, what is shown, what it runs on, and how it fits there.
 _MAY_DIFFER = (
     *("run_dir", "log", "mesh", "checkpoint", "distributed", "rollout.server", "rollout.slots"),
-    *("rollout.mesh", "update.micro_rows"),
+    *("rollout.mesh", "rollout.devices", "update.micro_rows"),
     *("model.remat", "model.attention", "reward.workers", "reward.timeout_seconds", "reward.memory_limit_gib"),
 )
 _OF_THE_STEPS = (

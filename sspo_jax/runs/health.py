@@ -68,7 +68,7 @@ def _clip_fraction(rows: Sequence[Mapping[str, Any]], updates: int) -> tuple[str
 
 def _gap(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     values = _values(rows, "sampler/logprob_gap_mean")
-    if len(values) < _WINDOW:
+    if len(values) < _WINDOW or any(_values(rows, "rollout/age_mean")):  # with a lag the policy's own steps count too
         return None
     half = len(values) // 2
     before, now = float(np.mean(values[:half])), float(np.mean(values[half:]))

@@ -101,7 +101,16 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
                 "below 0.1",
                 "raise --rollout.max-new-tokens, or add --reward.overlong.weight 1",
             ),
-            Metric("rollout/tokens", "tokens", "Sampled in this step, dropped groups of dynamic sampling included."),
+            Metric("rollout/tokens", "tokens", "Sampled for this step, dropped groups of dynamic sampling included."),
+            Metric(
+                "rollout/age_mean",
+                "steps",
+                "Steps between the weights that sampled a token and those that the step found, mean over "
+                "the tokens trained on; only with --rollout.lag or --rollout.partial.",
+                "--rollout.lag, less in the first steps",
+                "above: responses go on over several steps, see --rollout.partial",
+            ),
+            Metric("rollout/age_max", "steps", "Age of the oldest token."),
         ),
     ),
     (
@@ -262,8 +271,15 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
             ),
             Metric("loss/kl", "nats", "The KL term to the reference policy, before its coefficient.", "below 1"),
             Metric("loss/entropy", "nats", "The entropy term, before its coefficient."),
-            Metric("correction/weight_mean", "factor", "Mean weight of the rollout correction.", "near 1"),
-            Metric("correction/weight_max", "factor", "Largest weight of the rollout correction."),
+            Metric(
+                "correction/weight_mean",
+                "factor",
+                "Mean weight of the rollout correction, before it is truncated or rejected.",
+                "near 1",
+                "far from 1 the policy has left the one that sampled: a smaller --rollout.lag",
+            ),
+            Metric("correction/weight_max", "factor", "Largest weight, before it is truncated or rejected."),
+            Metric("correction/truncated_fraction", "share of tokens", "Tokens whose weight it lowers.", "below 0.05"),
             Metric("correction/rejected_fraction", "share of tokens", "Tokens it leaves out.", "below 0.05"),
             Metric("correction/off_policy_fraction", "share of tokens", "Tokens of responses left out off policy."),
             Metric(
@@ -362,7 +378,15 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
                 "seconds since 1970",
                 "When the session that wrote the row began to write; another number: the run was resumed in between.",
             ),
-            Metric("time/rollout_seconds", "seconds", "Sampling."),
+            Metric("time/rollout_seconds", "seconds", "Sampling, of what this step is trained on."),
+            Metric(
+                "time/wait_seconds",
+                "seconds",
+                "Waiting for what is sampled beside the updates, once these are made; only where --rollout.lag is 1 or "
+                "more and a server or other devices sample.",
+                "near 0",
+                "sampling takes longer than training: more servers or --rollout.devices, or --rollout.partial",
+            ),
             Metric(
                 "time/verify_seconds",
                 "seconds",

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.types import Rollout
 
@@ -41,6 +43,9 @@ class RolloutEngine(Protocol):
         seed: int,
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
+        budgets: Sequence[int] | None = None,
+        keys: np.ndarray | None = None,
+        places: Sequence[int] | None = None,
         on_finished: Callable[[int, list[int]], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Rollout:

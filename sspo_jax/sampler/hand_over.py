@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.cpu_kernels import OutputMajor
-from sspo_jax.models.lora import fold_lora
+from sspo_jax.models.lora import fold_lora, has_lora
 from sspo_jax.models.qwen import Params, qwen_shardings
 from sspo_jax.sampler.decode import SUMMED_AXES, Weights, ready_block
 from sspo_jax.sharding import cut_alike, replicated
@@ -59,6 +59,22 @@ def hand_over(params: Params, config: QwenConfig, mesh: Mesh, programs: Any, *, 
     else:
         weights["blocks"] = _stack(blocks, layer, targets["blocks"], config.num_layers, programs)
     return weights
+
+
+def send(params: Params, config: QwenConfig, mesh: Mesh) -> Params:
+    """The parameters, adapters folded in, in the computation's dtype on a mesh of other devices of this process.
+
+    Each is cast where it lies and then sent, one at a time.
+    """
+    dtype, targets = jnp.dtype(config.compute.dtype), qwen_shardings(config, mesh)
+    plain = jax.jit(fold_lora)(params) if has_lora(params) else params
+
+    def one(leaf: Array, target: NamedSharding) -> Array:
+        cast = leaf if leaf.dtype == dtype else jax.jit(lambda x: x.astype(dtype))(leaf)
+        return jax.block_until_ready(jax.device_put(cast, target))
+
+    blocks = {name: one(leaf, targets["blocks"][name]) for name, leaf in plain["blocks"].items()}
+    return {name: blocks if name == "blocks" else one(leaf, targets[name]) for name, leaf in plain.items()}
 
 
 def _sent(x: Array, *, source: Any, target: NamedSharding, dtype: Any) -> Array:

@@ -29,7 +29,7 @@ def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
     return x, y
 
 
-def row_keys(seed: int, step: int, prompt_ids: Any, sample_ids: Any) -> UInt32[np.ndarray, "rows 2"]:
+def row_keys(seed: int, step: Any, prompt_ids: Any, sample_ids: Any) -> UInt32[np.ndarray, "rows 2"]:
     """The key of each row, on the host: seed (64 bits), then step, then prompt and sample."""
 
     def word(value: Any) -> np.ndarray:

@@ -25,7 +25,7 @@ from sspo_jax.models.cpu_kernels import fusable, fuse_kernels
 from sspo_jax.models.lora import has_lora
 from sspo_jax.sampler.decode import ready_weights
 from sspo_jax.sampler.engine import NO_WEIGHTS
-from sspo_jax.sampler.hand_over import hand_over, lies_elsewhere
+from sspo_jax.sampler.hand_over import hand_over, lies_elsewhere, send
 from sspo_jax.sampler.programs import CompiledPrograms, TracedProgram, TracedPrograms
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
@@ -112,6 +112,7 @@ class Sampler:
         prompt_ids: Sequence[int] | None = None,
         budgets: Sequence[int] | None = None,
         keys: np.ndarray | None = None,
+        places: Sequence[int] | None = None,
         on_finished: Callable[[int, list[int]], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Rollout:
@@ -126,6 +127,8 @@ class Sampler:
             again later in the same step, or in another order, keeps its noise or gets fresh noise by it.
           budgets: length budget of each row, at most `max_new_tokens`; by default that.
           keys: [rows, 2] uint32 instead of those made from seed, step and ids: a server passes those of its clients.
+          places: for each prompt, how many tokens of the response it ends with; by default 0. With the keys that the
+            response began with, what is sampled after them has the noise that it would have had without a break.
           on_finished: called with row and tokens of a response as soon as it has ended, while others go on.
           progress: called between blocks with the number of tokens generated so far.
 
@@ -133,7 +136,7 @@ class Sampler:
           ValueError: an empty prompt, a token outside the vocabulary, a prompt that with its budget exceeds the
             model's positions, or lists of unequal length. All before anything is computed.
         """
-        samples = self._samples(prompts, group_size, prompt_ids, budgets)
+        samples = self._samples(prompts, group_size, prompt_ids, budgets, places)
         if not 0 <= seed < 2**64 or not 0 <= step < 2**32:
             raise ValueError(f"seed is {seed}, step {step}: expected 0 <= seed < 2^64 and 0 <= step < 2^32")
         start, compiled_before = time.perf_counter(), self.programs.seconds
@@ -242,6 +245,7 @@ class Sampler:
         group_size: int,
         prompt_ids: Sequence[int] | None,
         budgets: Sequence[int] | None,
+        places: Sequence[int] | None,
     ) -> list[Sample]:
         limit, vocab = self.config.max_positions, self.config.vocab_size
         longest = self.sampling.max_new_tokens
@@ -253,8 +257,10 @@ class Sampler:
             raise ValueError(f"prompt_ids has {len(prompt_ids)} entries, expected {len(prompts)}, one a prompt")
         if budgets is not None and len(budgets) != len(prompts) * group_size:
             raise ValueError(f"budgets has {len(budgets)} entries, expected {len(prompts) * group_size}, one a row")
+        if places is not None and len(places) != len(prompts):
+            raise ValueError(f"places has {len(places)} entries, expected {len(prompts)}, one a prompt")
         samples: list[Sample] = []
-        places: dict[tuple[int, ...], int] = {}  # equal prompts are prefilled once
+        indices: dict[tuple[int, ...], int] = {}  # equal prompts are prefilled once
         for index, prompt in enumerate(prompts):
             prompt = [int(token) for token in prompt]
             if not prompt:
@@ -266,7 +272,12 @@ class Sampler:
             prompt_id = index if prompt_ids is None else int(prompt_ids[index])
             if not 0 <= prompt_id < 2**32:
                 raise ValueError(f"prompt id {prompt_id} of prompt {index}, expected 0 <= id < 2^32")
-            place = places.setdefault(tuple(prompt), len(places))
+            prompt_index = indices.setdefault(tuple(prompt), len(indices))
+            place = 0 if places is None else int(places[index])
+            if not 0 <= place < len(prompt):
+                raise ValueError(
+                    f"place {place} of prompt {index}, expected 0 to {len(prompt) - 1}: a prompt of its own comes first"
+                )
             for sample in range(group_size):
                 row = len(samples)
                 budget = longest if budgets is None else int(budgets[row])
@@ -277,7 +288,7 @@ class Sampler:
                         f"prompt {index} has {len(prompt)} tokens, with a budget of {budget} more than the model's "
                         f"{limit} positions: shorten the prompt or max_new_tokens"
                     )
-                samples.append(Sample(row, prompt, place, prompt_id, sample, budget))
+                samples.append(Sample(row, prompt, prompt_index, prompt_id, sample, budget, place))
         return samples
 
     def _check_signature(self, params: Any) -> None:
@@ -315,6 +326,7 @@ class LocalEngine:
     Args:
       config: shape of the model.
       slots, mesh, decode: as for `Sampler`.
+      is_apart: the mesh has other devices than the parameters lie on, which may change while it samples.
       most_samplers: kept with their compiled programs; see `KeptSamplers`.
     """
 
@@ -325,9 +337,12 @@ class LocalEngine:
         slots: int | None = None,
         mesh: Mesh | None = None,
         decode: Callable[[list[int]], str] | None = None,
+        is_apart: bool = False,
         most_samplers: int = 8,
     ):
-        self._config = config
+        if is_apart and mesh is None:
+            raise ValueError("is_apart is true without a mesh; expected that of the devices that sample")
+        self._config, self._is_apart = config, is_apart
         self._settings = {"slots": slots, "mesh": mesh, "decode": decode}
         self._samplers = KeptSamplers(most_samplers)
         self._params: Any = None
@@ -342,9 +357,11 @@ class LocalEngine:
         """Keeps a reference to the parameters; nothing is copied before the next `generate`.
 
         That copy goes when the call has ended, but where the weights are laid out on another mesh than the parameters:
-        then all calls until the next `sync` or `release` sample from it.
+        then all calls until the next `sync` or `release` sample from it. To other devices they are sent at once.
         """
-        self._params, self._version = params, version
+        mesh = self._settings["mesh"]
+        self._params = send(params, self._config, mesh) if self._is_apart else params
+        self._version = version
 
     def release(self) -> None:
         """Lets go of the parameters; `sync` comes next."""
@@ -365,6 +382,7 @@ class LocalEngine:
         prompt_ids: Sequence[int] | None = None,
         budgets: Sequence[int] | None = None,
         keys: np.ndarray | None = None,
+        places: Sequence[int] | None = None,
         on_finished: Callable[[int, list[int]], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Rollout:
@@ -384,6 +402,7 @@ class LocalEngine:
             prompt_ids=prompt_ids,
             budgets=budgets,
             keys=keys,
+            places=places,
             on_finished=on_finished,
             progress=progress,
         )

@@ -85,6 +85,7 @@ class Sample:
     prompt_id: int  # folded into the key
     sample_id: int
     budget: int
+    place: int = 0  # tokens of the response that the prompt ends with: the first one sampled has this place in it
     generated: int = 0  # tokens so far
     newest: int | None = None  # the last of them
     finish: FinishReason = FinishReason.LENGTH
@@ -328,8 +329,8 @@ class Run:
         for slot, sample in running:
             arrays["tokens"][slot] = sample.prompt[-1] if sample.newest is None else sample.newest
             arrays["positions"][slot] = len(sample.prompt) + sample.generated - 1
-            arrays["generated"][slot] = sample.generated
-            arrays["budgets"][slot] = sample.budget
+            arrays["generated"][slot] = sample.place + sample.generated
+            arrays["budgets"][slot] = sample.place + sample.budget
             arrays["active"][slot] = True
             keys[slot] = self.keys[sample.row]
         max_steps = self.sampler.block_steps

@@ -128,7 +128,7 @@ def _message(error: urllib.error.HTTPError) -> str:
 
 
 def arrivals(
-    jobs: Sequence[Callable[[threading.Event], Any]], *, threads: int
+    jobs: Sequence[Callable[[threading.Event], Any]], *, threads: int, is_alone: bool = False
 ) -> Generator[list[tuple[int, Any]], None, None]:
     """Runs jobs in threads of process 0, and yields on all processes what has come back: (place of the job, result).
 
@@ -139,6 +139,7 @@ def arrivals(
       jobs: each takes an event that is set when nobody waits for its result any more; results are something that JSON
         holds. Processes other than 0 only count them.
       threads: jobs that run at once.
+      is_alone: process 0 calls it and the others do not.
 
     Raises:
       ServerError: of the first job that failed, on all processes.
@@ -152,7 +153,7 @@ def arrivals(
         while left:
             results, error = _drain(finished) if is_main() else ([], None)
             failure = None if error is None else [isinstance(error, ConnectionError), str(error)]
-            results, failure = gather([results, failure])[0]
+            results, failure = (results, failure) if is_alone else gather([results, failure])[0]
             if error is not None:
                 raise error
             if failure is not None:

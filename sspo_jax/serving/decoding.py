@@ -47,6 +47,8 @@ class Request:
     sampling: SamplingParams
     top: int
     """How many of the most probable tokens are reported at each step, at least."""
+    place: int = 0
+    """Tokens of the response that the prompt ends with; the key goes on from there."""
     receive: Callable[[Block], bool]
     """Called after each block; whether the sample goes on."""
     is_over: Callable[[], bool]
@@ -115,7 +117,7 @@ class Stream(Run):
         for request in self._take(self._sizes[0] - running):
             place = places.setdefault(tuple(request.prompt), self._prompt_indices)
             self._prompt_indices = max(self._prompt_indices, place + 1)
-            sample = Sample(self._rows, request.prompt, place, 0, 0, request.budget)
+            sample = Sample(self._rows, request.prompt, place, 0, 0, request.budget, request.place)
             self._rows += 1
             self._requests[sample.row] = request
             self._keys[sample.row] = np.array([request.key >> 32, request.key & 0xFFFFFFFF], np.uint32)

@@ -76,11 +76,11 @@ VLLM_RELOAD = Reload(
 
 
 class RemoteEngine:
-    """`RolloutEngine` over HTTP."""
+    """`RolloutEngine` over HTTP, by one server or by several that share the prompts."""
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         config: QwenConfig,
         *,
         export_directory: str | pathlib.Path,
@@ -94,30 +94,27 @@ class RemoteEngine:
     ):
         """
         Args:
-          url: of the server, without /v1.
+          url: of the server, without /v1; or of each of several, which get every n-th prompt.
           config: shape of the model, for the export.
-          export_directory: where weights are written, this engine's alone; the server must see it under the same path.
+          export_directory: where weights are written, this engine's alone; servers must see it under the same path.
           export_dtype: of the weights written; bfloat16 halves the files and rounds.
-          model: name in the requests; by default what the server lists first.
+          model: name in the requests; by default what each server lists first.
           reload: the call after an export; by default that of `sspo serve`.
-          concurrency: requests in flight.
+          concurrency: requests in flight at each server.
           timeout_seconds: for the answer to one request.
-          patience_seconds: how long requests are repeated while the server does not answer at all.
-          api_key: that of the server, where it asks for one.
+          patience_seconds: how long requests are repeated while a server does not answer at all.
+          api_key: that of the servers, where they ask for one.
         """
-        self._connection = Connection(
-            url, timeout_seconds=timeout_seconds, patience_seconds=patience_seconds, api_key=api_key
-        )
+        settings = {"timeout_seconds": timeout_seconds, "patience_seconds": patience_seconds, "api_key": api_key}
+        self._servers = [
+            _Server(Connection(one, **settings), model, reload or Reload())
+            for one in ([url] if isinstance(url, str) else url)
+        ]
         self._config = config
         self._export_directory = pathlib.Path(export_directory).resolve()
         self._export_dtype: DType = export_dtype
-        self._model, self._reload = model, reload or Reload()
         self._concurrency = concurrency
         self._version = NO_WEIGHTS
-        self._exported = self._export_directory
-        self._reloading = threading.Lock()
-        self._loads = 0  # so far
-        self._broken = 0  # connections, at the start of the load before
 
     @property
     def version(self) -> int:
@@ -127,26 +124,26 @@ class RemoteEngine:
     @property
     def retries(self) -> int:
         """Requests that were sent again so far."""
-        return self._connection.retries
+        return sum(server.connection.retries for server in self._servers)
 
     def sync(self, params: Any, version: int, *, poll: Callable[[], None] | None = None) -> None:
-        """Exports the weights, adapters folded in, and has the server load them; earlier exports are deleted.
+        """Exports the weights, adapters folded in, and has the servers load them; earlier exports are deleted.
 
         Raises:
-          ServerError: the server refuses them or stays away.
+          ServerError: a server refuses them or stays away.
         """
         path = self._export_directory / f"weights-{version:08d}"
         plain = _folded(params) if has_lora(params) else params
         save_qwen(path, plain, self._config, dtype=self._export_dtype, overwrite=True)  # moved into place when whole
-        self._exported, self._version = path, version
+        self._hand_over(path, version)
         try:
-            load = functools.partial(self._load_weights, is_forced=True)
-            with contextlib.closing(arrivals([load], threads=1)) as results:
+            loads = [functools.partial(server.load_weights, is_forced=True) for server in self._servers]
+            with contextlib.closing(arrivals(loads, threads=len(loads))) as results:
                 for _ in results:
                     if poll is not None:
                         poll()
         except BaseException:
-            self._version = NO_WEIGHTS
+            self.release()
             raise
         if is_main():
             for other in self._export_directory.glob("weights-" + 8 * "[0-9]"):
@@ -154,8 +151,13 @@ class RemoteEngine:
                     shutil.rmtree(other, ignore_errors=True)
 
     def release(self) -> None:
-        """Nothing is held here: the server keeps its copy."""
-        self._version = NO_WEIGHTS
+        """Nothing is held here: the servers keep their copies."""
+        self._hand_over(self._export_directory, NO_WEIGHTS)
+
+    def _hand_over(self, path: pathlib.Path, version: int) -> None:
+        self._version = version
+        for server in self._servers:
+            server.path, server.version = path, version
 
     def generate(
         self,
@@ -166,18 +168,23 @@ class RemoteEngine:
         seed: int,
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
+        budgets: Sequence[int] | None = None,
+        keys: np.ndarray | None = None,
+        places: Sequence[int] | None = None,
+        is_alone: bool = False,
         on_finished: Callable[[int, list[int]], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Rollout:
-        """See `Sampler.generate`; without a `sync` before, from the weights that the server has.
+        """See `Sampler.generate`; without a `sync` before, from the weights that the servers have.
 
         Args:
           sampling: stop strings are the server's task; entropies and truncated_logprobs are not available.
+          is_alone: process 0 calls it and the others do not: the rollout stays there.
           progress: the tokens counted are those of finished responses.
 
         Raises:
           ValueError: no prompts, an empty one, or `sampling` asks for what servers do not report.
-          ServerError: the server stayed away for `patience_seconds`, refuses a request, or samples from other weights
+          ServerError: a server stayed away for `patience_seconds`, refuses a request, or samples from other weights
             than those handed over last, even after they were handed over again.
         """
         if not prompts or group_size < 1 or not all(prompts):
@@ -186,21 +193,17 @@ class RemoteEngine:
             )
         if sampling.entropies or sampling.truncated_logprobs:
             raise ValueError("servers report neither entropies nor truncated_logprobs: leave them out of `sampling`")
-        rows = [(list(prompt), index, sample) for index, prompt in enumerate(prompts) for sample in range(group_size)]
-        ids = list(range(len(prompts))) if prompt_ids is None else prompt_ids
-        keys = row_keys(seed, step, [ids[index] for _, index, _ in rows], [sample for *_, sample in rows])
-        jobs = [functools.partial(self._sample, row[0], sampling, key) for row, key in zip(rows, keys, strict=True)]
-        choices: list[Any] = [None] * len(rows)
-        num_tokens = 0
-        with contextlib.closing(arrivals(jobs, threads=self._concurrency)) as finished:
-            for results in finished:
-                for row, choice in results:
-                    choices[row] = choice
-                    num_tokens += len(choice[0])
-                    if on_finished is not None:
-                        on_finished(row, list(choice[0]))
-                if progress is not None:
-                    progress(num_tokens)
+        rows = [(index, sample) for index in range(len(prompts)) for sample in range(group_size)]
+        if keys is None:
+            ids = list(range(len(prompts))) if prompt_ids is None else prompt_ids
+            keys = row_keys(seed, step, [ids[index] for index, _ in rows], [sample for _, sample in rows])
+        jobs = []
+        for row, (index, _) in enumerate(rows):
+            own = sampling if budgets is None else dataclasses.replace(sampling, max_new_tokens=budgets[row])
+            place = 0 if places is None else places[index]
+            server = self._servers[index % len(self._servers)]
+            jobs.append(functools.partial(server.sample, list(prompts[index]), own, keys[row], place))
+        choices = self._choices(jobs, on_finished, progress, is_alone=is_alone)
         tokens, logprobs, reasons = zip(*choices, strict=True)
         return Rollout(
             **rows_of_groups(prompts, group_size),
@@ -209,61 +212,108 @@ class RemoteEngine:
             finish_reasons=np.array(reasons, np.int32),
         )
 
-    def _sample(
-        self, prompt: list[int], sampling: SamplingParams, key: np.ndarray, is_over: threading.Event
+    def _choices(
+        self,
+        jobs: list[Callable[[threading.Event], Any]],
+        on_finished: Callable[[int, list[int]], None] | None,
+        progress: Callable[[int], None] | None,
+        *,
+        is_alone: bool,
+    ) -> list[Any]:
+        """What the servers answer, row by row."""
+        choices: list[Any] = [None] * len(jobs)
+        num_tokens = 0
+        threads = self._concurrency * len(self._servers)
+        with contextlib.closing(arrivals(jobs, threads=threads, is_alone=is_alone)) as finished:
+            for results in finished:
+                for row, choice in results:
+                    choices[row] = choice
+                    num_tokens += len(choice[0])
+                    if on_finished is not None:
+                        on_finished(row, list(choice[0]))
+                if progress is not None:
+                    progress(num_tokens)
+        return choices
+
+
+class _Server:
+    """One of the servers, and what it is to have loaded.
+
+    Args:
+      connection: to it.
+      model: name in the requests; None: what it lists first.
+      reload: how it is told to load weights.
+    """
+
+    def __init__(self, connection: Connection, model: str | None, reload: Reload):
+        self.connection = connection
+        self.path, self.version = pathlib.Path(), NO_WEIGHTS
+        self._model, self._reload = model, reload
+        self._reloading = threading.Lock()
+        self._loads = 0  # so far
+        self._broken = 0  # connections, at the start of the load before
+
+    def sample(
+        self, prompt: list[int], sampling: SamplingParams, key: np.ndarray, place: int, is_over: threading.Event
     ) -> tuple[list[int], list[float], int]:
         """One response: its tokens, their log-probabilities, and the value of its `FinishReason`."""
         if self._model is None:
-            self._model = served_models(self._connection, is_over=is_over)[0]["id"]
+            self._model = served_models(self.connection, is_over=is_over)[0]["id"]
         body = completion_request(self._model, prompt, sampling, key)
+        if place and self._is_sspo:  # others have noise of their own
+            body["response_place"] = place
         answer: dict[str, Any] = {}
         for _ in range(ATTEMPTS):
-            if self._broken != self._connection.broken:
-                self._load_weights(is_over)
+            if self._broken != self.connection.broken:
+                self.load_weights(is_over)
             loads = self._loads
-            answer = self._connection.call("/v1/completions", body, is_over=is_over)
-            choice = checked_choice(answer, self._connection.url)
+            answer = self.connection.call("/v1/completions", body, is_over=is_over)
+            choice = checked_choice(answer, self.connection.url)
             if choice is not None and self._are_ours(answer, loads):
                 return choice
-            self._load_weights(is_over)
+            self.load_weights(is_over)
         said = f" from weights {answer['weights_version']}" if "weights_version" in answer else ""
         raise ServerError(
-            f"{self._connection.url} has not sampled{said} with weights {self._version}, which it was handed "
+            f"{self.connection.url} has not sampled{said} with weights {self.version}, which it was handed "
             f"{ATTEMPTS} times: does another run use this server, or does it end again and again?"
         )
 
+    @property
+    def _is_sspo(self) -> bool:
+        return self._reload.route == Reload.route
+
     def _are_ours(self, answer: Mapping[str, Any], loads: int) -> bool:
         """Whether the weights handed over last have sampled all of the answer to a request sent after `loads`."""
-        if self._version == NO_WEIGHTS:
+        if self.version == NO_WEIGHTS:
             return True
         if "weights_version" in answer:
             return self._has_ours(answer)
-        return loads == self._loads and self._broken == self._connection.broken
+        return loads == self._loads and self._broken == self.connection.broken
 
     def _has_ours(self, answer: Mapping[str, Any]) -> bool:
-        path = str(self._exported)
-        return answer["weights_version"] == self._version and answer.get("weights_path", path) == path
+        path = str(self.path)
+        return answer["weights_version"] == self.version and answer.get("weights_path", path) == path
 
-    def _load_weights(self, is_over: threading.Event, *, is_forced: bool = False) -> None:
+    def load_weights(self, is_over: threading.Event, *, is_forced: bool = False) -> None:
         """Has the server load the weights handed over last, unless it has them."""
-        if self._version == NO_WEIGHTS:
+        if self.version == NO_WEIGHTS:
             return
         with self._reloading:
-            broken = self._connection.broken
+            broken = self.connection.broken
             if not is_forced:
-                if self._reload.route == Reload.route:
-                    has_them = self._has_ours(self._connection.call("/health", is_over=is_over))
-                    broken = self._connection.broken  # it has answered since
+                if self._is_sspo:
+                    has_them = self._has_ours(self.connection.call("/health", is_over=is_over))
+                    broken = self.connection.broken  # it has answered since
                 else:
                     has_them = self._broken == broken
                 if has_them:
                     self._broken = broken
                     return
-            body = self._reload.filled(str(self._exported), self._version)
-            self._connection.call(self._reload.route, body, is_over=is_over)
+            body = self._reload.filled(str(self.path), self.version)
+            self.connection.call(self._reload.route, body, is_over=is_over)
             for route in self._reload.then:
-                self._connection.call(route, {}, is_over=is_over)
-            self._broken = self._connection.broken
+                self.connection.call(route, {}, is_over=is_over)
+            self._broken = self.connection.broken
             self._loads += 1
 
 

@@ -74,6 +74,8 @@ class Generation:
     include_usage: bool = False
     """The last event of a stream holds the numbers of tokens."""
     return_token_ids: bool = False
+    place: int = 0
+    """Tokens of the response that the prompts end with: what is sampled goes on with the noise of its seed."""
 
     @property
     def scores_prompts(self) -> bool:
@@ -274,6 +276,7 @@ class RequestReader:
             stream=stream,
             include_usage=_include_usage(fields.get("stream_options"), stream=stream),
             return_token_ids=fields.flag("return_token_ids"),
+            place=fields.integer("response_place", 0, low=0, high=max(0, min(map(len, prompts)) - 1)),
         )
         fields.check_rest()
         return generation

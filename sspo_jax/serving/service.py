@@ -326,6 +326,7 @@ class CompletionService:
             key=job.key,
             sampling=job.generation.sampling,
             top=job.generation.top or 0,
+            place=job.generation.place,
             receive=lambda block: self._receive(job, block),
             is_over=lambda: self._is_over(job),
         )

@@ -12,6 +12,16 @@ from jaxtyping import Float, Int
 from sspo_jax.losses.ratios import Level
 from sspo_jax.types import Rollout, TrainBatch
 
+NO_ROLLOUT = Rollout(
+    prompts=(),
+    responses=(),
+    logprobs=(),
+    finish_reasons=np.zeros(0, np.int32),
+    group_ids=np.zeros(0, np.int32),
+    sample_ids=np.zeros(0, np.int32),
+)
+"""Without any response: rows of it are empty."""
+
 
 def assign_rows(rollout: Rollout, chosen: np.ndarray, *, row_tokens: int) -> list[list[int]]:
     """Which of the chosen responses each training row holds, in order: segment n of row r is `[r][n - 1]`.

@@ -133,7 +133,13 @@ class GradedRollout(Grades):
             "terms": {name: float(values[row]) for name, values in self.terms.items()},
             "tokens": int(self.rollout.lengths[row]),
             "finish": FinishReason(int(self.rollout.finish_reasons[row])).name.lower(),
+            **({"versions": _first_and_last(self.rollout.versions[row])} if self.rollout.versions else {}),
         }
+
+
+def _first_and_last(versions: Int[np.ndarray, " _"]) -> list[int]:
+    """Of the weights that sampled a response."""
+    return [int(version) for version in versions[[0, -1]]] if len(versions) else []
 
 
 def between_processes(count: int, start: Callable[[int], Pending]) -> list[Verdict]:

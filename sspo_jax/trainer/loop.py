@@ -2,8 +2,9 @@
 
 For each step: take problems, sample a group of responses for each, verify them, turn rewards into advantages, cut the
 responses into subsentences, compute old log-probs and entropies with the training program, and make several SSPO
-updates on minibatches of groups. The state is (parameters, optimizer, step, data cursor) and nothing else: noise is a
-function of (seed, step, prompt, sample, position). What is kept of a run is `runs.manager`'s part.
+updates on minibatches of groups. The state is (parameters, optimizer, step, data cursor), and with a lag what was
+sampled ahead (`schedule.py`): noise is a function of (seed, step, prompt, sample, position). What is kept of a run is
+`runs.manager`'s part.
 """
 
 import dataclasses
@@ -54,6 +55,7 @@ from sspo_jax.trainer.grading import GradedRollout, Grader
 from sspo_jax.trainer.overview import show_plan
 from sspo_jax.trainer.profiling import open_profiler, step_counts
 from sspo_jax.trainer.rollout_engine import open_engine, rollout_sampling
+from sspo_jax.trainer.schedule import Schedule, ages
 from sspo_jax.trainer.setup import RunInputs, check
 from sspo_jax.trainer.step import TrainPrograms, wait_for_earlier
 from sspo_jax.trainer.token_record import TokenRecord, piece_texts
@@ -153,6 +155,10 @@ def _stopped(trainer: "Trainer") -> str:
     return f"stopped after step {done}, which could not be saved; the same --run-dir, {path}, {again}"
 
 
+_OF_ENTROPIES = ("counterfactual/sspo_", "subsentence/entropy_")
+"""Metrics that mean nothing where no pass has scored the rollout."""
+
+
 class NonFiniteError(ArithmeticError):
     """A gradient or an update was NaN or infinite; the parameters are those of the last finished step, on disk."""
 
@@ -187,6 +193,7 @@ class Trainer:
             lora=config.model.lora,
         )
         self.trainable = self.programs.trainable
+        self.is_scored = config.update.old_logprobs == "training"
         self.sampling = rollout_sampling(config.rollout, inputs.stop_token_ids)
         self.engine = talking(
             open_engine(config.rollout, inputs.model, inputs.decoding.mesh, directory.path),
@@ -194,6 +201,7 @@ class Trainer:
             inputs.prompts,
             inputs.tokenizer,
         )
+        self.schedule = self.open_schedule()
         self.failure: Exception | None = None
         self.is_started = False
         self.is_updating = False  # the parameters are between those of two steps
@@ -239,11 +247,13 @@ class Trainer:
             if isinstance(reason, OSError) and not self.is_started:
                 raise  # there is nothing to save, and what is there could not be read
             self.failure = None if isinstance(reason, Interrupted) else reason
+            self.schedule.abandon()
             self.grader.abandon()
             if _is_shared(reason) and not self.is_updating:  # saving takes all processes
                 with jax.set_mesh(self.inputs.mesh):
                     self.failure = manager.save_last(self.state) or self.failure
         finally:
+            self.schedule.abandon()
             self.profiler.close()
             manager.close()
         return self.failure is None and self.state.step == self.config.steps and self.state.unrecorded is None
@@ -263,10 +273,12 @@ class Trainer:
         self.is_updating = True
         with watch("update"):
             learning = self.update(minibatches)
+        self.schedule.finish(watch)
         if self.record is not None and minibatches:
             with watch("token_log"):
                 self.token_log = self.log_tokens(step, self.record, minibatches, groups, advantages)
         self.state.step, self.state.data, self.is_updating = step, self.stream.state(), False
+        self.state.ahead = self.schedule.state()
         self.profiler.add(step, lambda: self.counts(groups, minibatches), watch.seconds)
         tokens = float(sampled.rollout.lengths.sum())
         times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
@@ -274,6 +286,7 @@ class Trainer:
         checked = sum(verdict.seconds for verdict in sampled.verdicts) / jax.process_count()
         return {
             **sampled.metrics(),
+            **ages(groups.rollout, step),
             **gaps,
             **learning,
             **times,
@@ -284,53 +297,9 @@ class Trainer:
         }
 
     def sample_groups(self, step: int, watch: Stopwatch) -> GradedRollout:
-        """Problems, a group of responses for each, and their verdicts and rewards.
-
-        With dynamic sampling (DAPO, arXiv:2503.14476, section 3.2), groups whose rewards are all equal are replaced
-        by those of further problems, at most `dynamic_sampling` times.
-        """
-        rollout = self.config.rollout
-        wanted = rollout.prompts * rollout.group_size
-        drawn: list[GradedRollout] = []
-        kept: list[GradedRollout] = []
-        for attempt in range(1 + rollout.dynamic_sampling):
-            problems = self.stream.next()
-            grading = self.grader.begin(problems, rollout.group_size, step=step)
-            self.display.phase("rollout")
-            poll = self.stop.polls()
-
-            def progress(tokens: int, poll: Callable[[], None] = poll) -> None:
-                self.display.phase("rollout", note=f"{tokens:,} tokens")
-                poll()
-
-            with watch("rollout"):
-                sampled = self.synced_engine(poll).generate(
-                    [self.inputs.prompts(problem) for problem in problems],
-                    self.sampling,
-                    group_size=rollout.group_size,
-                    seed=self.config.seed,
-                    step=step,
-                    prompt_ids=[attempt * rollout.prompts + place for place in range(len(problems))],  # own noise
-                    on_finished=grading.finished,
-                    progress=progress,
-                )
-            group_ids = sampled.group_ids + np.int32(attempt * rollout.prompts)  # other problems, other groups
-            self.display.phase("verify")
-            with watch("verify"):  # what the rollout did not hide
-                grades = grading.result(sampled.lengths, sampled.rewards)
-            groups = GradedRollout(rollout=dataclasses.replace(sampled, group_ids=group_ids), **vars(grades))
-            stream.learn(self.stream, groups)
-            if not rollout.dynamic_sampling:
-                self.sampled_groups = groups
-                return groups
-            drawn.append(groups)
-            each_term = self.config.advantage.estimator == "gdpo"
-            kept.append(groups.take(groups.informative(each_term=each_term)))
-            if sum(map(len, kept)) >= wanted:
-                break
-        self.sampled_groups = GradedRollout.concatenate(drawn)
-        groups = GradedRollout.concatenate(kept)
-        return groups.take(np.arange(min(wanted, len(groups))))
+        """The responses that a step is trained on, judged; `sampled_groups` are all that were sampled for it."""
+        self.sampled_groups, groups = self.schedule.take(step, watch)
+        return groups
 
     def advantages(self, groups: GradedRollout) -> Float[np.ndarray, " batch"]:
         """One per response; 0 where the checker gave no verdict."""
@@ -391,7 +360,8 @@ class Trainer:
         self, groups: GradedRollout, advantages: Float[np.ndarray, " batch"]
     ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
         """Old log-probs, entropies, subsentences: micro-batches of each update; fill and sampler/logprob_gap_*."""
-        self.engine.release()  # gradients and activations take over the memory of its weights
+        if not self.schedule.is_sampling:
+            self.engine.release()  # gradients and activations take over the memory of its weights
         programs, row_tokens, micro_rows = self.programs, self.config.row_tokens, self.config.update.micro_rows
         placed = [assign_rows(groups.rollout, part, row_tokens=row_tokens) for part in self.parts(groups)]
         minibatches = [
@@ -410,6 +380,9 @@ class Trainer:
                     self.reference, self.gradients, batch, False, self.base
                 )
                 batch = dataclasses.replace(batch, ref_logprobs=ref_logprobs)
+            if not self.is_scored:
+                scored.append(dataclasses.replace(batch, old_logprobs=batch.sampler_logprobs))
+                continue
             self.gradients, logprobs, entropies, _ = programs.micro_batch(
                 self.state.params, self.gradients, batch, False, self.base
             )
@@ -436,7 +409,7 @@ class Trainer:
         unit = programs.objective.entropy_unit
         labels = [entropy_labels(unit, batch.segment_ids, own) for batch, own in zip(rows, fetch(ids), strict=True)]
         mean, std = entropy_statistics(list(zip(entropies, labels, strict=True)), masks)
-        shared = {"mean_entropy": programs.scalar(mean), "entropy_std": programs.scalar(std)}
+        shared = {"mean_entropy": programs.scalar(mean if self.is_scored else 1.0), "entropy_std": programs.scalar(std)}
         remaining = iter([dataclasses.replace(b, subsentence_ids=own) for b, own in zip(scored, ids, strict=True)])
         updates = []
         for size in sizes:
@@ -450,9 +423,15 @@ class Trainer:
         held = [np.count_nonzero(batch.segment_ids) for batch in rows]
         return updates, {
             "update/fill": sum(held) / max(sum(batch.segment_ids.size for batch in rows), 1),
-            "policy/entropy": mean,
-            "sampler/logprob_gap_mean": float(gap.mean(dtype=np.float64)),
-            "sampler/logprob_gap_max": float(gap.max()),
+            **(
+                {
+                    "policy/entropy": mean,
+                    "sampler/logprob_gap_mean": float(gap.mean(dtype=np.float64)),
+                    "sampler/logprob_gap_max": float(gap.max()),
+                }
+                if self.is_scored
+                else {}
+            ),
             **cleared,
         }
 
@@ -500,6 +479,8 @@ class Trainer:
         parts, applied = jax.device_get((parts, applied))
         self.check_finite([bool(figures["is_applied"]) for figures in applied])
         metrics = {name: host_value(metric) for name, metric in combine(itertools.chain(*parts)).items()}
+        if not self.is_scored:
+            metrics = {name: value for name, value in metrics.items() if not name.startswith(_OF_ENTROPIES)}
         norms = [figures["grad_norm"] for figures in applied if figures["is_applied"]]
         none = float("nan") if applied else 0.0  # where all were left out no norm is known
         return {
@@ -614,6 +595,7 @@ class Trainer:
         """The state to go on from: the newest intact checkpoint, or a new one."""
         self.engine.release()
         self.failure, self.is_started, self.is_updating = None, False, False
+        self.schedule = self.open_schedule()
         lora, model, mesh = self.config.model.lora, self.inputs.model, self.inputs.mesh
         restored = self.manager.restore(abstract_state(model, mesh, self.programs.optimizer, lora))
         self.base = self.gradients = None
@@ -625,6 +607,7 @@ class Trainer:
         if restored is not None:
             self.state = restored
             self.stream.restore(restored.data)
+            self.schedule.restore(restored.ahead)
         else:
             with self.manager.stage_seconds("start"):
                 weights = self.first_params() if self.base is None else self.base
@@ -642,6 +625,21 @@ class Trainer:
             self.reference = self.trainable.reference(self.state.params) or self.first_params()
         self.manager.begin(self.state, is_resumed=restored is not None)
         self.is_started = True
+
+    def open_schedule(self) -> Schedule:
+        """What samples ahead of the steps, with nothing sampled yet."""
+        return Schedule(
+            self.config.rollout,
+            seed=self.config.seed,
+            sampling=self.sampling,
+            prompts=self.inputs.prompts,
+            stream=self.stream,
+            grader=self.grader,
+            engine=self.synced_engine,
+            polls=self.stop.polls,
+            display=self.display,
+            each_term=self.config.advantage.estimator == "gdpo",
+        )
 
     def first_params(self) -> Params:
         """Of the warm start, of a checkpoint, or random."""

@@ -49,7 +49,8 @@ def show_plan(
                 f"{samples * rollout.max_new_tokens:,} sampled tokens; {update.per_rollout * update.epochs} updates "
                 f"in micro-batches of {update.micro_rows} x {row_tokens} tokens",
             ),
-            *_sampling(rollout.server, inputs.decoding),
+            *_lag(rollout),
+            *_sampling(rollout.server, inputs.decoding, rollout.devices),
             ("written to", str(path)),
         ],
     )
@@ -70,9 +71,28 @@ def truncation_warning(rollout: RolloutConfig) -> str | None:
     )
 
 
-def _sampling(server: ServerConfig | None, decoding: DecodingLayout) -> list[tuple[str, str]]:
+def _lag(rollout: RolloutConfig) -> list[tuple[str, str]]:
+    """How far the sampling is ahead, and whether responses go on over several steps."""
+    rows = []
+    if rollout.lag:
+        rows.append(
+            (
+                "lag",
+                f"step k trains on samples of the weights after step k - {rollout.lag + 1}, sampled "
+                + ("beside the updates" if rollout.is_elsewhere else "in turn with the updates"),
+            )
+        )
+    if rollout.partial is not None:
+        until = f", until {rollout.partial.groups:.0%} of the groups are complete" if rollout.partial.groups else ""
+        rows.append(("partial", f"{rollout.partial.tokens} tokens of each response a round{until}; the rest goes on"))
+    return rows
+
+
+def _sampling(server: ServerConfig | None, decoding: DecodingLayout, devices: int) -> list[tuple[str, str]]:
     if server is None:
-        where = [("decoding", decoding.describe())] if decoding.mesh.size > 1 else []
+        is_shown = decoding.mesh.size > 1 or devices
+        apart = f"on the last {devices} devices, " if devices else ""
+        where = [("decoding", apart + decoding.describe())] if is_shown else []
         compiled = "about 4 programs of training, and those of a rollout for each size of the cache"
         return [*where, ("to compile", compiled)]
     return [

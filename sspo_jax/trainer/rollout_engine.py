@@ -42,6 +42,7 @@ def run_layout(
     model: QwenModel,
     mesh: Mesh,
     *,
+    apart: Mesh | None = None,
     lora: LoraConfig | None,
     has_reference: bool,
     longest_response: int,
@@ -51,6 +52,7 @@ def run_layout(
 
     Args:
       mesh: of training; where a server samples, nothing else is chosen.
+      apart: of the devices that only sample, where there are any.
       has_reference: whether the loss has a KL term.
       longest_response: in tokens, of rollouts and evaluations.
       memory: of a device, in bytes; None: not known.
@@ -61,6 +63,8 @@ def run_layout(
     state, base = abstract_state(model, mesh, lora=lora), Trainable(model, lora).abstract_base(mesh)
     kept = bytes_per_device((state, base)) + (bytes_per_device(state["params"]) if has_reference else 0)
     demand = demand_of(rollout, longest_response)
+    if apart is not None:
+        return decoding_layout(rollout.mesh, model, apart, demand, training=0, memory=memory)
     return decoding_layout(rollout.mesh, model, mesh, demand, training=kept, memory=memory)
 
 
@@ -82,13 +86,14 @@ def open_engine(rollout: RolloutConfig, model: QwenConfig, mesh: Mesh, run_direc
     """The engine that the configuration chooses, without weights yet.
 
     Args:
-      mesh: that this process samples on; the parameters may lie on another one of the same devices.
+      mesh: that this process samples on; the parameters lie on one of the same devices, or where
+        `rollout.devices` is set, of other ones.
     """
     server = rollout.server
     if server is None:
-        return LocalEngine(model, slots=rollout.slots, mesh=mesh)
+        return LocalEngine(model, slots=rollout.slots, mesh=mesh, is_apart=rollout.devices > 0)
     return RemoteEngine(
-        server.url,
+        server.urls,
         model,
         export_directory=server.export_directory or run_directory / "weights",
         export_dtype=model.compute.dtype,
@@ -122,7 +127,7 @@ def _api_key(server: ServerConfig) -> str | None:
 def check_server(
     rollout: RolloutConfig, model: QwenConfig, stop_token_ids: tuple[int, ...], *, longest_response: int
 ) -> None:
-    """Asks the server what it serves, and for one token; does nothing where no server is chosen.
+    """Asks each server what it serves, and for one token; does nothing where no server is chosen.
 
     Args:
       longest_response: in tokens, of the rollouts and the evaluations.
@@ -131,11 +136,21 @@ def check_server(
       ServerGoneError: it does not answer.
       ServerError: it is not one that this run can use: what it says, what is wanted and what to do.
     """
-    server = rollout.server
-    if server is None:
-        return
+    if rollout.server is not None:
+        for url in rollout.server.urls:
+            _check_one(url, rollout, rollout.server, model, stop_token_ids, longest_response)
+
+
+def _check_one(
+    url: str,
+    rollout: RolloutConfig,
+    server: ServerConfig,
+    model: QwenConfig,
+    stop_token_ids: tuple[int, ...],
+    longest_response: int,
+) -> None:
     connection = Connection(
-        server.url,
+        url,
         timeout_seconds=server.timeout_seconds,
         patience_seconds=min(_START_PATIENCE, server.patience_seconds),
         api_key=_api_key(server),

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from sspo_jax.config import EvaluationConfig, ModelConfig, RolloutConfig, TrainConfig, WarmStartConfig
+from sspo_jax.config import EvaluationConfig, ModelConfig, RolloutConfig, SegmenterConfig, TrainConfig, WarmStartConfig
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource, iterate
 from sspo_jax.data.prompts import PromptTokenizer, load_template
@@ -24,7 +24,7 @@ from sspo_jax.models.trainable import Trainable
 from sspo_jax.runs.roofline import memory_of
 from sspo_jax.runs.trackers import find_trackers
 from sspo_jax.sampler.layout import DecodingLayout
-from sspo_jax.sharding import batch_shards, make_mesh
+from sspo_jax.sharding import MeshConfig, batch_shards, make_mesh
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.conversations import RememberingPrompts, load_environment
 from sspo_jax.trainer.rollout_engine import check_server, run_layout
@@ -58,7 +58,7 @@ def check(config: TrainConfig) -> RunInputs:
     config.check()
     config.reward.check()
     find_trackers(config.log.trackers)
-    mesh = make_mesh(config.mesh)
+    mesh, apart = _meshes(config.mesh, config.rollout.devices)
     model, path = resolve_model(config.model)
     reference_path = _reference(config, model)
     qwen_shardings(model, mesh)  # refuses a mesh that does not divide the model
@@ -93,13 +93,7 @@ def check(config: TrainConfig) -> RunInputs:
     evaluation = _open_held_out(config.evaluation, tokenizer, prompts)
     if config.rollout.prompts > len(data):
         raise ValueError(f"--rollout.prompts is {config.rollout.prompts}, {data.name} has {len(data)} problems")
-    segmenter = Segmenter.from_tokenizer(
-        tokenizer,
-        rule=config.segmenter.rule,
-        min_tokens=config.segmenter.min_tokens,
-        max_tokens=config.segmenter.max_tokens,
-        math_aware=config.segmenter.math_aware,
-    )
+    segmenter = _segmenter(config.segmenter, tokenizer)
     stop_token_ids = end_tokens(tokenizer, model.eos_token_ids, own=config.rollout.stop_token_ids)
     _check_stop_tokens(config.rollout.stop_token_ids, model)
     if config.warm_start is not None:
@@ -109,10 +103,11 @@ def check(config: TrainConfig) -> RunInputs:
         config.rollout,
         model,
         mesh,
+        apart=apart,
         lora=config.model.lora,
         has_reference=bool(config.loss.kl_coefficient),
         longest_response=longest_response,
-        memory=memory_of(mesh),
+        memory=memory_of(apart or mesh),
     )
     if is_main():
         check_server(config.rollout, model, stop_token_ids, longest_response=longest_response)
@@ -137,6 +132,33 @@ def check(config: TrainConfig) -> RunInputs:
             **({"model": {str(config.model.path): model_digest(path)}} if path else {}),  # a second for each GB
             **({"reference": {str(config.model.reference): model_digest(reference_path)}} if reference_path else {}),
         },
+    )
+
+
+def _meshes(config: MeshConfig, devices: int) -> tuple[Mesh, Mesh | None]:
+    """The mesh of training, and one of the last `devices` where these sample."""
+    if not devices:
+        return make_mesh(config), None
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"--rollout.devices is {devices}, but {jax.process_count()} processes train together; expected one, or a "
+            "server: --rollout.server.url"
+        )
+    found = jax.devices()
+    if devices >= len(found):
+        raise ValueError(
+            f"--rollout.devices is {devices}; expected less than the {len(found)} devices that there are: some train"
+        )
+    return make_mesh(config, found[:-devices]), make_mesh(MeshConfig(), found[-devices:])
+
+
+def _segmenter(config: SegmenterConfig, tokenizer: Any) -> Segmenter:
+    return Segmenter.from_tokenizer(
+        tokenizer,
+        rule=config.rule,
+        min_tokens=config.min_tokens,
+        max_tokens=config.max_tokens,
+        math_aware=config.math_aware,
     )
 
 

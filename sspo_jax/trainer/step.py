@@ -28,18 +28,8 @@ from sspo_jax.optimizer import abstract_state, learning_rate_schedule, make_opti
 from sspo_jax.sampler.programs import TracedProgram
 from sspo_jax.sharding import after, named_sharding, put, replicated, shards
 from sspo_jax.subsentences import Segmenter
-from sspo_jax.trainer.batch import pack_rows
-from sspo_jax.types import Rollout, TrainBatch
-
-NO_ROLLOUT = Rollout(
-    prompts=(),
-    responses=(),
-    logprobs=(),
-    finish_reasons=np.zeros(0, np.int32),
-    group_ids=np.zeros(0, np.int32),
-    sample_ids=np.zeros(0, np.int32),
-)
-"""Without any response: rows of it are empty."""
+from sspo_jax.trainer.batch import NO_ROLLOUT, pack_rows
+from sspo_jax.types import TrainBatch
 
 
 def _shape_of(x: Any, *, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

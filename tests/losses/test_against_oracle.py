@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sspo_jax import losses
 from sspo_jax.losses.aggregation import Aggregation
-from sspo_jax.types import Max
+from sspo_jax.types import Max, TrainBatch
 
 AGGREGATIONS = Aggregation.__args__
 # name: function, name in the oracle, options worth a test of their own
@@ -127,20 +127,42 @@ def test_sspo_entropy_rules(batch, rule, level, bounds, ratio_level, mean_entrop
 
 
 @pytest.mark.parametrize("mode", ["truncate", "reject", "truncate-reject"])
-@pytest.mark.parametrize(("level", "reduction"), [("token", "sum"), ("response", "sum"), ("response", "mean")])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("level", ["token", "subsentence", "response"])
 def test_correction_weights(mode, level, reduction):
     for seed in range(20):
         batch = batches.make(seed, scale=0.5, is_packed=bool(seed % 2))
         options = {"mode": mode, "level": level, "reduction": reduction}
+        arrays = [batch[n] for n in ("old_logprobs", "sampler_logprobs", "mask")]
+        ids = {name: batch[name] for name in ("subsentence_ids", "segment_ids")}
         got = losses.correction_weights(
-            *(jnp.asarray(batch[n]) for n in ("old_logprobs", "sampler_logprobs", "mask")),
-            segment_ids=jnp.asarray(batch["segment_ids"]),
-            **options,
+            *map(jnp.asarray, arrays), **{name: jnp.asarray(own) for name, own in ids.items()}, **options
         )
-        want = oracle.correction(
-            batch["old_logprobs"], batch["sampler_logprobs"], batch["mask"], segment_ids=batch["segment_ids"], **options
-        )
-        np.testing.assert_allclose(got, want, rtol=1e-12)
+        np.testing.assert_allclose(got, oracle.correction(*arrays, **ids, **options), rtol=1e-12)
+
+
+def test_the_weights_that_are_logged_are_those_before_truncation():
+    """Two tokens of weight 4 and 1/4, two of 1: with truncation at 2 and rejection below 1/2, factors 2, 0, 1, 1."""
+    sampler = np.log(np.array([[0.25, 1.0, 0.5, 0.5]]))
+    old = np.log(np.array([[1.0, 0.25, 0.5, 0.5]]))
+    arrays = dict.fromkeys(("tokens", "positions"), jnp.zeros((1, 4), jnp.int32))
+    batch = TrainBatch(
+        **arrays,
+        segment_ids=jnp.ones((1, 4), jnp.int32),
+        mask=jnp.ones((1, 4), bool),
+        advantages=jnp.ones((1, 4)),
+        old_logprobs=jnp.asarray(old),
+        entropies=jnp.zeros((1, 4)),
+        sampler_logprobs=jnp.asarray(sampler),
+        subsentence_ids=jnp.asarray([[0, 0, 1, 1]]),
+    )
+    weights, metrics = losses.RolloutCorrection(mode="truncate-reject", reject_above=5.0)(batch)
+    np.testing.assert_allclose(weights, [[2, 0, 1, 1]], rtol=1e-6)
+    found = {name.removeprefix("correction/"): float(metric) for name, metric in metrics.items()}
+    expected = {"weight_mean": 6.25 / 4, "weight_max": 4.0, "truncated_fraction": 0.25, "rejected_fraction": 0.25}
+    assert found == pytest.approx(expected, rel=1e-6)
+    clauses, _ = losses.RolloutCorrection(mode="truncate", level="subsentence")(batch)
+    np.testing.assert_allclose(clauses, 1.0, rtol=1e-6)  # 4 and 1/4 have the geometric mean 1
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3_unbiased"])

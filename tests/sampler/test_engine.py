@@ -7,6 +7,7 @@ import pytest
 
 from sspo_jax.models.qwen import apply_qwen
 from sspo_jax.sampler import Sampler, SamplingParams, generate
+from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sharding import MeshConfig, make_mesh
 from sspo_jax.types import FinishReason, Rollout
 
@@ -340,3 +341,22 @@ def test_weights_made_ready_ahead_sample_the_same_and_can_replace_the_parameters
         np.testing.assert_array_equal(got.response_tokens, want.response_tokens)
         np.testing.assert_array_equal(got.sampler_logprobs, want.sampler_logprobs)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))  # bfloat16: every one was converted
+
+
+def test_a_response_that_goes_on_with_its_key_and_place_is_the_one_without_a_break(reference, prompts, tiny):
+    """Broken off after any number of tokens, those of a group at different ones."""
+    config, params = tiny
+    sampler = Sampler(config, SAMPLING, slots=4)
+    whole = responses(reference)
+    rows = [row for row, response in enumerate(whole) if len(response) > 3]
+    places = [1 + row % (len(whole[row]) - 1) for row in rows]
+    keys = np.concatenate([row_keys(11, 4, [reference.group_ids[row]], [reference.sample_ids[row]]) for row in rows])
+    begun = [[*prompts[reference.group_ids[row]], *whole[row][:place]] for row, place in zip(rows, places, strict=True)]
+    budgets = [20 - place for place in places]
+    rest = sampler.generate(params, begun, seed=0, keys=keys, places=places, budgets=budgets)
+    assert responses(rest) == [whole[row][place:] for row, place in zip(rows, places, strict=True)]
+    assert rest.finish_reasons.tolist() == reference.finish_reasons[rows].tolist()
+    with pytest.raises(ValueError, match="place 3 of prompt 0, expected 0 to 2"):
+        sampler.generate(params, [[1, 2, 3]], seed=0, places=[3])
+    with pytest.raises(ValueError, match="places has 2 entries, expected 1"):
+        sampler.generate(params, [[1, 2, 3]], seed=0, places=[1, 2])

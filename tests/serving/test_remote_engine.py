@@ -13,7 +13,8 @@ import pytest
 from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.qwen import init_qwen
 from sspo_jax.sampler import NO_WEIGHTS, LocalEngine, SamplingParams
-from sspo_jax.serving import VLLM_RELOAD, RemoteEngine, ServerError
+from sspo_jax.sampler.random_bits import row_keys
+from sspo_jax.serving import VLLM_RELOAD, RemoteEngine, ServerError, ServerGoneError
 from sspo_jax.serving.remote_engine import checked_choice
 from sspo_jax.serving.service import CompletionService
 from sspo_jax.types import FinishReason
@@ -57,6 +58,40 @@ def test_the_server_gives_the_tokens_of_the_local_engine(server, tiny, prompts, 
     assert_same(rollout, local(tiny).generate(prompts, SAMPLING, **arguments))
     want = {row: rollout.response_tokens[row][rollout.response_mask[row]].tolist() for row in range(18)}
     assert finished == want
+
+
+def test_responses_go_on_through_a_server(server, tiny, prompts, tmp_path):
+    """The last tokens of responses, each with the key and the place that it had, within a budget of its own."""
+    remote, here = RemoteEngine(server.url, tiny[0], export_directory=tmp_path), local(tiny)
+    whole = here.generate(prompts, SAMPLING, seed=9)
+    begun = [[*prompt, *response[:1].tolist()] for prompt, response in zip(prompts, whole.responses, strict=True)]
+    keys = row_keys(9, 0, list(range(6)), [0] * 6)
+    options = {"seed": 1, "keys": keys, "places": [1] * 6, "budgets": [3, 4, 5, 6, 7, 8]}
+    rest = remote.generate(begun, SAMPLING, **options)
+    assert_same(rest, here.generate(begun, SAMPLING, **options))
+    for response, row, budget in zip(rest.responses, whole.responses, options["budgets"], strict=True):
+        assert response.tolist() == row[1 : 1 + budget].tolist()
+
+
+@pytest.mark.slow
+def test_servers_that_share_the_prompts_give_the_tokens_of_one(server, checkpoint, tiny, prompts, tmp_path):
+    other = ServerProcess(checkpoint)
+    try:
+        before = [one.ask("/health")["tokens"] for one in (server, other)]
+        remote = RemoteEngine([server.url, other.url], tiny[0], export_directory=tmp_path, concurrency=2)
+        here = local(tiny)
+        for engine in (remote, here):
+            engine.sync(init_qwen(tiny[0], jax.random.key(8)), 5)
+        assert_same(*(engine.generate(prompts, SAMPLING, group_size=2, seed=1) for engine in (remote, here)))
+        for one, tokens in zip((server, other), before, strict=True):
+            health = one.ask("/health")
+            assert health["tokens"] > tokens
+            assert health["weights_version"] == 5
+    finally:
+        other.kill()
+    gone = RemoteEngine([server.url, other.url], tiny[0], export_directory=tmp_path, patience_seconds=0.5)
+    with pytest.raises(ServerGoneError):
+        gone.generate(prompts, SAMPLING, seed=1)
 
 
 def test_weights_are_handed_over_and_checked(server, tiny, prompts, tmp_path):

@@ -45,8 +45,10 @@ def curious(trainer: Trainer) -> Iterator[Trainer]:
     trainer.stream = curriculum.open_stream(
         trainer.inputs.data, trainer.config.curriculum, batch_size=rollout.prompts, seed=trainer.config.seed
     )
+    trainer.schedule = trainer.open_schedule()
     yield trainer
     trainer.config, trainer.stream = before, stream
+    trainer.schedule = trainer.open_schedule()
 
 
 def test_dropped_groups_count_too(curious: Trainer):

@@ -19,8 +19,10 @@ def dynamic(trainer: Trainer) -> Iterator[Trainer]:
     before = trainer.config
     rollout = dataclasses.replace(before.rollout, dynamic_sampling=2)
     trainer.config = dataclasses.replace(before, rollout=rollout)
+    trainer.schedule = trainer.open_schedule()
     yield trainer
     trainer.config = before
+    trainer.schedule = trainer.open_schedule()
 
 
 def test_the_bound_holds_and_nothing_is_learnt_from_equal_rewards(dynamic: Trainer):
@@ -41,6 +43,7 @@ def test_kept_groups_have_different_rewards(dynamic: Trainer, monkeypatch):
     price = RewardConfig(length=Length(scale_tokens=100, only_correct=False))
     with Grader(price, dynamic.inputs.tokenizer) as judge:
         monkeypatch.setattr(dynamic, "grader", judge)
+        dynamic.schedule = dynamic.open_schedule()
         groups = dynamic.sample_groups(2, Stopwatch())
     assert 0 < len(groups) <= 16
     for group in set(groups.rollout.group_ids.tolist()):

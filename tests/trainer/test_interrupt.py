@@ -97,8 +97,8 @@ def test_a_run_interrupted_in_every_stage_is_the_uninterrupted_one(cache: pathli
     whole, folder = tmp_path / "whole", tmp_path / "run"
     stages = [  # (where, its number among those of this start), steps recorded, checkpoints
         (("evaluate", 0), [], []),
-        (("sample_groups", 0), [0], []),
-        (("sample_groups", 3), [0, 1], [1]),  # the second draw of the second step
+        (("_draw", 0), [0], []),
+        (("_draw", 3), [0, 1], [1]),  # the second draw of the second step
         (("score", 0), [0, 1], [1]),
         (("evaluate", 0), [0, 1], [1, 2]),  # trained, but not evaluated
         (("score", 0), [0, 1, 2], [1, 2]),
@@ -116,7 +116,9 @@ def test_a_run_interrupted_in_every_stage_is_the_uninterrupted_one(cache: pathli
             assert steps_in(folder / "checkpoints") == saved, stage
         with started_again(trainer, StopRequest(print)):
             assert trainer.run()
+        assert trainer.state.ahead is None  # nothing is sampled ahead without a lag
     assert metrics(folder) == metrics(whole)
+    assert not [name for row in metrics(folder) for name in row if name.startswith("rollout/age")]
     assert [row["step"] for row in metrics(folder)] == [0, 1, 2, 3]
     assert metrics(folder)[2]["optim/grad_norm"] > 0
     for step in (1, 2, 3):

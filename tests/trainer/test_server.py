@@ -16,7 +16,7 @@ import jax
 import pytest
 
 from sspo_jax.commands.main import main
-from sspo_jax.config import ServerConfig, TrainConfig
+from sspo_jax.config import PartialConfig, ServerConfig, TrainConfig
 from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import init_qwen
@@ -104,6 +104,44 @@ def test_a_run_through_a_server_is_the_run_here(here: pathlib.Path, server: Serv
     assert health["tokens"] - before > sampled  # the evaluations too
     assert health["weights_path"] == str(tmp_path / "run" / "weights" / "weights-00000002")
     assert [path.name for path in (tmp_path / "run" / "weights").iterdir()] == ["weights-00000002"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("partial", [None, PartialConfig(tokens=6)])
+def test_servers_sample_beside_the_updates_what_is_sampled_here_in_turn(server, checkpoint, cache, tmp_path, partial):
+    """With a lag, two servers and a thread that waits for them: the run that samples here, in turn."""
+    config = served(steps=3, evaluation=dataclasses.replace(served().evaluation, samples=0))
+    config = dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, lag=1, partial=partial))
+    assert run(config, tmp_path / "here").state.step == 3
+    other = started(checkpoint)
+    try:
+        both = through(server, config)
+        addresses = dataclasses.replace(both.rollout.server, url=f"{server.url}, {other.url}")
+        both = dataclasses.replace(both, rollout=dataclasses.replace(both.rollout, server=addresses))
+        assert run(both, tmp_path / "there").state.step == 3
+    finally:
+        other.kill()
+    assert_same_run(tmp_path / "there", tmp_path / "here")
+    times = [json.loads(row) for row in (tmp_path / "there" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["time/wait_seconds"] > 0 for row in times[1:])
+
+
+@pytest.mark.slow
+def test_two_processes_and_a_server_with_a_lag(checkpoint, tmp_path: pathlib.Path):
+    """A thread of process 0 samples while both train; both get the same."""
+    variables = environment(tmp_path)
+    options = ("--rollout.lag", "1", "--evaluation.sets", "none", "--steps", "3")
+    here = Launch(tmp_path / "here", SERVED, variables, per_process=options)
+    assert here.wait() == [0, 0], here.text(0) + here.text(1)
+    server = started(checkpoint)
+    try:
+        there = Launch(
+            tmp_path / "there", SERVED, variables, per_process=(*options, "--rollout.server.url", server.url)
+        )
+        assert there.wait() == [0, 0], there.text(0) + there.text(1)
+    finally:
+        server.kill()
+    assert_close(metrics(there.run_dir), metrics(here.run_dir))
 
 
 @pytest.mark.slow
