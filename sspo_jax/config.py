@@ -487,6 +487,12 @@ class TrainConfig:
                 f"--rollout.devices is {rollout.devices}, but --rollout.server.url samples elsewhere; expected one of "
                 "them"
             )
+        if rollout.environment is not None and (rollout.devices or rollout.partial is not None):
+            option = "partial" if rollout.partial is not None else "devices"
+            raise ValueError(
+                f"--rollout.{option} with --rollout.environment: conversations are sampled whole and by this process's "
+                "own devices; expected one of them"
+            )
         if rollout.partial is not None and rollout.dynamic_sampling:
             raise ValueError(
                 f"--rollout.dynamic-sampling is {rollout.dynamic_sampling} with --rollout.partial, whose responses may "

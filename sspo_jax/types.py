@@ -125,9 +125,11 @@ class Rollout:
     finish_reasons: Int[np.ndarray, " batch"]  # values of FinishReason
     group_ids: Int[np.ndarray, " batch"]  # the index of the prompt
     sample_ids: Int[np.ndarray, " batch"]  # the index inside the group
-    said: tuple[Bool[np.ndarray, " _"], ...] = ()  # by the policy, not an environment; empty: all is
-    rewards: tuple[float, ...] = ()  # of an environment, NaN where a response is to be left out; empty: there is none
     versions: tuple[Int[np.ndarray, " _"], ...] = ()  # of the weights that sampled each token; empty: not recorded
+    said: tuple[
+        Bool[np.ndarray, " _"], ...
+    ] = ()  # false where an environment wrote a token; empty: the policy wrote all
+    rewards: tuple[float, ...] = ()  # of an environment, NaN where a response is to be left out; empty: there is none
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -172,9 +174,9 @@ class Rollout:
             finish_reasons=self.finish_reasons[index],
             group_ids=self.group_ids[index],
             sample_ids=self.sample_ids[index],
+            versions=tuple(self.versions[row] for row in index) if self.versions else (),
             said=tuple(self.said[row] for row in index) if self.said else (),
             rewards=tuple(self.rewards[row] for row in index) if self.rewards else (),
-            versions=tuple(self.versions[row] for row in index) if self.versions else (),
         )
 
     @staticmethod
@@ -189,9 +191,9 @@ class Rollout:
             finish_reasons=np.concatenate([rollout.finish_reasons for rollout in rollouts]),
             group_ids=np.concatenate([rollout.group_ids for rollout in rollouts]),
             sample_ids=np.concatenate([rollout.sample_ids for rollout in rollouts]),
+            versions=tuple(versions for rollout in rollouts for versions in rollout.versions),
             said=tuple(said for rollout in rollouts for said in rollout.said),
             rewards=tuple(reward for rollout in rollouts for reward in rollout.rewards),
-            versions=tuple(versions for rollout in rollouts for versions in rollout.versions),
         )
 
 

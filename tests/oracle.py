@@ -328,3 +328,16 @@ def logprobs_and_entropies(hidden, unembedding, targets, *, temperature=1.0, voc
         logprobs.append(log_p[target])
         entropies.append(-sum(math.exp(x) * x for x in log_p))
     return np.array(logprobs), np.array(entropies)
+
+
+def delta_rule(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, log_decay: np.ndarray, rate: np.ndarray
+) -> np.ndarray:
+    """The gated delta rule of one head and one sequence, token by token: [time, value_dim], float64."""
+    query, key, value, log_decay, rate = (np.asarray(x, np.float64) for x in (query, key, value, log_decay, rate))
+    state, out = np.zeros((key.shape[1], value.shape[1])), np.zeros(value.shape)
+    for t in range(len(key)):
+        state = np.exp(log_decay[t]) * state
+        state = state + rate[t] * np.outer(key[t], value[t] - key[t] @ state)
+        out[t] = query[t] @ state
+    return out

@@ -1,6 +1,7 @@
 """Models: declaration and forward pass, shapes, Hugging Face checkpoints in and out.
 
-One decoder covers Qwen 2, 2.5, 3 and 3-MoE, Llama and SmolLM2. The names with `model` and with `qwen` are the same.
+One decoder covers Qwen 2, 2.5, 3, 3-MoE, 3-Next and the text part of 3.5, Llama and SmolLM2. The names with `model` and
+with `qwen` are the same.
 """
 
 from sspo_jax.models.configs import ComputeConfig, QwenConfig, QwenModel

@@ -3,8 +3,9 @@
 `QwenConfig` is what a checkpoint is. `ComputeConfig` is how it is computed, which no checkpoint knows. `QwenModel` is
 both in one record: a `QwenConfig` that every function of the model and of the sampler takes.
 
-One decoder covers the families Qwen 2, 2.5, 3, 3-MoE and Llama (SmolLM2 is one): they differ in biases, norms of the
-heads, experts and the stretching of the rotary frequencies, and each of these is a field. The names say Qwen for all.
+One decoder covers the families Qwen 2, 2.5, 3, 3-MoE, 3-Next and 3.5 (its text part) and Llama (SmolLM2 is one): they
+differ in biases, norms of the heads, experts, the stretching of the rotary frequencies, and in which layers have the
+gated delta rule in the place of attention; each of these is a field. The names say Qwen for all.
 """
 
 import dataclasses
@@ -25,8 +26,25 @@ MODEL_TYPES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
+    "qwen3_next": "Qwen3NextForCausalLM",
+    "qwen3_5_text": "Qwen3_5ForCausalLM",
+    "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
 }
 """Architectures that are read and written, by the `model_type` that stands for each."""
+
+_WITH_VISION = {
+    "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",
+    "Qwen3_5MoeForConditionalGeneration": "Qwen3_5MoeForCausalLM",
+}
+_WITH_EXPERTS = ("Qwen3MoeForCausalLM", "Qwen3NextForCausalLM", "Qwen3_5MoeForCausalLM")
+_WITH_DELTA = ("Qwen3NextForCausalLM", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM")
+LayerType = Literal["full_attention", "linear_attention"]
+
+HYBRID_FIELDS = (
+    "shared_expert_size", "layer_types", "rotary_fraction", "delta_key_heads", "delta_value_heads", "delta_key_dim",
+    "delta_value_dim", "delta_taps", "delta_fused",
+)  # fmt: skip
+"""Fields of a `QwenConfig` that have other values than their defaults in models with the gated delta rule alone."""
 
 _NOT_ARCHITECTURE = ("max_positions", "init_scale", "eos_token_ids")
 
@@ -92,6 +110,25 @@ class QwenConfig:
     """Inner width of one expert's MLP."""
     normalize_experts: bool = True
     """The weights of a token's experts are divided by their sum."""
+    shared_expert_size: int = 0
+    """Inner width of the expert that every token goes through, with a gate of its own; 0: there is none."""
+    layer_types: tuple[LayerType, ...] = ()
+    """What mixes the tokens in each layer: attention, or the gated delta rule ("linear_attention"). Empty: attention
+    everywhere. Otherwise, as in Qwen3-Next and Qwen3.5, attention has an output gate and norms are zero-centred."""
+    rotary_fraction: float = 1.0
+    """Part of a head that the rotary embedding turns."""
+    delta_key_heads: int = 0
+    """Key and query heads of the gated delta rule."""
+    delta_value_heads: int = 0
+    """Its value heads; a multiple of delta_key_heads."""
+    delta_key_dim: int = 0
+    """Width of one of its key heads."""
+    delta_value_dim: int = 0
+    """Width of one of its value heads."""
+    delta_taps: int = 4
+    """Tokens that its convolution reaches over."""
+    delta_fused: bool = False
+    """Its projections are stored as two matrices (Qwen3-Next), not as four (Qwen3.5)."""
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -104,6 +141,69 @@ class QwenConfig:
             raise ValueError(
                 f"experts_per_token is {self.experts_per_token}, expected 1 to num_experts = {self.num_experts}"
             )
+        if self.layer_types:
+            self._check_layers()
+
+    def _check_layers(self) -> None:
+        if len(self.layer_types) != self.num_layers:
+            raise ValueError(
+                f"layer_types has {len(self.layer_types)} entries, expected num_layers = {self.num_layers}"
+            )
+        if "linear_attention" not in self.layer_types:
+            return
+        if "full_attention" not in self.layer_types:
+            raise ValueError("layer_types has no 'full_attention', expected at least one: all known models have some")
+        sizes = (
+            self.delta_key_heads,
+            self.delta_value_heads,
+            self.delta_key_dim,
+            self.delta_value_dim,
+            self.delta_taps,
+        )
+        if min(sizes) < 1 or self.delta_value_heads % self.delta_key_heads:
+            raise ValueError(
+                f"the gated delta rule has {self.delta_key_heads} key heads of {self.delta_key_dim} and "
+                f"{self.delta_value_heads} value heads of {self.delta_value_dim}, over {self.delta_taps} tokens; "
+                "expected sizes above 0 and a multiple of the key heads"
+            )
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether it is of the kind of Qwen3-Next and Qwen3.5: output gates, zero-centred norms, gated delta rule."""
+        return bool(self.layer_types)
+
+    @property
+    def delta_layers(self) -> tuple[int, ...]:
+        """The layers with the gated delta rule."""
+        return tuple(i for i, kind in enumerate(self.layer_types) if kind == "linear_attention")
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """The layers with attention."""
+        return tuple(i for i in range(self.num_layers) if i not in self.delta_layers)
+
+    @property
+    def period(self) -> int:
+        """The least number of layers after which the kinds of layers repeat."""
+        count, kinds = self.num_layers, self.layer_types
+        return next(
+            (p for p in range(1, count) if count % p == 0 and kinds == kinds[:p] * (count // p)), count if kinds else 1
+        )
+
+    @property
+    def delta_group(self) -> int:
+        """Value heads to a key head of the gated delta rule."""
+        return self.delta_value_heads // max(self.delta_key_heads, 1)
+
+    @property
+    def delta_channels(self) -> int:
+        """Query, key and values of a key head and its group: what the convolution takes."""
+        return 2 * self.delta_key_dim + self.delta_group * self.delta_value_dim
+
+    @property
+    def delta_state_size(self) -> int:
+        """Numbers that a sequence's state consists of in one layer, all heads together; float32."""
+        return self.delta_value_heads * self.delta_key_dim * self.delta_value_dim
 
     @property
     def compute(self) -> ComputeConfig:
@@ -152,13 +252,18 @@ class QwenConfig:
         """Weights of the model, tied embeddings counted once."""
         heads = self.num_heads * self.head_dim
         kv_heads = self.num_kv_heads * self.head_dim
-        attention = 2 * self.hidden_size * (heads + kv_heads)
+        attention = 2 * self.hidden_size * (heads + kv_heads) + self.hidden_size * heads * self.is_hybrid
         attention += (heads + 2 * kv_heads) * self.attention_bias + 2 * self.head_dim * self.qk_norm
         attention += self.hidden_size * self.output_bias
         mlp = 3 * self.hidden_size * self.mlp_size * max(self.num_experts, 1) + self.hidden_size * self.num_experts
-        layer = attention + mlp + 2 * self.hidden_size
+        mlp += (3 * self.shared_expert_size + 1) * self.hidden_size if self.shared_expert_size else 0
+        values = self.delta_value_heads * self.delta_value_dim
+        channels = self.delta_key_heads * self.delta_channels
+        delta = self.hidden_size * (channels + 2 * values + 2 * self.delta_value_heads)
+        delta += channels * self.delta_taps + 2 * self.delta_value_heads + self.delta_value_dim
+        layers = len(self.attention_layers) * attention + len(self.delta_layers) * delta
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
-        return self.num_layers * layer + embeddings + self.hidden_size
+        return layers + self.num_layers * (mlp + 2 * self.hidden_size) + embeddings + self.hidden_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,6 +341,15 @@ def _qwen3(*sizes: int, **changes: Any) -> QwenConfig:
     return _known(151936, *sizes, **own, **changes)
 
 
+def _qwen35(*sizes: int, **changes: Any) -> QwenConfig:
+    """The text part of a dense Qwen3.5: three layers with the gated delta rule, then one with attention."""
+    layers = sizes[2]
+    delta = {"delta_key_heads": 16, "delta_value_heads": 32, "delta_key_dim": 128, "delta_value_dim": 128}
+    own = {"head_dim": 256, "attention_bias": False, "qk_norm": True, "max_positions": 262144, "rope_theta": 1e7}
+    kinds = ("linear_attention",) * 3 + ("full_attention",)
+    return _known(248320, *sizes, rotary_fraction=0.25, layer_types=kinds * (layers // 4), **delta, **own, **changes)
+
+
 def _llama(*sizes: int, stretched: float, **changes: Any) -> QwenConfig:
     """Llama 3.1 or 3.2.
 
@@ -267,6 +381,8 @@ QWEN3_14B = _qwen3(5120, 17408, 40, 40, 8, tie_embeddings=False)
 QWEN3_30B_A3B = _qwen3(
     2048, 6144, 48, 32, 4, tie_embeddings=False, num_experts=128, experts_per_token=8, expert_size=768
 )
+QWEN35_4B = _qwen35(2560, 9216, 32, 16, 4)
+QWEN35_9B = _qwen35(4096, 12288, 32, 16, 4, tie_embeddings=False)
 LLAMA32_1B = _llama(2048, 8192, 16, 32, 8, stretched=32.0)
 LLAMA32_3B = _llama(3072, 8192, 28, 24, 8, stretched=32.0)
 LLAMA31_8B = _llama(4096, 14336, 32, 32, 8, stretched=8.0, tie_embeddings=False)
@@ -276,6 +392,7 @@ SMOLLM2_1P7B = _smollm2(2048, 8192, 24, 32, 32, rope_theta=1.3e5)
 
 _END_TOKENS = {
     128256: (128001, 128008, 128009),  # Llama 3: <|end_of_text|>, <|eom_id|>, <|eot_id|>
+    248320: (248044, 248046),  # Qwen3.5: <|endoftext|>, <|im_end|>
     49152: (0, 2),  # SmolLM2: <|endoftext|>, <|im_end|>
 }
 _QWEN_END_TOKENS = (151643, 151645)  # <|endoftext|>, <|im_end|>
@@ -294,6 +411,8 @@ HUB_NAMES = {
     "Qwen/Qwen3-8B": QWEN3_8B,
     "Qwen/Qwen3-14B": QWEN3_14B,
     "Qwen/Qwen3-30B-A3B": QWEN3_30B_A3B,
+    "Qwen/Qwen3.5-4B": QWEN35_4B,
+    "Qwen/Qwen3.5-9B": QWEN35_9B,
     "meta-llama/Llama-3.2-1B": LLAMA32_1B,
     "meta-llama/Llama-3.2-1B-Instruct": LLAMA32_1B,
     "meta-llama/Llama-3.2-3B": LLAMA32_3B,
@@ -344,11 +463,11 @@ def config_from_hf(path: pathlib.Path) -> QwenConfig:
     has_bias = bool(hf.get("attention_bias", architecture == "Qwen2ForCausalLM"))
     if has_bias and architecture == "Qwen2ForCausalLM":
         has_bias = has_tensor(path, "q_proj.bias") is not False
-    is_qwen3 = architecture in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
+    is_qwen3 = architecture not in ("Qwen2ForCausalLM", "LlamaForCausalLM")
     fields = {
         "vocab_size": hf["vocab_size"],
         "hidden_size": hf["hidden_size"],
-        "intermediate_size": hf["intermediate_size"],
+        "intermediate_size": hf.get("intermediate_size") or hf["moe_intermediate_size"],
         "num_layers": hf["num_hidden_layers"],
         "num_heads": hf["num_attention_heads"],
         "num_kv_heads": hf.get("num_key_value_heads") or hf["num_attention_heads"],
@@ -359,17 +478,39 @@ def config_from_hf(path: pathlib.Path) -> QwenConfig:
         "tie_embeddings": bool(hf.get("tie_word_embeddings", False)),
         "rope_theta": theta,
         "norm_epsilon": float(hf.get("rms_norm_eps", 1e-6)),
-        "rope_scaling": scaling_from_hf(str(file), rope, max_positions),
+        "rope_scaling": scaling_from_hf(str(file), rope, max_positions, can_be_partial=architecture in _WITH_DELTA),
         "max_positions": max_positions,
         "init_scale": float(hf.get("initializer_range", 0.02)),
         "eos_token_ids": declared_end_tokens(path, hf),
     }
-    if architecture == "Qwen3MoeForCausalLM":
+    if architecture in _WITH_DELTA:
+        fields |= _delta_from_hf(hf, rope, is_fused=architecture == "Qwen3NextForCausalLM")
+    if architecture in _WITH_EXPERTS:
         fields["num_experts"] = hf.get("num_experts") or hf["num_local_experts"]
         fields["experts_per_token"] = hf["num_experts_per_tok"]
         fields["expert_size"] = hf["moe_intermediate_size"]
-        fields["normalize_experts"] = bool(hf.get("norm_topk_prob", False))
+        always = architecture == "Qwen3_5MoeForCausalLM" or hf.get("norm_topk_prob", architecture in _WITH_DELTA)
+        fields["normalize_experts"] = bool(always)
+        fields["shared_expert_size"] = hf["shared_expert_intermediate_size"] if architecture in _WITH_DELTA else 0
     return QwenConfig(**fields)
+
+
+def _delta_from_hf(hf: dict[str, Any], rope: dict[str, Any], *, is_fused: bool) -> dict[str, Any]:
+    """The fields of a model with the gated delta rule, with transformers' defaults."""
+    layers, interval = hf["num_hidden_layers"], hf.get("full_attention_interval") or 4
+    kinds = [("full" if (i + 1) % interval == 0 else "linear") + "_attention" for i in range(layers)]
+    fraction = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or 0.25
+    return {
+        "layer_types": tuple(hf.get("layer_types") or kinds),
+        "head_dim": hf.get("head_dim") or 256,
+        "rotary_fraction": float(fraction),
+        "delta_key_heads": hf.get("linear_num_key_heads") or 16,
+        "delta_value_heads": hf.get("linear_num_value_heads") or 32,
+        "delta_key_dim": hf.get("linear_key_head_dim") or 128,
+        "delta_value_dim": hf.get("linear_value_head_dim") or 128,
+        "delta_taps": hf.get("linear_conv_kernel_dim") or 4,
+        "delta_fused": is_fused,
+    }
 
 
 def _architecture(hf: dict[str, Any]) -> str | None:
@@ -393,7 +534,7 @@ def _check_computable(file: pathlib.Path, hf: dict[str, Any], architecture: str)
         raise ValueError(f"{file}: hidden_act {hf['hidden_act']!r}, expected 'silu'")
     if architecture == "LlamaForCausalLM" and hf.get("mlp_bias"):
         raise ValueError(f"{file}: mlp_bias is not supported, expected false")
-    if architecture == "Qwen3MoeForCausalLM" and (hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1):
+    if architecture in _WITH_EXPERTS and (hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1):
         raise ValueError(f"{file}: mlp_only_layers and decoder_sparse_step are not supported; all layers have experts")
     if _windows(hf, architecture):
         raise ValueError(f"{file}: sliding-window attention is not supported; this model attends to the full context")
@@ -404,6 +545,8 @@ def _windows(hf: dict[str, Any], architecture: str) -> bool:
     layers, types = hf["num_hidden_layers"], hf.get("layer_types")
     if architecture == "LlamaForCausalLM":  # reads none of this
         return False
+    if architecture in _WITH_DELTA:
+        return bool(set(types or ()) - {"full_attention", "linear_attention"})
     if set(types or ()) - {"full_attention", "sliding_attention"}:
         return True
     window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
@@ -428,6 +571,11 @@ _HF_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys((*_HF_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings"), (int,)),
     **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size"), (int,)),
     **dict.fromkeys(("rope_type", "type", "model_type"), (str,)),
+    **dict.fromkeys(("shared_expert_intermediate_size", "full_attention_interval", "linear_conv_kernel_dim"), (int,)),
+    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), (int,)),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), (int,)),
+    **dict.fromkeys(("partial_rotary_factor",), (int, float)),
+    "text_config": (dict,),
     "original_max_position_embeddings": (int, float),
     "eos_token_id": (int, list),
 }
@@ -442,6 +590,7 @@ def read_hf(file: pathlib.Path) -> dict[str, Any]:
     hf = read_json(file)
     if not isinstance(hf, dict):
         raise ValueError(f"{file}: a {type(hf).__name__}; expected an object")
+    hf = _text_part(hf)
     rope = {}
     for name in ("rope_scaling", "rope_parameters"):
         rope |= {f"{name}.{key}": value for key, value in (hf.get(name) or {}).items()} if _is_object(hf, name) else {}
@@ -467,6 +616,18 @@ def read_hf(file: pathlib.Path) -> dict[str, Any]:
     return hf
 
 
+def _text_part(hf: dict[str, Any]) -> dict[str, Any]:
+    """Of a model that also sees images, the config of the part that reads and writes text; else the config itself."""
+    names = {"qwen3_5": "Qwen3_5ForConditionalGeneration", "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration"}
+    whole = next(iter(hf.get("architectures") or ()), None) or names.get(str(hf.get("model_type")))
+    text = hf.get("text_config")
+    if whole not in _WITH_VISION or not isinstance(text, dict):
+        return hf
+    shared = ("tie_word_embeddings", "eos_token_id", "quantization_config")
+    outer = {name: hf[name] for name in shared if hf.get(name) is not None}
+    return {**text, **outer, "architectures": [_WITH_VISION[whole]]}
+
+
 def _check_end_tokens(file: pathlib.Path, hf: dict[str, Any]) -> None:
     """Raises ValueError where a text would end with what is no token; generation_config.json is beside config.json."""
     ids = hf.get("eos_token_id")
@@ -486,10 +647,13 @@ def _is_object(hf: dict[str, Any], name: str) -> bool:
 def _needed(hf: dict[str, Any]) -> tuple[str, ...]:
     """The sizes without which there is no model; none where the architecture is refused anyhow."""
     architecture = _architecture(hf)
-    experts = ("num_experts_per_tok", "moe_intermediate_size") if architecture == "Qwen3MoeForCausalLM" else ()
+    experts = ("num_experts_per_tok", "moe_intermediate_size") if architecture in _WITH_EXPERTS else ()
     if experts and hf.get("num_experts") is None:
         experts = (*experts, "num_local_experts")
-    return (*_HF_SIZES, *experts) if architecture in MODEL_TYPES.values() else ()
+    if architecture in _WITH_EXPERTS and architecture in _WITH_DELTA:
+        experts = (*experts, "shared_expert_intermediate_size")
+    without = "intermediate_size" if architecture == "Qwen3_5MoeForCausalLM" else None
+    return (*(name for name in _HF_SIZES if name != without), *experts) if architecture in MODEL_TYPES.values() else ()
 
 
 def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:
@@ -499,6 +663,9 @@ def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:
     """
     is_qwen3, is_qwen2 = config.qk_norm, config.attention_bias and not config.output_bias
     model_type = "qwen3_moe" if config.num_experts else "qwen3" if is_qwen3 else "qwen2" if is_qwen2 else "llama"
+    if config.is_hybrid:
+        model_type = "qwen3_5_moe_text" if config.num_experts else "qwen3_5_text"
+        model_type = "qwen3_next" if config.delta_fused else model_type
     scaling = scaling_to_hf(config.rope_scaling)
     hf: dict[str, Any] = {
         "architectures": [MODEL_TYPES[model_type]],
@@ -536,4 +703,20 @@ def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:
         hf["moe_intermediate_size"] = config.expert_size
         hf["norm_topk_prob"] = config.normalize_experts
         hf |= {"decoder_sparse_step": 1, "mlp_only_layers": []}
-    return hf
+    return hf | _delta_to_hf(config) if config.is_hybrid else hf
+
+
+def _delta_to_hf(config: QwenConfig) -> dict[str, Any]:
+    """The entries that models with the gated delta rule have."""
+    scaling = scaling_to_hf(config.rope_scaling) | {"partial_rotary_factor": config.rotary_fraction}
+    hf: dict[str, Any] = {
+        "layer_types": list(config.layer_types),
+        "rope_parameters": {"rope_theta": config.rope_theta, **scaling},
+        "partial_rotary_factor": config.rotary_fraction,
+        "linear_num_key_heads": config.delta_key_heads,
+        "linear_num_value_heads": config.delta_value_heads,
+        "linear_key_head_dim": config.delta_key_dim,
+        "linear_value_head_dim": config.delta_value_dim,
+        "linear_conv_kernel_dim": config.delta_taps,
+    }
+    return hf | ({"shared_expert_intermediate_size": config.shared_expert_size} if config.num_experts else {})

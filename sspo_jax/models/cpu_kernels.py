@@ -57,7 +57,10 @@ def fuse_kernels(block: dict[str, Any]) -> dict[str, Any]:
     for fused, names in _FUSED.items():
         if not all(isinstance(block.get(name), OutputMajor) for name in names):
             continue
-        kernels = [block.pop(name) for name in names]
+        kernels = [block[name] for name in names]
+        if len({kernel.outputs[1:] for kernel in kernels}) > 1:  # queries with a gate are wider
+            continue
+        block = {name: x for name, x in block.items() if name not in names}
         outputs = (sum(kernel.outputs[0] for kernel in kernels), *kernels[0].outputs[1:])
         block[fused] = OutputMajor(jnp.concatenate([kernel.weight for kernel in kernels]), outputs)
         biases = [block.pop(f"{name}_bias") for name in names if f"{name}_bias" in block]

@@ -19,8 +19,13 @@ from sspo_jax.models.qwen import Params, abstract_qwen
 from sspo_jax.ranges import Count, Positive
 from sspo_jax.sharding import check_divides, named_sharding
 
-Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
-_SUMMED = {"output": 2}  # axes that a weight sums over, where it is not one
+Target = Literal[
+    "query", "key", "value", "output", "gate", "up", "down",
+    "delta_query_key_value", "delta_gate", "delta_rate", "delta_decay", "delta_output",
+    "delta_query_key_value_gate", "delta_rate_decay",
+    "shared_gate", "shared_up", "shared_down",
+]  # fmt: skip
+_SUMMED = {"output": 2, "delta_output": 2}  # axes that a weight sums over, where it is not one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +36,10 @@ class LoraConfig:
     """Columns of A and rows of B."""
     alpha: Positive = 32.0
     """The product is scaled with alpha / rank."""
-    targets: tuple[Target, ...] = get_args(Target)
-    """Weights of a block that get an adapter."""
+    targets: tuple[Target, ...] = get_args(Target)[:7]
+    """Weights of a block that get an adapter: of attention and MLP, of the gated delta rule (of Qwen3.5
+    delta_query_key_value, delta_gate, delta_rate, delta_decay; of Qwen3-Next delta_query_key_value_gate,
+    delta_rate_decay; of both delta_output), and of the expert that all tokens go through."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.targets:
@@ -47,7 +54,7 @@ def lora_shapes(config: QwenConfig, lora: LoraConfig) -> tuple[Params, Params]:
     A is sharded like the weight's inputs and B like its outputs; the rank is whole everywhere.
 
     Raises:
-      ValueError: a target that this model does not have (the MLP of a mixture of experts).
+      ValueError: a target that this model does not have (as the MLP of a mixture of experts).
     """
     shapes, axes = (tree["blocks"] for tree in abstract_qwen(config))
     missing = [target for target in lora.targets if target not in shapes]

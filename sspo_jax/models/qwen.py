@@ -1,21 +1,23 @@
-"""Qwen 2, 2.5, 3 and 3-MoE, and Llama: one decoder block, scanned over stacked layers.
+"""Qwen 2, 2.5, 3, 3-MoE, 3-Next and 3.5, and Llama: one decoder block, scanned over stacked layers.
 
 `Qwen` (Flax NNX) declares the parameters: names, shapes, logical axes, random init. Everything that computes is a pure
 function of `(params, config, ...)`, where `params` is the declared tree as plain nested dicts of arrays.
 
-The pieces of a block (`attention_inputs`, `attention_output`, `mlp`) are functions of their own, because decoding with
-a cache (`sspo_jax.sampler`) puts another attention between them and must not repeat the rest.
+The pieces of a block (`attention_inputs`, `attention_output`, `delta_rule`, `mlp`) are functions of their own, because
+decoding with a cache (`sspo_jax.sampler`) puts another attention between them and must not repeat the rest.
 """
 
+import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from sspo_jax.models import delta
 from sspo_jax.models.attention import make_attention
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.cpu_kernels import FEW_ROWS, OutputMajor
@@ -46,14 +48,18 @@ class Qwen(nnx.Module):
         def zeros(shape: tuple[int, ...], *axes: str | None) -> nnx.Param:
             return nnx.Param(jnp.zeros(shape, param_dtype), logical_axes=axes)
 
-        blocks: dict[str, nnx.Param] = {
-            "attention_norm": ones((layers, embed), "layers", None),
-            "query": normal((layers, embed, heads, head_dim), "layers", "embed", "heads", "head_dim"),
-            "key": normal((layers, embed, kv_heads, head_dim), "layers", "embed", "kv_heads", "head_dim"),
-            "value": normal((layers, embed, kv_heads, head_dim), "layers", "embed", "kv_heads", "head_dim"),
-            "output": normal((layers, heads, head_dim, embed), "layers", "heads", "head_dim", "embed"),
-            "mlp_norm": ones((layers, embed), "layers", None),
-        }
+        norm = zeros if config.is_hybrid else ones
+        some = len(config.attention_layers)
+        gated = head_dim * (2 if config.is_hybrid else 1)
+        blocks: dict[str, nnx.Param] = {"attention_norm": norm((layers, embed), "layers", None)}
+        if some:
+            blocks |= {
+                "query": normal((some, embed, heads, gated), "layers", "embed", "heads", "head_dim"),
+                "key": normal((some, embed, kv_heads, head_dim), "layers", "embed", "kv_heads", "head_dim"),
+                "value": normal((some, embed, kv_heads, head_dim), "layers", "embed", "kv_heads", "head_dim"),
+                "output": normal((some, heads, head_dim, embed), "layers", "heads", "head_dim", "embed"),
+            }
+        blocks["mlp_norm"] = norm((layers, embed), "layers", None)
         if config.num_experts:
             experts = config.num_experts
             blocks |= {
@@ -62,26 +68,109 @@ class Qwen(nnx.Module):
                 "expert_up": normal((layers, experts, embed, mlp), "layers", "experts", "embed", "mlp"),
                 "expert_down": normal((layers, experts, mlp, embed), "layers", "experts", "mlp", "embed"),
             }
+            if shared := config.shared_expert_size:
+                blocks |= {
+                    "shared_router": normal((layers, embed, 1), "layers", None, None),
+                    "shared_gate": normal((layers, embed, shared), "layers", "embed", "mlp"),
+                    "shared_up": normal((layers, embed, shared), "layers", "embed", "mlp"),
+                    "shared_down": normal((layers, shared, embed), "layers", "mlp", "embed"),
+                }
         else:
             blocks |= {
                 "gate": normal((layers, embed, mlp), "layers", "embed", "mlp"),
                 "up": normal((layers, embed, mlp), "layers", "embed", "mlp"),
                 "down": normal((layers, mlp, embed), "layers", "mlp", "embed"),
             }
-        if config.attention_bias:
-            blocks["query_bias"] = zeros((layers, heads, head_dim), "layers", "heads", "head_dim")
-            blocks["key_bias"] = zeros((layers, kv_heads, head_dim), "layers", "kv_heads", "head_dim")
-            blocks["value_bias"] = zeros((layers, kv_heads, head_dim), "layers", "kv_heads", "head_dim")
+        if config.attention_bias and some:
+            blocks["query_bias"] = zeros((some, heads, gated), "layers", "heads", "head_dim")
+            blocks["key_bias"] = zeros((some, kv_heads, head_dim), "layers", "kv_heads", "head_dim")
+            blocks["value_bias"] = zeros((some, kv_heads, head_dim), "layers", "kv_heads", "head_dim")
             if config.output_bias:
-                blocks["output_bias"] = zeros((layers, embed), "layers", None)
-        if config.qk_norm:
-            blocks["query_norm"] = ones((layers, head_dim), "layers", None)
-            blocks["key_norm"] = ones((layers, head_dim), "layers", None)
+                blocks["output_bias"] = zeros((some, embed), "layers", None)
+        if config.qk_norm and some:
+            blocks["query_norm"] = norm((some, head_dim), "layers", None)
+            blocks["key_norm"] = norm((some, head_dim), "layers", None)
+        if config.delta_layers:
+            blocks |= _delta_parameters(config, normal, ones)
         self.embedding = normal((config.vocab_size, embed), "vocab", "embed")
         self.blocks = nnx.Dict(blocks)
-        self.final_norm = ones((embed,), None)
+        self.final_norm = norm((embed,), None)
         if not config.tie_embeddings:
             self.unembedding = normal((embed, config.vocab_size), "embed", "vocab")
+
+
+def _delta_parameters(config: QwenConfig, normal: Any, ones: Any) -> dict[str, nnx.Param]:
+    """Those of the layers with the gated delta rule, stacked; a head's queries, keys and values lie together."""
+    layers, embed, heads, group = (
+        len(config.delta_layers),
+        config.hidden_size,
+        config.delta_key_heads,
+        config.delta_group,
+    )
+    channels, values = config.delta_channels, group * config.delta_value_dim
+
+    def projection(width: int) -> nnx.Param:
+        return normal((layers, embed, heads, width), "layers", "embed", "kv_heads", None)
+
+    def decay() -> nnx.Param:
+        return nnx.Param(jnp.ones((layers, heads, group), jnp.float32), logical_axes=("layers", "kv_heads", None))
+
+    if config.delta_fused:
+        found = {"delta_query_key_value_gate": projection(channels + values), "delta_rate_decay": projection(2 * group)}
+    else:
+        found = {
+            "delta_query_key_value": projection(channels),
+            "delta_gate": projection(values),
+            "delta_rate": projection(group),
+            "delta_decay": projection(group),
+        }
+    return found | {
+        "delta_convolution": normal((layers, heads, channels, config.delta_taps), "layers", "kv_heads", None, None),
+        "delta_log_decay": decay(),
+        "delta_step_bias": decay(),
+        "delta_norm": ones((layers, config.delta_value_dim), "layers", None),
+        "delta_output": normal((layers, heads, values, embed), "layers", "kv_heads", None, "embed"),
+    }
+
+
+_FLOAT32 = ("delta_log_decay", "delta_step_bias")
+
+
+def kept_dtype(name: str, dtype: Any) -> Any:
+    """The dtype of the parameter of this name where the others have `dtype`: those that decays are made of, whose
+    errors add up over a sequence, stay float32.
+    """
+    return jnp.dtype(jnp.float32 if name in _FLOAT32 else dtype)
+
+
+def cast_params(params: Params, dtype: Any) -> Params:
+    """The parameters, or a part of them, in this dtype, but for those that stay float32."""
+
+    def cast(path: tuple[Any, ...], x: Array) -> Array:
+        return x.astype(kept_dtype(path[-1].key, dtype))
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def layer_of(blocks: Params, config: QwenConfig, layer: int) -> Params:
+    """The parameters of one layer, of those that are stacked over all layers or over the layers of one kind."""
+    if not config.is_hybrid:
+        return {name: x[layer] for name, x in blocks.items()}
+    found = {}
+    for name, x in blocks.items():
+        layers = layers_with(name, config)
+        if layer in layers:
+            found[name] = x[layers.index(layer)]
+    return found
+
+
+def layers_with(name: str, config: QwenConfig) -> tuple[int, ...]:
+    """The layers that have the parameter (or adapter) of this name."""
+    if name.startswith("delta_"):
+        return config.delta_layers
+    if name.split("_")[0] in ("query", "key", "value", "output"):
+        return config.attention_layers
+    return tuple(range(config.num_layers))
 
 
 def _declared(model: Qwen) -> dict[str, Any]:
@@ -139,14 +228,22 @@ def rms_norm(x: Array, scale: Array, epsilon: float) -> Array:
     return _broadcast(scale, x) * normed.astype(x.dtype)
 
 
+def norm(x: Array, scale: Array, config: QwenConfig) -> Array:
+    """`rms_norm`; with 1 + scale in the place of scale, and in float32 to the end, where norms are zero-centred."""
+    if not config.is_hybrid:
+        return rms_norm(x, scale, config.norm_epsilon)
+    return rms_norm(x.astype(jnp.float32), 1 + scale.astype(jnp.float32), config.norm_epsilon).astype(x.dtype)
+
+
 def _broadcast(parameter: Array, x: Array) -> Array:
     """The parameter with leading axes to broadcast against x, in its dtype: rank promotion is an error in the tests."""
     return jnp.expand_dims(parameter, tuple(range(x.ndim - parameter.ndim))).astype(x.dtype)
 
 
 def rotary_angles(positions: Int[Array, "..."], config: QwenConfig) -> tuple[Array, Array]:
-    """cos and sin of shape [..., 1, head_dim / 2], float32; the singleton broadcasts over heads."""
-    return rotary_table(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+    """cos and sin of shape [..., 1, half of what is turned], float32; the singleton broadcasts over heads."""
+    turned = int(config.head_dim * config.rotary_fraction)
+    return rotary_table(positions, turned, config.rope_theta, config.rope_scaling)
 
 
 def matmul(x: Array, kernel: Array | OutputMajor, *, summed: int = 1) -> Array:
@@ -174,31 +271,110 @@ def _project(block: Params, name: str, x: Array, *, summed: int = 1) -> Array:
 
 def attention_inputs(
     block: Params, config: QwenConfig, x: Float[Array, "... embed"], angles: tuple[Array, Array]
-) -> tuple[Array, Array, Array]:
-    """Norm, projections and rotary embedding: queries [..., heads, head_dim], keys and values [..., kv_heads, ...]."""
-    x = rms_norm(x, block["attention_norm"], config.norm_epsilon)
+) -> tuple[Array, Array, Array, Array | None]:
+    """Norm, projections and rotary embedding: queries [..., heads, head_dim], keys and values [..., kv_heads, ...].
 
+    And what `attention_output` takes as its gate, as wide as the queries; None where there is none.
+    """
+    x = norm(x, block["attention_norm"], config)
+
+    gate = None
     if "query_key_value" in block:
         heads, kv_heads = config.num_heads, config.num_kv_heads
         query, key, value = jnp.split(_project(block, "query_key_value", x), (heads, heads + kv_heads), axis=-2)
     else:
         query, key, value = (_project(block, name, x) for name in ("query", "key", "value"))
+    if config.is_hybrid:
+        query, gate = jnp.split(query, 2, axis=-1)
     if config.qk_norm:
-        query = rms_norm(query, block["query_norm"], config.norm_epsilon)
-        key = rms_norm(key, block["key_norm"], config.norm_epsilon)
-    return rotate(query, angles), rotate(key, angles), value
+        query = norm(query, block["query_norm"], config)
+        key = norm(key, block["key_norm"], config)
+    return rotate(query, angles), rotate(key, angles), value, gate
 
 
-def attention_output(block: Params, attended: Float[Array, "... heads head_dim"]) -> Array:
-    """The output projection, [..., embed]."""
+def attention_output(
+    block: Params, attended: Float[Array, "... heads head_dim"], gate: Float[Array, "... heads head_dim"] | None
+) -> Array:
+    """The output projection of what was attended to, times sigmoid(gate); [..., embed]."""
+    if gate is not None:
+        attended = attended * jax.nn.sigmoid(gate)
     return _project(block, "output", attended, summed=2)
 
 
+class DeltaState(NamedTuple):
+    """What a layer with the gated delta rule keeps of a sequence."""
+
+    state: Float[Array, "batch K group*key_dim value_dim"]
+    """float32."""
+    inputs: Float[Array, "batch K taps_before channels"]
+    """Of the convolution, for the last tokens; the latest last."""
+
+
+def empty_delta_state(config: QwenConfig, batch: int, dtype: Any, *, lead: tuple[int, ...] = ()) -> DeltaState:
+    """That of an empty sequence."""
+    heads, group = config.delta_key_heads, config.delta_group
+    return DeltaState(
+        jnp.zeros((*lead, batch, heads, group * config.delta_key_dim, config.delta_value_dim), jnp.float32),
+        jnp.zeros((*lead, batch, heads, config.delta_taps - 1, config.delta_channels), dtype),
+    )
+
+
+def delta_rule(
+    block: Params,
+    config: QwenConfig,
+    x: Float[Array, "batch time embed"],
+    before: DeltaState,
+    *,
+    is_token: Bool[Array, "batch time"] | None = None,
+    runs: Int[Array, "batch time"] | None = None,
+) -> tuple[Array, DeltaState]:
+    """Norm, projections, convolution, gated delta rule, gated norm and output projection; and what is kept.
+
+    Args:
+      is_token: false for padding, which changes nothing. None: there is none.
+      runs: see `delta.chunked`.
+    """
+    x = norm(x, block["attention_norm"], config)
+    if is_token is not None:
+        x = jnp.where(is_token[..., None], x, 0)
+    channels, group = config.delta_channels, config.delta_group
+    if config.delta_fused:
+        mixed, gate = jnp.split(_project(block, "delta_query_key_value_gate", x), (channels,), axis=-1)
+        rate, decay = jnp.split(_project(block, "delta_rate_decay", x), 2, axis=-1)
+    else:
+        names = ("delta_query_key_value", "delta_gate", "delta_rate", "delta_decay")
+        mixed, gate, rate, decay = (_project(block, name, x) for name in names)
+    mixed, kept = delta.convolve(mixed, block["delta_convolution"], before.inputs, runs)
+    inputs = delta.delta_inputs(block, config, mixed, rate, decay)
+    batch, heads = x.shape[0], config.delta_key_heads
+    state = before.state.reshape(batch, heads, group, config.delta_key_dim, config.delta_value_dim)
+    if is_token is not None:  # what padding projects to is 0, but the decay of 0 is not 1
+        inputs = inputs._replace(log_decay=jnp.where(is_token[..., None, None], inputs.log_decay, 0))
+    if x.shape[1] == 1 and runs is None:
+        out, state = delta.one_step(delta.Inputs(*(part[:, 0] for part in inputs)), state)
+        out = out[:, None]
+    else:
+        out, state = delta.chunked(inputs, state, runs)
+    out = out.astype(x.dtype)
+    gate = gate.reshape(out.shape).astype(jnp.float32)
+    out = rms_norm(out, block["delta_norm"], config.norm_epsilon).astype(jnp.float32) * jax.nn.silu(gate)
+    out = out.astype(x.dtype).reshape(*x.shape[:-1], heads, -1)
+    state = state.reshape(before.state.shape)
+    return _project(block, "delta_output", out, summed=2), DeltaState(state, kept.astype(before.inputs.dtype))
+
+
 def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Array:
-    """Norm and the gated MLP: down(silu(gate(x)) * up(x)); of a mixture of experts, that of the chosen experts."""
-    x = rms_norm(x, block["mlp_norm"], config.norm_epsilon)
+    """Norm and the gated MLP: down(silu(gate(x)) * up(x)); of a mixture of experts, that of the chosen experts.
+
+    Plus, where there is a shared expert, its MLP times sigmoid(router(x)).
+    """
+    x = norm(x, block["mlp_norm"], config)
     if config.num_experts:
-        return mixture_of_experts(block, config, x)
+        y = mixture_of_experts(block, config, x)
+        if config.shared_expert_size:
+            inner = jax.nn.silu(_project(block, "shared_gate", x)) * _project(block, "shared_up", x)
+            y = y + jax.nn.sigmoid(_project(block, "shared_router", x)) * _project(block, "shared_down", inner)
+        return y
     if "gate_up" not in block:
         gate, up = _project(block, "gate", x), _project(block, "up", x)
     elif x.ndim == 2 and x.shape[0] <= FEW_ROWS:  # no transposes in between
@@ -250,7 +426,8 @@ def hidden_states(
       positions: of each token in its sequence; by default counted within segments.
       segment_ids: which packed sequence a token belongs to, 0 for padding, which no other token attends to; by
         default a row is one sequence without padding.
-      return_cache: also return (keys, values), each [layers, batch, time, kv_heads, head_dim], rotary applied.
+      return_cache: also return (keys, values), each [layers, batch, time, kv_heads, head_dim], rotary applied; not of
+        models with the gated delta rule.
     """
     if segment_ids is None:
         segment_ids = jnp.ones_like(tokens)
@@ -259,13 +436,25 @@ def hidden_states(
     how = config.compute
     attend = make_attention(segment_ids, implementation=how.attention, dtype=how.dtype, head_dim=config.head_dim)
     angles = rotary_angles(positions, config)
+    runs = delta.sequence_runs(segment_ids) if config.delta_layers else None
+
+    if config.delta_layers and return_cache:
+        raise ValueError(
+            "return_cache is set, and layers with the gated delta rule have no keys and values: leave it out"
+        )
 
     def layer(x: Array, block: Params) -> tuple[Array, tuple[Array, Array] | None]:
-        query, key, value = attention_inputs(block, config, x, angles)
-        x = x + attention_output(block, attend(query, key, value))
+        cache = None
+        if "delta_output" in block:
+            before = empty_delta_state(config, x.shape[0], x.dtype)
+            mixed, _ = delta_rule(block, config, x, before, is_token=segment_ids > 0, runs=runs)
+            x = x + mixed
+        else:
+            query, key, value, gate = attention_inputs(block, config, x, angles)
+            x = x + attention_output(block, attend(query, key, value), gate)
+            cache = (key, value) if return_cache else None
         x = x + mlp(block, config, x)
-        x = constrain(x, "batch", "time", "activation_embed")
-        return x, (key, value) if return_cache else None
+        return constrain(x, "batch", "time", "activation_embed"), cache
 
     if how.remat == "full":
         layer = jax.checkpoint(layer, prevent_cse=False)
@@ -273,9 +462,27 @@ def hidden_states(
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
     x = constrain(embed(params, config, tokens), "batch", "time", "activation_embed")
-    # A loop costs a copy of every layer's gradient; a deep model would take minutes to compile without it.
-    x, cache = jax.lax.scan(layer, x, params["blocks"], unroll=config.num_layers <= UNROLLED_LAYERS)
-    return rms_norm(x, params["final_norm"], config.norm_epsilon), cache
+    if config.is_hybrid:
+        x, cache = _scan_periods(layer, x, params["blocks"], config), None
+    else:
+        # A loop costs a copy of every layer's gradient; a deep model would take minutes to compile without it.
+        x, cache = jax.lax.scan(layer, x, params["blocks"], unroll=config.num_layers <= UNROLLED_LAYERS)
+    return norm(x, params["final_norm"], config), cache
+
+
+def _scan_periods(layer: Any, x: Array, blocks: Params, config: QwenConfig) -> Array:
+    """The layers one after the other, in a loop over the periods of their kinds (three of one, one of the other)."""
+    kinds = config.layer_types[: config.period]
+    one = dataclasses.replace(config.shape, num_layers=config.period, layer_types=kinds)
+    periods = config.num_layers // config.period
+
+    def period(x: Array, blocks: Params) -> tuple[Array, None]:
+        for i in range(config.period):
+            x, _ = layer(x, layer_of(blocks, one, i))
+        return x, None
+
+    by_period = jax.tree.map(lambda leaf: leaf.reshape(periods, -1, *leaf.shape[1:]), blocks)
+    return jax.lax.scan(period, x, by_period, unroll=config.num_layers <= UNROLLED_LAYERS)[0]
 
 
 def apply_qwen(

@@ -82,19 +82,22 @@ def rope_from_hf(where: str, hf: dict[str, Any]) -> tuple[float, dict[str, Any]]
     return theta, rope
 
 
-def scaling_from_hf(where: str, rope: dict[str, Any], max_positions: int) -> RopeScaling | None:
+def scaling_from_hf(
+    where: str, rope: dict[str, Any], max_positions: int, *, can_be_partial: bool = False
+) -> RopeScaling | None:
     """Reads the entries that `rope_from_hf` found; None where nothing is stretched.
 
     Args:
       where: the file; starts the error.
       rope: the entries.
       max_positions: of the checkpoint, which stand for the original context where the entries do not say it.
+      can_be_partial: a part of a head may be left as it is.
 
     Raises:
       ValueError: another scaling, or a setting that this model does not compute, by name.
     """
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if (partial := rope.get("partial_rotary_factor")) not in (None, 1, 1.0):
+    if (partial := rope.get("partial_rotary_factor")) not in (None, 1, 1.0) and not can_be_partial:
         raise ValueError(f"{where}: partial_rotary_factor = {partial} is not supported, expected none or 1")
     if kind == "default":
         return None
@@ -197,7 +200,13 @@ def rotary_table(
 
 
 def rotate(x: Float[Array, "... heads head_dim"], angles: tuple[Array, Array]) -> Array:
-    """Rotary embedding with the halves convention of Hugging Face: pairs are (i, i + head_dim / 2)."""
+    """Rotary embedding with the halves convention of Hugging Face: pairs are (i, i + half).
+
+    Of the first 2 half entries, as many as there are angles for; the others are passed through.
+    """
     cos, sin = angles
+    turned = 2 * cos.shape[-1]
+    if turned < x.shape[-1]:
+        return jnp.concatenate([rotate(x[..., :turned], angles), x[..., turned:]], axis=-1)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

@@ -12,7 +12,7 @@ from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable, count
 from sspo_jax.planning.chips import GIB
 from sspo_jax.runs.roofline import Chip, model_flops, weight_bytes
-from sspo_jax.sampler.kv_cache import cache_bytes
+from sspo_jax.sampler.kv_cache import cache_bytes, column_bytes, delta_state_bytes
 from sspo_jax.sampler.layout import DecodingLayout
 from sspo_jax.sharding import axes_of, batch_shards, shards
 
@@ -62,7 +62,7 @@ class DecodingStep:
     """What one device does in one decoding step of all slots, at least."""
 
     memory: float
-    """Bytes read: weights and cache."""
+    """Bytes read: weights and cache; and states of the gated delta rule, read and written."""
     gathered: float
     """Bytes of weights received over links, which may go on while something else is computed."""
     exchanged: float
@@ -86,7 +86,8 @@ def decoding_step(model: QwenConfig, mesh: Mesh, *, slots: int, columns: int, he
     """
     width = jnp.dtype(model.compute.dtype).itemsize
     copies = batch_shards(mesh) // shards("experts", mesh)  # devices that cut the weights between them read one
-    cache = cache_bytes(model, slots, columns, model.compute.dtype) * held
+    dtype = model.compute.dtype
+    cache = slots * (columns * column_bytes(model, dtype) * held + 2 * delta_state_bytes(model, dtype))
     weights = weight_bytes(model) * copies / mesh.size
     fsdp, tensor, experts = shards("embed", mesh), shards("heads", mesh), shards("experts", mesh)
     rows, row = slots / batch_shards(mesh), model.hidden_size * width
@@ -106,14 +107,16 @@ def decoding_step(model: QwenConfig, mesh: Mesh, *, slots: int, columns: int, he
 def decode_bound(model: QwenConfig, chip: Chip, mesh: Mesh, *, slots: int, columns: int) -> str:
     """What memory, links and arithmetic allow at most: every step reads all weights and the whole cache once."""
     cache = cache_bytes(model, slots, columns, model.compute.dtype)
+    kept = slots * delta_state_bytes(model, model.compute.dtype) / mesh.size / GIB
+    states = f", {kept:.2f} of it states of the gated delta rule" if kept else ""
     step = decoding_step(model, mesh, slots=slots, columns=columns)
     times = {"memory": step.memory / (chip.bandwidth_gb * 1e9), "compute": step.flops / (chip.peak_tflops * 1e12)}
     if chip.link_gb is not None:
         times["link"] = step.gathered / (chip.link_gb * 1e9)
     bound = max(times, key=lambda name: times[name])
     return (
-        f"decoding {slots} slots x {columns} columns: KV cache {cache / mesh.size / GIB:.2f} GiB a chip, intensity "
-        f"{step.flops / step.memory:.0f} FLOP/byte where the chip balances at "
+        f"decoding {slots} slots x {columns} columns: KV cache {cache / mesh.size / GIB:.2f} GiB a chip{states}, "
+        f"intensity {step.flops / step.memory:.0f} FLOP/byte where the chip balances at "
         f"{chip.peak_tflops * 1e3 / chip.bandwidth_gb:.0f}: {bound}-bound, at most "
         f"{slots / step.seconds(chip):,.0f} tokens/s with a full cache"
     )

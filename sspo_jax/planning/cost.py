@@ -7,7 +7,7 @@ from sspo_jax.models.configs import QwenModel
 from sspo_jax.models.trainable import Trainable, count
 from sspo_jax.planning.bounds import step_flops
 from sspo_jax.runs.roofline import DEVICES, Chip, weight_bytes
-from sspo_jax.sampler.kv_cache import cache_bytes
+from sspo_jax.sampler.kv_cache import column_bytes, delta_state_bytes
 
 REACHED = 0.3
 """Of what memory and arithmetic allow at most, what a run is expected to reach: about what decoding and an update of a
@@ -62,8 +62,10 @@ def step_floor(config: TrainConfig, model: QwenModel, chip: Chip, chips: int) ->
     rollout, lora = config.rollout, config.model.lora
     samples, length = rollout.prompts * rollout.group_size, rollout.max_prompt_tokens + rollout.max_new_tokens
     slots = min(samples, rollout.slots or 256)
-    # On average half of the columns are filled; all devices together read the weights once.
-    read = weight_bytes(model) + cache_bytes(model, slots, length, model.compute.dtype) / 2
+    # On average half of the columns are filled; all devices together read the weights once. States are written too.
+    dtype = model.compute.dtype
+    cache = slots * (length * column_bytes(model, dtype) / 2 + 2 * delta_state_bytes(model, dtype))
+    read = weight_bytes(model) + cache
     decoding = math.ceil(samples / slots) * rollout.max_new_tokens * read / (chips * chip.bandwidth_gb * 1e9)
     has_reference = bool(config.loss.kl_coefficient)
     flops = step_flops(model, rollout, epochs=config.update.epochs, has_reference=has_reference, lora=lora)

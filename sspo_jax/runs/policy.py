@@ -55,9 +55,9 @@ def export_adapters(run: pathlib.Path, out: pathlib.Path, *, step: Step = None, 
     lora = lora_of(record)
     if lora is None:
         raise ValueError(f"{run} trained all weights and has no adapters: leave out --adapters")
-    adapters, _, found = read_trained(run, step=step)
+    adapters, model, found = read_trained(run, step=step)
     recorded = base or record["config"]["model"]["path"]
-    save_peft(out, adapters, lora, base=recorded or str(base_directory(run, record).absolute()))
+    save_peft(out, adapters, lora, base=recorded or str(base_directory(run, record).absolute()), config=model)
     return found
 
 

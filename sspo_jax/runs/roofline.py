@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable, count
-from sspo_jax.sampler.kv_cache import cache_bytes
+from sspo_jax.sampler.kv_cache import column_bytes, delta_state_bytes
 from sspo_jax.sharding import batch_shards, shards
 
 
@@ -212,7 +212,10 @@ def _prefill(counts: Counts, model: QwenConfig, weights: int) -> Work:
 
 
 def _decoding(counts: Counts, model: QwenConfig, weights: int) -> Work:
-    """Responses with full slots to the end: each step reads the weights, each token the cache of what precedes it."""
+    """Responses with full slots to the end: each step reads the weights, each token the cache of what precedes it.
+
+    And where there are layers with the gated delta rule it reads and writes their states.
+    """
     flops = sum(
         (prompt + response) * model_flops(model, prompt + response) - prompt * model_flops(model, prompt)
         for prompt, response in counts.sampled
@@ -220,7 +223,9 @@ def _decoding(counts: Counts, model: QwenConfig, weights: int) -> Work:
     tokens = sum(response for _, response in counts.sampled)
     steps = max(-(-tokens // max(counts.slots, 1)), max((response for _, response in counts.sampled), default=0))
     columns = sum(prompt * response + response * (response + 1) // 2 for prompt, response in counts.sampled)
-    return Work(flops=flops, bytes=steps * weights + cache_bytes(model, 1, columns, model.compute.dtype))
+    dtype = model.compute.dtype
+    cache = columns * column_bytes(model, dtype) + 2 * tokens * delta_state_bytes(model, dtype)
+    return Work(flops=flops, bytes=steps * weights + cache)
 
 
 def shares(
@@ -252,14 +257,24 @@ def shares(
 def model_flops(model: QwenConfig, context: int) -> float:
     """FLOPs of one token's forward pass: 2 a weight that multiplies it, and attention over half the context on average.
 
-    2 (layers x matrices of a layer + hidden x vocab) + 4 layers x heads x head_dim x context / 2
+    2 (matrices of all layers + hidden x vocab) + 4 layers with attention x heads x head_dim x context / 2
+
+    A layer with the gated delta rule has, in place of attention, its own matrices, its convolution, and for each number
+    of its state 3 products of 2 FLOPs, whatever the context: read by the key, written, read by the query.
     """
     embed, dim = model.hidden_size, model.head_dim
-    attention = 2 * embed * dim * (model.num_heads + model.num_kv_heads)
+    attention = (
+        2 * embed * dim * (model.num_heads + model.num_kv_heads) + embed * dim * model.num_heads * model.is_hybrid
+    )
+    channels, values = model.delta_key_heads * model.delta_channels, model.delta_value_heads * model.delta_value_dim
+    delta = embed * (channels + 2 * values + 2 * model.delta_value_heads) + channels * model.delta_taps
     used = model.experts_per_token if model.num_experts else 1
-    layer = attention + 3 * embed * model.mlp_size * used + embed * model.num_experts
-    weights = model.num_layers * layer + embed * model.vocab_size
-    return 2.0 * weights + 2.0 * model.num_layers * model.num_heads * dim * context
+    mlp = 3 * embed * model.mlp_size * used + embed * model.num_experts
+    mlp += (3 * model.shared_expert_size + 1) * embed if model.shared_expert_size else 0
+    with_attention, with_delta = len(model.attention_layers), len(model.delta_layers)
+    weights = with_attention * attention + with_delta * delta + model.num_layers * mlp + embed * model.vocab_size
+    states = 6.0 * with_delta * model.delta_state_size
+    return 2.0 * weights + 2.0 * with_attention * model.num_heads * dim * context + states
 
 
 def weight_bytes(model: QwenConfig) -> int:

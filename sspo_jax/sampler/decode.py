@@ -14,14 +14,19 @@ from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.cpu_kernels import OutputMajor, fuse_kernels
 from sspo_jax.models.lora import fold_lora
 from sspo_jax.sampler.cache_attention import attend, attend_ring
-from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, shard_cache, write_column
+from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, empty_deltas, shard_cache, write_column
 from sspo_jax.sampler.random_bits import token_bits
 from sspo_jax.sampler.sampling import Drawn, SamplingParams, SlotSettings, draw, draw_each
 from sspo_jax.sharding import constrain, is_one_cpu, platform
 
 Weights = dict[str, Any]
 
-SUMMED_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
+SUMMED_AXES = {
+    **dict.fromkeys(("query", "key", "value", "gate", "up", "down"), 1),
+    **dict.fromkeys(("delta_query_key_value", "delta_gate", "delta_rate", "delta_decay"), 1),
+    **dict.fromkeys(("delta_query_key_value_gate", "delta_rate_decay", "shared_gate", "shared_up", "shared_down"), 1),
+    **dict.fromkeys(("output", "delta_output"), 2),
+}
 """Leading axes that a kernel of a block sums over."""
 _FEW_SLOTS = 32  # up to which the faster product is worth transposing the logits
 
@@ -34,9 +39,9 @@ def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) ->
     """
     if "blocks" in params:
         params = fold_lora(params)
-    cast = jax.tree.map(lambda x: x.astype(config.compute.dtype), params)
+    cast = qwen.cast_params(params, config.compute.dtype)
     if unrolled and "blocks" in cast:
-        layers = [jax.tree.map(lambda x, i=i: x[i], cast["blocks"]) for i in range(config.num_layers)]
+        layers = [qwen.layer_of(cast["blocks"], config, i) for i in range(config.num_layers)]
         cast["blocks"] = tuple(ready_block(layer) for layer in layers)
     return cast
 
@@ -72,7 +77,7 @@ def prefill(
     def layer(block: qwen.Params, x: Array, keys: Array, values: Array, start: Array) -> tuple[Array, Array, Array]:
         here = start + jnp.arange(chunk)
         angles = qwen.rotary_angles(jnp.maximum(here[None] - padding[:, None], 0), config)
-        query, key, value = qwen.attention_inputs(block, config, x, angles)
+        query, key, value, gate = qwen.attention_inputs(block, config, x, angles)
         zero = jnp.zeros_like(start)
         keys = jax.lax.dynamic_update_slice(
             keys, key.transpose(0, 2, 3, 1).astype(keys.dtype), (zero, zero, zero, start)
@@ -81,30 +86,39 @@ def prefill(
             values, value.transpose(0, 2, 1, 3).astype(values.dtype), (zero, zero, start, zero)
         )
         mask = is_prompt[:, None] & (columns[None, None] <= here[None, :, None])
-        x = x + qwen.attention_output(block, attend(query, keys, values, mask))
+        x = x + qwen.attention_output(block, attend(query, keys, values, mask), gate)
         return x + qwen.mlp(block, config, x), keys, values
 
     def chunk_step(start: Array, cache: Cache) -> Cache:
         x = qwen.embed(weights, config, jax.lax.dynamic_slice_in_dim(tokens, start, chunk, axis=1))
         x = constrain(x, "batch", "time", "activation_embed")
         if unrolled:
-            keys, values = list(cache[0]), list(cache[1])
+            here = jax.lax.dynamic_slice_in_dim(is_prompt, start, chunk, axis=1)
+            keys, values, deltas = list(cache.keys), list(cache.values), list(cache.deltas)
             for i, block in enumerate(weights["blocks"]):
-                x, keys[i], values[i] = layer(block, x, keys[i], values[i], start)
-            return tuple(keys), tuple(values)
+                if i in config.delta_layers:
+                    at = config.delta_layers.index(i)
+                    mixed, deltas[at] = qwen.delta_rule(block, config, x, deltas[at], is_token=here)
+                    x = x + mixed
+                    x = x + qwen.mlp(block, config, x)
+                else:
+                    at = config.attention_layers.index(i)
+                    x, keys[at], values[at] = layer(block, x, keys[at], values[at], start)
+            return Cache(tuple(keys), tuple(values), tuple(deltas))
 
         def body(x: Array, inputs: tuple) -> tuple[Array, tuple[Array, Array]]:
             block, keys, values = inputs
             x, keys, values = layer(block, x, keys, values, start)
             return x, (keys, values)
 
-        _, (keys, values) = jax.lax.scan(body, x, (weights["blocks"], cache[0][0], cache[1][0]))
-        return (keys,), (values,)
+        _, (keys, values) = jax.lax.scan(body, x, (weights["blocks"], cache.keys[0], cache.values[0]))
+        return Cache((keys,), (values,))
 
-    lead, count = ((), config.num_layers) if unrolled else ((config.num_layers,), 1)
-    cache: Cache = (
+    lead, count = ((), len(config.attention_layers)) if unrolled else ((config.num_layers,), 1)
+    cache = Cache(
         tuple(jnp.zeros((*lead, prompts, heads, dim, time), dtype) for _ in range(count)),
         tuple(jnp.zeros((*lead, prompts, heads, time, dim), dtype) for _ in range(count)),
+        empty_deltas(config, prompts, dtype),
     )
     if chunk == time:
         return chunk_step(jnp.zeros((), jnp.int32), cache)
@@ -120,28 +134,37 @@ def decode_logits(
     angles: tuple[Array, Array],
     clock: Int[Array, ""],
     *,
+    active: Bool[Array, " slots"] | None = None,
     unrolled: bool,
 ) -> tuple[Array, Cache]:
     """Logits [slots, vocab], float32, after one token a slot, and the cache with that token written.
 
+    The state of a layer with the gated delta rule begins anew at position 0, and stays as it is where a slot is not
+    `active` (None: all are).
+
     Those of rows that pad the embedding are minus infinity.
     `angles` are the rotary angles of `positions`.
     """
-    columns = cache[0][0].shape[KEY_COLUMNS]
+    columns = cache.keys[0].shape[KEY_COLUMNS]
     column, with_kernels = clock % columns, config.compute.attention != "xla"
 
     def block_step(block: qwen.Params, x: Array, write: Any) -> tuple[Array, Any]:
-        query, key, value = qwen.attention_inputs(block, config, x, angles)
+        query, key, value, gate = qwen.attention_inputs(block, config, x, angles)
         keys, values, layer, written = write(key, value)
         attended = attend_ring(query, keys, values, positions, clock, layer, kernels=with_kernels)
-        x = x + qwen.attention_output(block, attended)
+        x = x + qwen.attention_output(block, attended, gate)
         x = x + qwen.mlp(block, config, x)
         return constrain(x, "batch", "activation_embed"), written
 
     x = constrain(qwen.embed(weights, config, tokens), "batch", "activation_embed")
     if unrolled:
-        keys, values = list(cache[0]), list(cache[1])
-        for i, block in enumerate(weights["blocks"]):
+        keys, values, deltas = list(cache.keys), list(cache.values), list(cache.deltas)
+        for layer, block in enumerate(weights["blocks"]):
+            if layer in config.delta_layers:
+                i = config.delta_layers.index(layer)
+                x, deltas[i] = _delta_step(block, config, x, deltas[i], positions, active)
+                continue
+            i = config.attention_layers.index(layer)
 
             def write(key: Array, value: Array, i: int = i) -> tuple[Array, Array, None, None]:
                 keys[i] = write_column(keys[i], key, column, axis=KEY_COLUMNS)
@@ -149,7 +172,7 @@ def decode_logits(
                 return keys[i], values[i], None, None
 
             x, _ = block_step(block, x, write)
-        cache = (tuple(keys), tuple(values))
+        cache = Cache(tuple(keys), tuple(values), tuple(deltas))
     else:
 
         def body(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
@@ -165,14 +188,36 @@ def decode_logits(
             return (x, all_keys, all_values), None
 
         layers = jnp.arange(config.num_layers)
-        (x, keys, values), _ = jax.lax.scan(body, (x, cache[0][0], cache[1][0]), (layers, weights["blocks"]))
-        cache = ((keys,), (values,))
-    x = qwen.rms_norm(x, weights["final_norm"], config.norm_epsilon)
+        (x, keys, values), _ = jax.lax.scan(body, (x, cache.keys[0], cache.values[0]), (layers, weights["blocks"]))
+        cache = Cache((keys,), (values,))
+    x = qwen.norm(x, weights["final_norm"], config)
     if platform() == "cpu" and "unembedding" not in weights and x.shape[0] <= _FEW_SLOTS:
         logits = OutputMajor(weights["embedding"], (config.vocab_size,)).product(x, dtype=jnp.float32)
     else:
         logits = jnp.einsum("bd,dv->bv", x, qwen.unembedding(weights), preferred_element_type=jnp.float32)
     return qwen.without_padding(logits, config), cache
+
+
+def _delta_step(
+    block: qwen.Params,
+    config: QwenConfig,
+    x: Array,
+    kept: qwen.DeltaState,
+    positions: Int[Array, " slots"],
+    active: Bool[Array, " slots"] | None,
+) -> tuple[Array, qwen.DeltaState]:
+    """A layer with the gated delta rule, for one token a slot, and the states after it."""
+
+    def by_slot(flags: Array) -> Array:
+        return flags[:, None, None, None]
+
+    before = jax.tree.map(lambda part: jnp.where(by_slot(positions > 0), part, 0), kept)
+    mixed, after = qwen.delta_rule(block, config, x[:, None], before)
+    if active is not None:
+        after = jax.tree.map(lambda new, old: jnp.where(by_slot(active), new, old), after, kept)
+    x = x + mixed[:, 0]
+    x = x + qwen.mlp(block, config, x)
+    return constrain(x, "batch", "activation_embed"), after
 
 
 def _buffers(max_steps: int, slots: int, sampling: SamplingParams, top: int) -> dict[str, Array]:
@@ -258,7 +303,9 @@ def decode_block(
         i, cache, tokens, counts, active, buffers = state
         at = generated + i  # where a slot is active; what others compute is dropped
         here = jax.tree.map(lambda table: jax.lax.dynamic_index_in_dim(table, i, keepdims=False), angles)
-        logits, cache = decode_logits(weights, config, cache, tokens, positions + i, here, clock + i, unrolled=unrolled)
+        logits, cache = decode_logits(
+            weights, config, cache, tokens, positions + i, here, clock + i, active=active, unrolled=unrolled
+        )
         logits = constrain(logits, "batch", "vocab")
         bits = token_bits(keys, at.astype(jnp.uint32))
         if settings is None:

@@ -18,7 +18,7 @@ from jaxtyping import Array
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.cpu_kernels import OutputMajor
 from sspo_jax.models.lora import fold_lora, has_lora
-from sspo_jax.models.qwen import Params, qwen_shardings
+from sspo_jax.models.qwen import Params, kept_dtype, layers_with, qwen_shardings
 from sspo_jax.sampler.decode import SUMMED_AXES, Weights, ready_block
 from sspo_jax.sharding import cut_alike, replicated
 
@@ -45,17 +45,20 @@ def hand_over(params: Params, config: QwenConfig, mesh: Mesh, programs: Any, *, 
     blocks = params["blocks"]
     sources = {name: x.sharding for name, x in blocks.items()}
 
-    def layer(blocks: Params, index: Array) -> Params:
-        """One layer, its leading axis of length one."""
-        own = {name: jax.lax.dynamic_slice_in_dim(x, index, 1) for name, x in blocks.items()}
+    def layer(blocks: Params, places: dict[str, Array] | Array) -> Params:
+        """One layer, its leading axis of length one; `places`: where it lies in each stack, or in all of them."""
+        own = {
+            name: jax.lax.dynamic_slice_in_dim(x, places[name] if isinstance(places, dict) else places, 1)
+            for name, x in blocks.items()
+        }
         folded = fold_lora({"blocks": own})["blocks"]
         return {
-            name: _sent(x, source=sources[name], target=targets["blocks"][name], dtype=dtype)
+            name: _sent(x, source=sources[name], target=targets["blocks"][name], dtype=kept_dtype(name, dtype))
             for name, x in folded.items()
         }
 
     if unrolled:
-        weights["blocks"] = _layers(blocks, layer, targets["blocks"], config.num_layers, programs)
+        weights["blocks"] = _layers(blocks, layer, targets["blocks"], config, programs)
     else:
         weights["blocks"] = _stack(blocks, layer, targets["blocks"], config.num_layers, programs)
     return weights
@@ -69,12 +72,13 @@ def send(params: Params, config: QwenConfig, mesh: Mesh) -> Params:
     dtype, targets = jnp.dtype(config.compute.dtype), qwen_shardings(config, mesh)
     plain = jax.jit(fold_lora)(params) if has_lora(params) else params
 
-    def one(leaf: Array, target: NamedSharding) -> Array:
-        cast = leaf if leaf.dtype == dtype else jax.jit(lambda x: x.astype(dtype))(leaf)
+    def one(name: str, leaf: Array, target: NamedSharding) -> Array:
+        kept = kept_dtype(name, dtype)
+        cast = leaf if leaf.dtype == kept else jax.jit(lambda x: x.astype(kept))(leaf)
         return jax.block_until_ready(jax.device_put(cast, target))
 
-    blocks = {name: one(leaf, targets["blocks"][name]) for name, leaf in plain["blocks"].items()}
-    return {name: blocks if name == "blocks" else one(leaf, targets[name]) for name, leaf in plain.items()}
+    blocks = {name: one(name, leaf, targets["blocks"][name]) for name, leaf in plain["blocks"].items()}
+    return {name: blocks if name == "blocks" else one(name, leaf, targets[name]) for name, leaf in plain.items()}
 
 
 def _sent(x: Array, *, source: Any, target: NamedSharding, dtype: Any) -> Array:
@@ -91,19 +95,24 @@ def _sent(x: Array, *, source: Any, target: NamedSharding, dtype: Any) -> Array:
 
 
 def _layers(
-    blocks: Params, layer: Callable[..., Params], targets: Params, count: int, programs: Any
+    blocks: Params, layer: Callable[..., Params], targets: Params, config: QwenConfig, programs: Any
 ) -> tuple[Weights, ...]:
-    """Each layer in arrays of its own."""
+    """Each layer in arrays of its own; one program for each kind of layer."""
 
-    def one(blocks: Params, index: Array) -> Params:
-        return ready_block({name: x[0] for name, x in layer(blocks, index).items()})
+    def one(blocks: Params, places: dict[str, Array]) -> Params:
+        return ready_block({name: x[0] for name, x in layer(blocks, places).items()})
 
-    shapes = jax.eval_shape(one, blocks, np.int32(0))
-    placed = {name: _placed(name, kernel, targets[name]) for name, kernel in shapes.items()}
-    return tuple(
-        _done(programs(("weights", "layer"), one, blocks, np.int32(index), out_shardings=placed))
-        for index in range(count)
-    )
+    layers = []
+    for index in range(config.num_layers):
+        stacks = {name: layers_with(name, config) for name in blocks}
+        places = {name: np.int32(own.index(index)) for name, own in stacks.items() if index in own}
+        own = {name: blocks[name] for name in places}
+        placed = {
+            name: _placed(name, kernel, targets[name]) for name, kernel in jax.eval_shape(one, own, places).items()
+        }
+        kind = config.layer_types[index : index + 1]
+        layers.append(_done(programs(("weights", "layer", *kind), one, own, places, out_shardings=placed)))
+    return tuple(layers)
 
 
 def _placed(name: str, kernel: Any, stacked: NamedSharding) -> Any:

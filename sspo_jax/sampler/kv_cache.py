@@ -9,11 +9,12 @@ n - 1. A new sample's prompt is written into the columns just behind the clock, 
 Keys lie as [slots, kv_heads, head_dim, columns] and values as [slots, kv_heads, columns, head_dim]: both products of
 attention then read them along their last axis (on CPU 1.2 to 2 times as fast as keys laid out like values).
 
-A cache is `(keys, values)`, each a tuple of arrays: one for each layer (`unrolled`), or a single one with a leading
-axis of layers. Every function here counts axes from the end and so serves both.
+A cache is a `Cache`, of tuples of arrays: one for each layer (`unrolled`), or a single one with a leading axis of
+layers. Every function here counts axes from the end and so serves both. Layers with the gated delta rule have no
+columns but, for each slot, a state and the last inputs of the convolution; models with such layers are always unrolled.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +23,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.qwen import DeltaState, empty_delta_state
 from sspo_jax.sharding import constrain, named_sharding, partition_spec, platform
 
-Cache = tuple[tuple[Array, ...], tuple[Array, ...]]
+
+class Cache(NamedTuple):
+    """What the sampler keeps of the tokens so far."""
+
+    keys: tuple[Array, ...]
+    values: tuple[Array, ...]
+    deltas: tuple[DeltaState, ...] = ()
+    """Of the layers with the gated delta rule, in their order; slots lie on the same axis as in keys and values."""
+
 
 KEY_COLUMNS, VALUE_COLUMNS = -1, -2
 SLOTS = -4
@@ -53,17 +63,32 @@ def place_cache(cache: Any, mesh: Mesh) -> Any:
 
 def empty_cache(config: QwenConfig, slots: int, columns: int, dtype: Any, *, unrolled: bool) -> Cache:
     """Zeros: unwritten columns are masked, but a NaN in one would still reach the sum as 0 * NaN."""
-    lead, count = ((), config.num_layers) if unrolled else ((config.num_layers,), 1)
+    lead, count = ((), len(config.attention_layers)) if unrolled else ((config.num_layers,), 1)
     heads, dim = config.num_kv_heads, config.head_dim
     keys = tuple(jnp.zeros((*lead, slots, heads, dim, columns), dtype) for _ in range(count))
     values = tuple(jnp.zeros((*lead, slots, heads, columns, dim), dtype) for _ in range(count))
-    return shard_cache((keys, values))
+    return shard_cache(Cache(keys, values, empty_deltas(config, slots, dtype)))
+
+
+def empty_deltas(config: QwenConfig, slots: int, dtype: Any) -> tuple[DeltaState, ...]:
+    """The states of layers with the gated delta rule before the first token."""
+    return tuple(empty_delta_state(config, slots, dtype) for _ in config.delta_layers)
 
 
 def cache_bytes(config: QwenConfig, slots: int, columns: int, dtype: Any) -> int:
     """Size of the cache on all devices together."""
-    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize
-    return slots * columns * per_token
+    return slots * (columns * column_bytes(config, dtype) + delta_state_bytes(config, dtype))
+
+
+def column_bytes(config: QwenConfig, dtype: Any) -> int:
+    """Keys and values of one token, of all layers with attention."""
+    return 2 * len(config.attention_layers) * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize
+
+
+def delta_state_bytes(config: QwenConfig, dtype: Any) -> int:
+    """What a slot keeps in layers with the gated delta rule: states in float32, and inputs of the convolution."""
+    inputs = (config.delta_taps - 1) * config.delta_key_heads * config.delta_channels * jnp.dtype(dtype).itemsize
+    return len(config.delta_layers) * (4 * config.delta_state_size + inputs)
 
 
 def column_buckets(longest: int, *, count: int, multiple: int) -> tuple[int, ...]:
@@ -140,10 +165,13 @@ def resize_cache(
         return jnp.where(is_newer, jnp.pad(x, behind), jnp.pad(x, before))
 
     def here(cache: Cache, clock: Array, rows: Array | None) -> Cache:
-        keys, values = cache
-        return (
-            tuple(move(x, clock, rows, KEY_COLUMNS) for x in keys),
-            tuple(move(x, clock, rows, VALUE_COLUMNS) for x in values),
+        deltas = cache.deltas
+        if rows is not None:
+            deltas = jax.tree.map(lambda x: jnp.take(x, rows, axis=SLOTS), deltas)
+        return Cache(
+            tuple(move(x, clock, rows, KEY_COLUMNS) for x in cache.keys),
+            tuple(move(x, clock, rows, VALUE_COLUMNS) for x in cache.values),
+            deltas,
         )
 
     if jax.sharding.get_abstract_mesh().empty:
@@ -183,9 +211,16 @@ def insert_prompts(
 
         return jax.lax.fori_loop(0, count, one, x)
 
-    keys = tuple(copy(x, new, KEY_COLUMNS) for x, new in zip(cache[0], prompts[0], strict=True))
-    values = tuple(copy(x, new, VALUE_COLUMNS) for x, new in zip(cache[1], prompts[1], strict=True))
-    return keys, values
+    def copy_state(x: Array, new: Array) -> Array:
+        def one(i: Array, x: Array) -> Array:
+            row = jax.lax.dynamic_slice_in_dim(new, sources[i], 1, axis=x.ndim + SLOTS)
+            return jax.lax.dynamic_update_slice_in_dim(x, row.astype(x.dtype), slots[i], axis=x.ndim + SLOTS)
+
+        return jax.lax.fori_loop(0, count, one, x)
+
+    keys = tuple(copy(x, new, KEY_COLUMNS) for x, new in zip(cache.keys, prompts.keys, strict=True))
+    values = tuple(copy(x, new, VALUE_COLUMNS) for x, new in zip(cache.values, prompts.values, strict=True))
+    return Cache(keys, values, jax.tree.map(copy_state, cache.deltas, prompts.deltas))
 
 
 def insert_prompts_everywhere(

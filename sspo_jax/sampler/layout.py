@@ -176,5 +176,5 @@ def widest_cache(model: QwenConfig, demand: Demand, slots: int, mesh: Mesh) -> i
     """Bytes of the cache on a device at the moment when it is largest: before and after it grows for the last time."""
     is_cpu = mesh.devices.flat[0].platform == "cpu"
     columns = cache_columns(demand.prompt_tokens, demand.new_tokens, count=None, on_cpu=is_cpu)
-    held = sum(columns[-2:])
-    return cache_bytes(model, slots, held, model.compute.dtype) // batch_shards(mesh) // shards("kv_heads", mesh)
+    held = sum(cache_bytes(model, slots, count, model.compute.dtype) for count in columns[-2:])
+    return held // batch_shards(mesh) // shards("kv_heads", mesh)

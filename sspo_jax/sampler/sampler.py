@@ -91,6 +91,8 @@ class Sampler:
         with self._on_mesh():
             most = UNROLL_LAYERS_ON_GPU if platform() in GPU else UNROLL_LAYERS
         self.unrolled = config.num_layers <= most if unrolled is None else unrolled
+        if config.is_hybrid:  # layers of two kinds
+            self.unrolled = True
         self.programs = CompiledPrograms()
         """Compiled so far: `len(sampler.programs)`, `.seconds`, `.names`."""
         self.stats = RolloutStats()

@@ -45,7 +45,11 @@ def score_prompts(
     size = min(_QUERIES, time)
 
     def layer(block: qwen.Params, x: Array) -> Array:
-        query, key, value = qwen.attention_inputs(block, config, x, angles)
+        if "delta_output" in block:
+            before = qwen.empty_delta_state(config, prompts, x.dtype)
+            x = x + qwen.delta_rule(block, config, x, before)[0]
+            return x + qwen.mlp(block, config, x)
+        query, key, value, gate = qwen.attention_inputs(block, config, x, angles)
         keys, values = key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
 
         def some(start: Array) -> Array:
@@ -53,7 +57,7 @@ def score_prompts(
             return attend(jax.lax.dynamic_slice_in_dim(query, start, size, axis=1), keys, values, mask)
 
         attended = jax.lax.map(some, jnp.arange(0, time, size)).swapaxes(0, 1).reshape(query.shape)
-        x = x + qwen.attention_output(block, attended)
+        x = x + qwen.attention_output(block, attended, gate)
         return x + qwen.mlp(block, config, x)
 
     x = qwen.embed(weights, config, tokens)
@@ -62,7 +66,7 @@ def score_prompts(
             x = layer(block, x)
     else:
         x, _ = jax.lax.scan(lambda x, block: (layer(block, x), None), x, weights["blocks"])
-    x = qwen.rms_norm(x, weights["final_norm"], config.norm_epsilon)
+    x = qwen.norm(x, weights["final_norm"], config)
     table = qwen.unembedding(weights)
     targets = jnp.concatenate([tokens[:, 1:], tokens[:, :1]], axis=1).reshape(-1)
     inverse = jnp.repeat(inverse_temperature, time)

@@ -11,8 +11,9 @@ import numpy as np
 from sspo_jax.data.problems import Problem
 from sspo_jax.types import Rollout
 
-_PER_TOKEN = {"responses": np.int32, "logprobs": np.float32, "versions": np.int32}
+_PER_TOKEN = {"responses": np.int32, "logprobs": np.float32, "versions": np.int32, "said": np.bool_}
 _PER_RESPONSE = ("finish_reasons", "group_ids", "sample_ids")
+_OPTIONAL = ("versions", "said")  # per token, or empty
 
 
 def encoded(rollout: Rollout) -> str:
@@ -21,10 +22,9 @@ def encoded(rollout: Rollout) -> str:
     for name in ("prompts", *_PER_TOKEN):
         rows = getattr(rollout, name)
         arrays[name] = np.concatenate([np.zeros(0, _PER_TOKEN.get(name, np.int32)), *rows])
-    if rollout.said:
-        arrays |= {"said": np.concatenate(rollout.said), "rewards": np.array(rollout.rewards, np.float64)}
     arrays["prompt_lengths"] = np.array([len(prompt) for prompt in rollout.prompts], np.int64)
     arrays["lengths"] = rollout.lengths
+    arrays["rewards"] = np.array(rollout.rewards, np.float64)
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return base64.b64encode(file.getvalue()).decode("ascii")
@@ -36,17 +36,16 @@ def decoded(text: str) -> Rollout:
         arrays = dict(file)
 
     def rows(name: str, lengths: np.ndarray) -> tuple[np.ndarray, ...]:
+        if name in _OPTIONAL and not len(arrays[name]):
+            return ()
         return tuple(np.split(arrays[name], np.cumsum(lengths)[:-1])) if len(lengths) else ()
 
-    conversation: dict[str, Any] = {}
-    if "said" in arrays:
-        conversation = {"said": rows("said", arrays["lengths"]), "rewards": tuple(arrays["rewards"].tolist())}
     per_token = {name: rows(name, arrays["lengths"]) for name in _PER_TOKEN}
     return Rollout(
         prompts=rows("prompts", arrays["prompt_lengths"]),
         **per_token,
         **{name: arrays[name] for name in _PER_RESPONSE},
-        **conversation,
+        rewards=tuple(arrays["rewards"].tolist()),
     )
 
 

@@ -42,8 +42,8 @@ class Draw:
     """Problems from the stream, and a group of responses to each."""
 
     problems: tuple[Problem, ...]  # one per response
+    step: int  # that they are drawn for, or finished in
     rollout: Rollout = NO_ROLLOUT
-    step: int = 0  # that they were sampled for
     grading: Grading | None = None  # that is under way
     graded: GradedRollout | None = None
 
@@ -70,21 +70,21 @@ class Draw:
     def take(self, rows: np.ndarray) -> "Draw":
         """The given responses, still to be judged."""
         problems = tuple(self.problems[row] for row in rows)
-        return Draw(problems=problems, rollout=self.rollout.take(rows), step=self.step)
+        return Draw(problems=problems, step=self.step, rollout=self.rollout.take(rows))
 
     def to_json(self) -> dict[str, Any]:
         """For `from_json`."""
         return {
             "problems": [problem_record(problem) for problem in self.problems],
-            "rollout": encoded(self.rollout),
             "step": self.step,
+            "rollout": encoded(self.rollout),
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Draw":
         """What `to_json` made a record of."""
         problems = tuple(Problem(**problem) for problem in record["problems"])
-        return cls(problems=problems, rollout=decoded(record["rollout"]), step=record.get("step", 0))
+        return cls(problems=problems, step=record["step"], rollout=decoded(record["rollout"]))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -145,7 +145,7 @@ class Schedule:
       engine: the engine with the newest weights, `engine(poll)`; `poll` may raise to end a hand-over.
       polls: makes a function that raises where the run is asked to stop.
       display: of the run.
-      each_term: a group has something to learn from where one term of its rewards differs, whatever their sum.
+      each_term: whether a group has a signal where one term of its rewards differs, though their sums do not.
     """
 
     def __init__(
@@ -312,9 +312,9 @@ class Schedule:
         config = self._config
         assert config.partial is not None
         new = begun([self._prompts(problem) for problem in problems], step=step, group_size=config.group_size)
-        before = self._unfinished or Draw(problems=())
-        new_ones = (problem for problem in problems for _ in range(config.group_size))
-        draw = Draw(problems=(*before.problems, *new_ones), step=step)
+        before = self._unfinished or Draw(problems=(), step=step)
+        each = (problem for problem in problems for _ in range(config.group_size))
+        draw = Draw(problems=(*before.problems, *each), step=step)
         return draw, functools.partial(
             go_on,
             engine,

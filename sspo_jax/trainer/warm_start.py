@@ -24,6 +24,7 @@ from sspo_jax.config import OptimizerConfig, WarmStartConfig
 from sspo_jax.data.problems import ProblemSource
 from sspo_jax.distributed.processes import gather
 from sspo_jax.files import cache_directory
+from sspo_jax.models.configs import HYBRID_FIELDS
 from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.qwen import Params, init_qwen, qwen_shardings
@@ -95,9 +96,12 @@ def warm_start_key(settings: WarmStartConfig, inputs: RunInputs) -> str:
     if not settings.drop_long:
         del kept["drop_long"]  # an option that earlier keys do not know
     sources = ("data", "prompt", "tokenizer", *(("model",) if inputs.model_path is not None else ()))
+    shape = inputs.model.record() | {"remat": None}
+    if not inputs.model.is_hybrid:  # fields that earlier keys do not know
+        shape = {name: value for name, value in shape.items() if name not in HYBRID_FIELDS}
     content = {
         "version": _VERSION,
-        "shape": inputs.model.record() | {"remat": None},
+        "shape": shape,
         "warm_start": kept,
         "provenance": {name: inputs.provenance[name] for name in sources},
         "seed": seed,

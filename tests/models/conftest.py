@@ -19,6 +19,10 @@ SHAPE = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 4096,
 }
+DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
+         "linear_key_head_dim": 16, "linear_value_head_dim": 8, "rms_norm_eps": 1e-5}  # fmt: skip
+SHARED = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
+          "shared_expert_intermediate_size": 24}  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2-tied": {"tie_word_embeddings": True},
     "qwen2": {"tie_word_embeddings": False, "rms_norm_eps": 1e-5, "num_key_value_heads": 8},
@@ -32,6 +36,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "norm_topk_prob": True,
     },
     "qwen3-bias": {"tie_word_embeddings": False, "head_dim": 8, "attention_bias": True},
+    "qwen35": {**DELTA, "tie_word_embeddings": True, "layer_types": ["linear_attention", "full_attention"] * 2},
+    "qwen35-untied": {**DELTA, "tie_word_embeddings": False},  # three of one and one of the other, as by default
+    "qwen3next": {
+        **DELTA,
+        **SHARED,
+        "tie_word_embeddings": False,
+        "num_hidden_layers": 2,
+        "layer_types": ["full_attention", "linear_attention"],
+    },
+    "qwen35moe": {
+        **DELTA,
+        **SHARED,
+        "tie_word_embeddings": True,
+        "num_hidden_layers": 3,
+        "layer_types": ["linear_attention", "full_attention", "full_attention"],
+    },
     "llama": {
         "tie_word_embeddings": False,
         "rms_norm_eps": 1e-5,
@@ -49,7 +69,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2-no_bias": {"tie_word_embeddings": True, "num_attention_heads": 4, "head_dim": 16},  # the same to us
 }
 """Settings of transformers' configs; what is before the dash is the family."""
-CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3moe": "Qwen3Moe", "llama": "Llama"}
+CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3moe": "Qwen3Moe", "llama": "Llama", "qwen35": "Qwen3_5",
+           "qwen3next": "Qwen3Next", "qwen35moe": "Qwen3_5Moe"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +86,21 @@ class Checkpoint:
         with torch.no_grad():
             tensors = {name: torch.as_tensor(np.array(value)) for name, value in inputs.items()}
             return self.model(input_ids=torch.as_tensor(np.array(tokens)).long(), **tensors).logits.float().numpy()
+
+
+def _random(name: str, noise: Any, *, has_delta: bool) -> Any:
+    """A parameter made of standard normal noise, which keeps the logits at order 1 to 10.
+
+    With the gated delta rule the matrices are smaller: it divides queries, keys and outputs by their lengths, which
+    multiplies the rounding of short ones, and transformers' own logits would be 5e-5 from those of float64.
+    """
+    if "norm" in name:
+        return (0 if has_delta and "linear_attn" not in name else 1) + 0.2 * noise
+    if not has_delta or "layers" not in name:
+        return 0.3 * noise
+    if name.endswith("A_log"):
+        return -1 + 0.3 * noise
+    return 0.1 * noise if noise.ndim > 1 and "conv1d" not in name else 0.3 * noise
 
 
 def _drop_biases(file: pathlib.Path) -> None:
@@ -86,13 +122,14 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., C
         if key in made:
             return made[key]
         prefix = CLASSES[family.split("-")[0]]
-        config = getattr(transformers, f"{prefix}Config")(**{**SHAPE, **FAMILIES[family], **changes})
+        whole = getattr(transformers, f"{prefix}ForCausalLM")
+        config = whole.config_class(**{**SHAPE, **FAMILIES[family], **changes})
         torch.manual_seed(0)
-        model = getattr(transformers, f"{prefix}ForCausalLM")(config).eval()
+        model = whole(config).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
-                parameter.copy_(1 + 0.2 * noise if "norm" in name else 0.3 * noise)
+                parameter.copy_(_random(name, noise, has_delta="linear_num_key_heads" in FAMILIES[family]))
                 if family.endswith("no_bias") and name.endswith("bias"):
                     parameter.zero_()
         path = tmp_path_factory.mktemp(family)
@@ -100,9 +137,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., C
         if family.endswith("no_bias"):
             _drop_biases(path / "model.safetensors")
         # Read back: casting the model in place would round the rotary frequencies as well.
-        model = getattr(transformers, f"{prefix}ForCausalLM").from_pretrained(
-            str(path), dtype=torch.float32, attn_implementation="eager"
-        )
+        model = whole.from_pretrained(str(path), dtype=torch.float32, attn_implementation="eager")
         made[key] = Checkpoint(path, model.eval())
         return made[key]
 

@@ -22,7 +22,7 @@ from sspo_jax.models.hf.layout import flatten, hf_tensors, to_hf
 from sspo_jax.models.lora import LoraConfig, init_lora, lora_shardings, merge_lora, with_lora
 from sspo_jax.models.qwen import Params, qwen_shardings
 from sspo_jax.sampler.decode import decode_logits, prefill, ready_weights
-from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS
+from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache
 from sspo_jax.sharding import MeshConfig, make_mesh, named_sharding
 from tests.models.conftest import FAMILIES, VOCAB, Checkpoint
 
@@ -47,7 +47,8 @@ def loss(params: Params, config: QwenModel, tokens: jax.Array, segments: jax.Arr
 
 # What differs from another in nothing but a combination of the same features is for the slow tests.
 SUITE = [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in ("qwen2", "qwen3-bias", "llama-bias"))) for name in FAMILIES
+    pytest.param(name, marks=[pytest.mark.slow] * (name in ("qwen2", "qwen3-bias", "llama-bias", "qwen35-untied")))
+    for name in FAMILIES
 ]
 
 step = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
@@ -97,7 +98,7 @@ def test_logits_and_gradients(case):
     for path, group in hf_tensors(case.config).items():
         for tensor in group:
             if tensor.name in expected:  # transformers keeps the experts of a layer in one array
-                gradient = to_hf(ours[path][tensor.index], tensor.shape, tensor.inputs)
+                gradient = to_hf(ours[path][tensor.index], tensor.shape, tensor.inputs, tensor.parts)
                 np.testing.assert_allclose(gradient, expected.pop(tensor.name), rtol=0, atol=1e-5 * largest)
                 compared += 1
     left = [name for name in expected if "experts" not in name]
@@ -145,8 +146,8 @@ def decoded(weights: Any, config: QwenModel, prompts: Any, lengths: Any, followi
     def room(x: jax.Array, axis: int) -> jax.Array:
         return jnp.pad(x, [(0, steps if place == x.ndim + axis else 0) for place in range(x.ndim)])
 
-    keys, values = cache
-    cache = tuple(room(x, KEY_COLUMNS) for x in keys), tuple(room(x, VALUE_COLUMNS) for x in values)
+    keys, values, deltas = cache
+    cache = Cache(tuple(room(x, KEY_COLUMNS) for x in keys), tuple(room(x, VALUE_COLUMNS) for x in values), deltas)
 
     def one(cache: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
         index, tokens = inputs
@@ -165,7 +166,7 @@ run_decoded = jax.jit(decoded, static_argnums=1)
 
 def test_prefill_and_decode(case):
     """Two sequences of the batch, one shorter; layers stacked, of one family in arrays of their own."""
-    unrolled = case.family == "llama"
+    unrolled = case.family == "llama" or case.config.is_hybrid
     weights = ready_weights(case.params, case.config, unrolled=unrolled)
     lengths, steps = np.array([8, 5], np.int32), 5
     prompts = np.stack([TOKENS[0, :8], np.pad(TOKENS[2, 6:11], (3, 0))])

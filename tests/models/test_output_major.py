@@ -64,8 +64,8 @@ def test_kernels_in_one_compute_what_they_do_apart(rows, changes):
     x = jax.random.normal(jax.random.key(1), (*rows, 24))
     angles = rotary_angles(jnp.arange(np.prod(rows)).reshape(rows), config)
     for got, want in zip(
-        (*attention_inputs(together, config, x, angles), mlp(together, config, x)),
-        (*attention_inputs(block, config, x, angles), mlp(block, config, x)),
+        (*attention_inputs(together, config, x, angles)[:3], mlp(together, config, x)),
+        (*attention_inputs(block, config, x, angles)[:3], mlp(block, config, x)),
         strict=True,
     ):
         assert got.shape == want.shape

@@ -29,7 +29,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, np.
     adapters = jax.tree.map(lambda x: x + 0.1, init_lora(CONFIG, LORA, jax.random.key(1)))
     save_qwen(folder / "base", params, CONFIG, dtype="float32")
     save_qwen(folder / "merged", merge_lora(params, adapters, LORA), CONFIG, dtype="float32")
-    save_peft(folder / "adapters", adapters, LORA, base=str(folder / "base"))
+    save_peft(folder / "adapters", adapters, LORA, base=str(folder / "base"), config=CONFIG)
     apply = jax.jit(apply_qwen, static_argnums=1)
     adapted = apply(with_lora(params, adapters, LORA), CONFIG, jnp.asarray(TOKENS))
     plain = apply(params, CONFIG, jnp.asarray(TOKENS))
@@ -84,4 +84,4 @@ def test_the_adapters_in_peft(written):
 def test_a_directory_in_use_is_left_alone(written):
     folder, _, _ = written
     with pytest.raises(FileExistsError, match="not empty"):
-        save_peft(folder / "base", {}, LORA, base="")
+        save_peft(folder / "base", {}, LORA, base="", config=CONFIG)

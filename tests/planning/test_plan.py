@@ -18,6 +18,7 @@ from sspo_jax.models.lora import LoraConfig
 from sspo_jax.planning import bounds, chips
 from sspo_jax.planning import plan as planning
 from sspo_jax.planning.programs import PlannedProgram, resolve_shape
+from sspo_jax.sampler import kv_cache
 from sspo_jax.sharding import MeshConfig, RolloutMeshConfig, axes_of, make_mesh, rearranged
 from tests.trainer.conftest import small
 
@@ -42,6 +43,26 @@ def test_model_flops_by_hand():
     # Two of four experts of width 3, and the router: 2 * (48 + 2 * 36 + 16 + 40) + 48.
     experts = dataclasses.replace(model, num_experts=4, experts_per_token=2, expert_size=3)
     assert bounds.model_flops(experts, 6) == 2 * (48 + 72 + 16 + 40) + 48
+
+
+def test_the_gated_delta_rule_by_hand():
+    """The model above with a gate, and before it a layer with the rule: 1 key head of 2, 2 value heads of 3.
+
+    Attention 48 and its gate 16. The rule: 2 * 2 + 6 = 10 channels, 4 * (10 + 2 * 6 + 2 * 2) = 104, convolution of 4
+    taps 40. MLP twice 96, unembedding 40: 2 * 440. Attention over 3 tokens 48. The state has 12 numbers: 6 * 12 = 72.
+    A slot keeps the state, 48 bytes, and the 3 last inputs of 10 channels, in bfloat16 60.
+    """
+    model = configs.QwenConfig(
+        vocab_size=10, hidden_size=4, intermediate_size=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=2,
+        layer_types=("linear_attention", "full_attention"),
+        delta_key_heads=1, delta_value_heads=2, delta_key_dim=2, delta_value_dim=3,
+    )  # fmt: skip
+    assert bounds.model_flops(model, 6) == 2 * (48 + 16 + 104 + 40 + 2 * 96 + 40) + 48 + 72
+    assert kv_cache.delta_state_bytes(model, "bfloat16") == 48 + 60
+    assert kv_cache.cache_bytes(model, 8, 6, "bfloat16") == 8 * (6 * 2 * 2 * 2 + 108)
+    step = bounds.decoding_step(model.computed(dtype="bfloat16"), make_mesh(MeshConfig(), jax.devices()[:1]),
+                                slots=8, columns=6, held=0.5)  # fmt: skip
+    assert step.memory == 2 * model.num_parameters + 8 * (3 * 8 + 2 * 108)
 
 
 def test_the_bound_of_decoding_by_hand():

@@ -10,7 +10,7 @@ import pytest
 from sspo_jax.sampler import Sampler, SamplingParams, cache_attention, held_attention
 from sspo_jax.sampler.cache_attention import attend_in_chunks, attend_ring
 from sspo_jax.sampler.held_attention import attend_held, held_blocks, work_list
-from sspo_jax.sampler.kv_cache import resize_cache
+from sspo_jax.sampler.kv_cache import Cache, resize_cache
 from sspo_jax.sampler.schedule import cache_columns
 from sspo_jax.sharding import MeshConfig, make_mesh
 
@@ -232,7 +232,7 @@ def test_a_ring_of_another_size_holds_the_same_columns_at_the_same_age(old, new,
     keys, values = rng.normal(size=(5, 2, 4, old)), rng.normal(size=(5, 2, old, 4))
     cache = ((jnp.asarray(keys, jnp.float32),), (jnp.asarray(values, jnp.float32),))
     chosen = None if rows is None else jnp.asarray(rows, jnp.int32)
-    (got_keys,), (got_values,) = resize_cache(cache, jnp.int32(clock), chosen, columns=new)
+    (got_keys,), (got_values,), _ = resize_cache(Cache(*cache), jnp.int32(clock), chosen, columns=new)
     moved = 0 if new < old else clock
     for slot, source in enumerate(rows or range(5)):
         for age in range(1, min(old, new) + 1):  # the column at the clock is the next to be written

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import shutil
 import signal
@@ -147,17 +148,22 @@ def test_what_waits_is_saved_bit_for_bit():
         group_ids=np.array([4, 9], np.int32),
         sample_ids=np.array([0, 3], np.int32),
         versions=(np.array([2, 2, 3], np.int32), np.array([], np.int32)),
+        said=(np.array([True, False, True]), np.array([], bool)),
+        rewards=(1 / 3, math.nan),
     )
     problem = Problem(id="a", problem="1 + 1", answer="2", level=3, set="mine", extra={"unit": "km", "parts": [1, 2]})
-    draw = Draw(problems=(problem, problem), rollout=rollout, grading=None)
+    draw = Draw(problems=(problem, problem), step=4, rollout=rollout, grading=None)
     record = Queued(step=7, seconds=0.5, draws=[draw], rows=np.array([1])).to_json()
     back = Queued.from_json(record)
     assert (back.step, back.seconds, back.rows.tolist(), back.to_json()) == (7, 0.5, [1], record)
     assert [(one.set, one) for one in back.draws[0].problems] == [("mine", problem)] * 2
     for field in dataclasses.fields(Rollout):
         for ours, theirs in zip(getattr(back.draws[0].rollout, field.name), getattr(rollout, field.name), strict=True):
-            assert ours.dtype == theirs.dtype
+            assert np.asarray(ours).dtype == np.asarray(theirs).dtype
             np.testing.assert_array_equal(ours, theirs)
+    alone = dataclasses.replace(rollout, said=(), rewards=(), versions=())
+    back = Draw.from_json(Draw(problems=(problem, problem), step=4, rollout=alone).to_json()).rollout
+    assert (back.said, back.rewards, back.versions) == ((), (), ())
     assert ages(rollout, 5) == {"rollout/age_mean": pytest.approx((2 + 2 + 1) / 3), "rollout/age_max": 2.0}
 
 

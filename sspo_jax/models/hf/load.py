@@ -4,9 +4,12 @@ Each tensor is read (only the part that this process keeps), put on the devices 
 and transposed, converted and written into its layer of the stacked array there.
 """
 
+import dataclasses
 import functools
+import itertools
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -25,41 +28,86 @@ from sspo_jax.models.qwen import Params, abstract_qwen, qwen_shardings
 from sspo_jax.sharding import named_sharding
 
 _DTYPES = {"F32": np.dtype("float32"), "F16": np.dtype("float16"), "BF16": np.dtype(ml_dtypes.bfloat16)}
+_NOT_TEXT = ("model.visual.", "mtp.")  # images; the prediction of further tokens
+_FUSED_EXPERTS = {".experts.gate_up_proj": ("gate_proj", "up_proj"), ".experts.down_proj": ("down_proj",)}
+"""Tensors of all experts of a layer, by how their names end; what each expert has in them, one after the other."""
 _MAX_MAPPED_BYTES = 2**28  # read through one mapping of a file before it is dropped: mapped pages count as our memory
 
 
+@dataclasses.dataclass(frozen=True)
+class _OfExpert:
+    """A matrix of one expert in a tensor [experts, outputs, inputs] of all experts of a layer."""
+
+    tensor: str
+    expert: int
+    rows: range  # of the outputs
+
+
 class _Reader:
-    """Parts of named tensors in the safetensors files of a directory."""
+    """Parts of named tensors in the safetensors files of a directory.
+
+    Where the experts of a layer are in one tensor (`experts.gate_up_proj`, `experts.down_proj`), their matrices have
+    the names that they have in a file of their own.
+    """
 
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
-        self.files = file_of_each_tensor(directory)
+        found = file_of_each_tensor(directory)
+        self.names = {_text_name(name): name for name in found}
+        self.files = {_text_name(name): file for name, file in found.items()}
         self._open_file: pathlib.Path | None = None
         self._handle: Any = None
         self._mapped_bytes = 0
+        self._experts: dict[str, _OfExpert] = {}
+        for name in [name for name in self.files if name.endswith(tuple(_FUSED_EXPERTS))]:
+            self._split_experts(name)
+
+    def _split_experts(self, fused: str) -> None:
+        layer, _, last = fused.rpartition(".")
+        shape, _ = self.header(fused)
+        parts = _FUSED_EXPERTS[f".experts.{last}"]
+        if len(shape) != 3 or shape[1] % len(parts):
+            return  # not of the kind that this model knows: it stays what it is, an unknown tensor
+        file, rows = self.files.pop(fused), shape[1] // len(parts)
+        for expert, (place, part) in itertools.product(range(shape[0]), enumerate(parts)):
+            name = f"{layer}.{expert}.{part}.weight"
+            self.files[name] = file
+            self._experts[name] = _OfExpert(fused, expert, range(place * rows, (place + 1) * rows))
 
     def header(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and dtype of a tensor, without reading it."""
-        part = self._slice(name)
+        if (one := self._experts.get(name)) is not None:
+            part = self._slice(one.tensor, self.files[name])
+            return (len(one.rows), part.get_shape()[2]), part.get_dtype()
+        part = self._slice(name, self.files[name])
         return tuple(part.get_shape()), part.get_dtype()
 
     def read(self, name: str, index: tuple[slice, ...] | None) -> np.ndarray:
         """This part of the tensor (None: all of it), in the file's dtype."""
         index = index or (slice(None),) * len(self.header(name)[0])
-        part = np.ascontiguousarray(self._slice(name)[index])
+        if (one := self._experts.get(name)) is not None:
+            rows = one.rows[index[0]]
+            here = one.expert, slice(rows.start, rows.stop), index[1]
+            part = np.ascontiguousarray(self._slice(one.tensor, self.files[name])[here])
+        else:
+            part = np.ascontiguousarray(self._slice(name, self.files[name])[index])
         self._mapped_bytes += part.nbytes
         if self._mapped_bytes > _MAX_MAPPED_BYTES:
             self._handle, self._open_file, self._mapped_bytes = None, None, 0
         return part
 
-    def _slice(self, name: str) -> Any:
-        file = self.files[name]
+    def _slice(self, name: str, file: pathlib.Path) -> Any:
         if file != self._open_file:
             self._handle, self._open_file, self._mapped_bytes = open_weights(file), file, 0
         try:
-            return self._handle.get_slice(name)
+            return self._handle.get_slice(self.names[name])
         except SafetensorError as error:
             raise ValueError(f"{file}: no tensor {name!r}, where the index says it is: download both again") from error
+
+
+def _text_name(name: str) -> str:
+    """The name that a tensor of a model that also sees images has in the model of its text part."""
+    return name.replace("model.language_model.", "model.", 1) if name.startswith("model.language_model.") else name
 
 
 def _some(names: Sequence[str]) -> str:
@@ -70,6 +118,14 @@ def _check(reader: _Reader, wanted: dict[str, HfTensor], config: QwenConfig) -> 
     """Raises ValueError, before anything is read, where the tensors are not those of the config."""
     where = reader.directory
     extra = [name for name in reader.files if name not in wanted and not name.endswith("rotary_emb.inv_freq")]
+    if config.is_hybrid and (ignored := [name for name in extra if name.startswith(_NOT_TEXT)]):
+        extra = [name for name in extra if name not in ignored]
+        kinds = sorted({next(start for start in _NOT_TEXT if name.startswith(start)) + "*" for name in ignored})
+        warnings.warn(
+            f"{where}: the text part alone is read; {len(ignored)} other tensors ({', '.join(kinds)}) are left out, "
+            "and an export will not have them",
+            stacklevel=3,
+        )
     if config.tie_embeddings and "lm_head.weight" in extra:
         extra.remove("lm_head.weight")
         _check_tied(reader)
@@ -180,8 +236,8 @@ def _load_parameter(
 
     first = group[0]
     if not first.index:
-        return _converter(first.part_shape, first.inputs, target.dtype, sharding)(on_device(first))
-    insert = _inserter(first.part_shape, first.inputs, sharding)
+        return _converter(first.part_shape, first.inputs, first.parts, target.dtype, sharding)(on_device(first))
+    insert = _inserter(first.part_shape, first.inputs, first.parts, sharding)
     stack = jnp.zeros(target.shape, target.dtype, device=sharding)
     for tensor in group:
         stack = insert(stack, on_device(tensor), tuple(np.int32(i) for i in tensor.index))
@@ -191,14 +247,16 @@ def _load_parameter(
 
 # Cached, so that a second checkpoint of the same shape compiles nothing.
 @functools.cache
-def _converter(part_shape: tuple[int, ...], inputs: int | None, dtype: Any, sharding: Any) -> Any:
-    return jax.jit(lambda x: from_hf(x, part_shape, inputs).astype(dtype), out_shardings=sharding)
+def _converter(
+    part_shape: tuple[int, ...], inputs: int | None, parts: tuple[int, ...], dtype: Any, sharding: Any
+) -> Any:
+    return jax.jit(lambda x: from_hf(x, part_shape, inputs, parts).astype(dtype), out_shardings=sharding)
 
 
 @functools.cache
-def _inserter(part_shape: tuple[int, ...], inputs: int | None, sharding: Any) -> Any:
+def _inserter(part_shape: tuple[int, ...], inputs: int | None, parts: tuple[int, ...], sharding: Any) -> Any:
     def insert(stack: jax.Array, x: jax.Array, index: tuple[jax.Array, ...]) -> jax.Array:
-        part = from_hf(x, part_shape, inputs).astype(stack.dtype)
+        part = from_hf(x, part_shape, inputs, parts).astype(stack.dtype)
         part = part.reshape((1,) * len(index) + part.shape)
         return jax.lax.dynamic_update_slice(stack, part, (*index, *([0] * len(part_shape))))
 

@@ -11,36 +11,42 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from sspo_jax.models.hf.layout import HF_NAMES
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.hf.layout import HF_NAMES, head_parts, to_hf
 from sspo_jax.models.hf.save import move_into_place, unfinished
 from sspo_jax.models.lora import LoraConfig
-from sspo_jax.models.qwen import Params
+from sspo_jax.models.qwen import Params, layers_with
 
 
-def peft_tensors(adapters: Params) -> dict[str, np.ndarray]:
-    """The adapters under PEFT's names, in PEFT's layout, float32."""
+def peft_tensors(adapters: Params, config: QwenConfig) -> dict[str, np.ndarray]:
+    """The adapters of this model under PEFT's names, in PEFT's layout, float32."""
     tensors = {}
     for target, adapter in adapters.items():
         template = HF_NAMES[f"blocks.{target}"][0].removesuffix(".weight")
         a, b = (np.asarray(jax.device_get(adapter[name]), np.float32) for name in ("a", "b"))
-        layers, rank = a.shape[0], a.shape[-1]
-        for layer in range(layers):
+        rank, parts = a.shape[-1], head_parts(f"blocks.{target}", config)
+        for place, layer in enumerate(layers_with(target, config)):
             name = f"base_model.model.{template.format(layer)}"
-            tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(a[layer].reshape(-1, rank).T)
-            tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(b[layer].reshape(rank, -1).T)
+            tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(a[place].reshape(-1, rank).T)
+            outputs = to_hf(jnp.asarray(b[place]), (b[place].size // rank, rank), 1, parts)
+            tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(outputs)
     return tensors
 
 
-def save_peft(path: str | os.PathLike[str], adapters: Params, lora: LoraConfig, *, base: str) -> None:
+def save_peft(
+    path: str | os.PathLike[str], adapters: Params, lora: LoraConfig, *, base: str, config: QwenConfig
+) -> None:
     """Writes adapters that `peft.PeftModel.from_pretrained(model, path)` and vLLM's LoRA support read.
 
     Args:
       path: directory to make; must not exist, or be empty.
       adapters: as `init_lora` gives them, trained.
       base: name or path of the checkpoint that they adapt.
+      config: of the model.
 
     Raises:
       FileExistsError: `path` is not empty.
@@ -49,7 +55,7 @@ def save_peft(path: str | os.PathLike[str], adapters: Params, lora: LoraConfig, 
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} exists and is not empty: choose another path")
     modules = [HF_NAMES[f"blocks.{target}"][0].removesuffix(".weight").rpartition(".")[2] for target in lora.targets]
-    config = {
+    written = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
@@ -67,8 +73,8 @@ def save_peft(path: str | os.PathLike[str], adapters: Params, lora: LoraConfig, 
     temporary = unfinished(directory, "writing")
     temporary.mkdir(parents=True)
     try:
-        save_file(peft_tensors(adapters), temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-        (temporary / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(peft_tensors(adapters, config), temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        (temporary / "adapter_config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         move_into_place(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -19,7 +18,7 @@ from sspo_jax.data.tokenizer import load_tokenizer
 from sspo_jax.models.configs import QwenConfig, config_to_hf
 from sspo_jax.models.end_tokens import end_tokens
 from sspo_jax.models.hf.layout import DType, HfTensor, flatten, hf_tensors, to_hf
-from sspo_jax.models.qwen import Params, abstract_qwen
+from sspo_jax.models.qwen import Params, abstract_qwen, kept_dtype
 from sspo_jax.sharding import replicated
 
 _TOKENIZER_FILES = (
@@ -34,9 +33,9 @@ _TOKENIZER_FILES = (
 
 
 @functools.cache
-def _extractor(shape: tuple[int, ...], inputs: int | None, dtype: Any, sharding: Any) -> Any:
+def _extractor(shape: tuple[int, ...], inputs: int | None, parts: tuple[int, ...], dtype: Any, sharding: Any) -> Any:
     def extract(stack: jax.Array, index: tuple[jax.Array, ...]) -> jax.Array:
-        return to_hf(stack[index] if index else stack, shape, inputs).astype(dtype)
+        return to_hf(stack[index] if index else stack, shape, inputs, parts).astype(dtype)
 
     return jax.jit(extract, out_shardings=sharding)
 
@@ -57,7 +56,7 @@ def save_qwen(
     several processes all of them call this, and process 0 writes.
 
     Args:
-      dtype: of the weights in the files.
+      dtype: of the weights in the files; those that decays of the gated delta rule are made of stay float32.
       tokenizer: a transformers tokenizer, or the directory of one, saved along. What ends a response (`end_tokens`)
         becomes `eos_token_id` of the generation config.
       max_shard_bytes: a file holds at most this much, or one tensor.
@@ -100,11 +99,20 @@ def save_qwen(
         multihost_utils.sync_global_devices(f"save_qwen {directory}")
 
 
-def _gather(stack: jax.Array, tensor: HfTensor, dtype: DType) -> np.ndarray:
+def _dtype(tensor: HfTensor, dtype: DType) -> Any:
+    """What the tensor is written in where `dtype` is wanted."""
+    return kept_dtype(tensor.path.rpartition(".")[2], dtype)
+
+
+def _bytes(tensor: HfTensor, dtype: DType) -> int:
+    return math.prod(tensor.shape) * _dtype(tensor, dtype).itemsize
+
+
+def _gather(stack: jax.Array, tensor: HfTensor, dtype: Any) -> np.ndarray:
     """Brings one tensor to the host of every process, in the checkpoint's layout and dtype."""
     mesh = getattr(stack.sharding, "mesh", None)
     whole = None if mesh is None else replicated(mesh)
-    extract = _extractor(tensor.shape, tensor.inputs, dtype, whole)
+    extract = _extractor(tensor.shape, tensor.inputs, tensor.parts, dtype, whole)
     return np.asarray(extract(stack, tuple(np.int32(i) for i in tensor.index)).addressable_data(0))
 
 
@@ -116,10 +124,9 @@ def _write_shards(
     max_shard_bytes: int,
 ) -> None:
     """Writes the tensors in files of at most `max_shard_bytes`, and the index where there are several."""
-    itemsize = jnp.dtype(dtype).itemsize
     shards: list[list[HfTensor]] = [[]]
     for tensor in tensors:
-        size = itemsize * sum(math.prod(other.shape) for other in (*shards[-1], tensor))
+        size = sum(_bytes(other, dtype) for other in (*shards[-1], tensor))
         if shards[-1] and size > max_shard_bytes:
             shards.append([])
         shards[-1].append(tensor)
@@ -127,7 +134,7 @@ def _write_shards(
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         shard = sorted(shard, key=lambda tensor: tensor.name)  # the order in which the safetensors library writes
-        arrays = (_gather(flat[tensor.path], tensor, dtype) for tensor in shard)
+        arrays = (_gather(flat[tensor.path], tensor, _dtype(tensor, dtype)) for tensor in shard)
         if directory is None:
             for _ in arrays:
                 pass
@@ -135,18 +142,18 @@ def _write_shards(
             write_safetensors(directory / name, shard, arrays, dtype)
             weight_map |= {tensor.name: name for tensor in shard}
     if directory is not None and len(shards) > 1:
-        total = itemsize * sum(math.prod(tensor.shape) for tensor in tensors)
+        total = sum(_bytes(tensor, dtype) for tensor in tensors)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         _write_json(directory / "model.safetensors.index.json", index)
 
 
 def write_safetensors(file: pathlib.Path, tensors: list[HfTensor], arrays: Iterator[np.ndarray], dtype: DType) -> None:
     """The bytes that `safetensors.numpy.save_file` would write, without holding all tensors of the file at once."""
-    code = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]
+    codes = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:
-        end = offset + math.prod(tensor.shape) * jnp.dtype(dtype).itemsize
+        end, code = offset + _bytes(tensor, dtype), codes[_dtype(tensor, dtype).name]
         header[tensor.name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
