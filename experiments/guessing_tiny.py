@@ -3,7 +3,7 @@
     make train EXP=guessing_tiny
 
 Stage 1 imitates games of which three in five are guesses at random. In stage 2 the environment rewards the right guess,
-the more the earlier it comes: halving what is left finds every number from 0 to 9 in four guesses.
+the more the earlier it comes: halving what is left finds every number from 0 to 9 in four guesses, and earns 0.81.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ def config() -> TrainConfig:
     base = calculator_tiny.config()
     return dataclasses.replace(
         base,
-        steps=16,
+        steps=24,
         data=DialogueData(kind="numbers"),
         rollout=RolloutConfig(
             prompts=32,
@@ -33,7 +33,7 @@ def config() -> TrainConfig:
         ),
         reward=RewardConfig(correctness=Correctness(weight=0.0)),
         loss=dataclasses.replace(Sspo.calibrated(clip_low=0.1, clip_high=0.14), ratio_level="turn"),
-        optimizer=dataclasses.replace(base.optimizer, learning_rate=1e-3),
+        optimizer=dataclasses.replace(base.optimizer, learning_rate=3e-4),
         warm_start=WarmStartConfig(updates=300, rows=24, row_tokens=96, learning_rate=3e-3),
         evaluation=EvaluationConfig(),
     )

@@ -467,6 +467,11 @@ class TrainConfig:
         self.log.profiled(self.steps)
         self.reward.within(self.rollout.max_new_tokens)
         rollout, update = self.rollout, self.update
+        if rollout.environment is not None and rollout.partial is not None:
+            raise ValueError(
+                "rollout.environment is set with --rollout.partial: a conversation is not taken up again in a later "
+                "step; expected one of them"
+            )
         if rollout.environment is not None and rollout.server is not None:
             raise ValueError(
                 "rollout.environment talks to the policy of this process, but --rollout.server.url samples elsewhere: "

@@ -21,6 +21,7 @@ from sspo_jax.rewards import Correctness, RewardError, score
 from sspo_jax.sampler import LocalEngine, SamplingParams
 from sspo_jax.trainer.batch import entropy_labels, pack_rows
 from sspo_jax.trainer.conversations import ConversationEngine, RememberingPrompts, load_environment
+from sspo_jax.trainer.rollout_record import decoded, encoded
 from sspo_jax.types import FinishReason, Rollout
 
 TOKENIZER = load_tokenizer("tiny")
@@ -262,6 +263,9 @@ def test_what_the_environment_wrote_is_out_of_the_loss_and_turns_are_units():
     whole = np.ones((2, 5), bool)
     turns, responses = (level_units(level, jnp.asarray(whole)) for level in ("turn", "response"))
     np.testing.assert_array_equal(turns.ids, responses.ids)
+    kept = decoded(encoded(rollout))  # while it waits for its step
+    assert [said.tolist() for said in kept.said] == [said.tolist() for said in rollout.said]
+    assert kept.rewards == rollout.rewards
     part = Rollout.concatenate([rollout.take([1]), rollout])
     assert (len(part.said), part.rewards) == (3, (0.5,) * 3)
 
