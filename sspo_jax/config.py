@@ -487,11 +487,10 @@ class TrainConfig:
                 f"--rollout.devices is {rollout.devices}, but --rollout.server.url samples elsewhere; expected one of "
                 "them"
             )
-        if rollout.environment is not None and (rollout.devices or rollout.partial is not None):
-            option = "partial" if rollout.partial is not None else "devices"
+        if rollout.environment is not None and rollout.devices:
             raise ValueError(
-                f"--rollout.{option} with --rollout.environment: conversations are sampled whole and by this process's "
-                "own devices; expected one of them"
+                f"rollout.environment is set with --rollout.devices {rollout.devices}: conversations are sampled where "
+                "the policy is trained; expected one of them"
             )
         if rollout.partial is not None and rollout.dynamic_sampling:
             raise ValueError(

@@ -54,7 +54,7 @@ def base_directory(run: pathlib.Path, record: Mapping[str, Any], *, moved_to: st
       ValueError: what is there is not what the run was trained on.
     """
     recorded = record["provenance"].get("model") or record["provenance"].get("base")  # as earlier versions call it
-    if recorded is None or record["config"].get("warm_start") is not None:
+    if recorded is None or record.get("config", {}).get("warm_start") is not None:
         return run / "base"
     ((name, digest),) = recorded.items()
     path = fetch_model(moved_to or name)
