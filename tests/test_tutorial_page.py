@@ -51,7 +51,16 @@ def test_the_experiment_is_found_and_its_problems_are_apart(folder):
 
 @pytest.mark.slow
 def test_it_trains_with_the_reward(folder):
-    done = sspo(folder, "train", "mine/largest.py", "--reward.user", "mine.rewards:shows_work", *SMALL.split())
+    done = sspo(
+        folder,
+        "train",
+        "mine/largest.py",
+        "--reward.user",
+        "mine.rewards:shows_work",
+        "--reward.shows_work.weight",
+        "0.2",
+        *SMALL.split(),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (metrics,) = (folder / "runs").glob("*/metrics.jsonl")
     assert "shows_work_mean" in metrics.read_text(encoding="utf-8")
