@@ -144,7 +144,7 @@ def switch_on(config: Any, arguments: Sequence[str]) -> Any:
         if not inside:
             continue
         kinds = [kind for kind in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(kind)]
-        if value is None and len(kinds) == 1:
+        if value is None and len(kinds) == 1 and field.name not in file_only(config):
             value = changes[field.name] = typing.cast("Any", kinds[0])()
         if dataclasses.is_dataclass(value):
             changes[field.name] = switch_on(value, inside)

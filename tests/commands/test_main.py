@@ -66,8 +66,10 @@ def optional_sections(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name}"
+        if field.name in file_only(config):
+            continue
         kinds = [kind for kind in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(kind)]
-        if type(None) in typing.get_args(hints[field.name]) and len(kinds) == 1 and name not in file_only(config):
+        if type(None) in typing.get_args(hints[field.name]) and len(kinds) == 1:
             yield name, kinds[0]
         elif dataclasses.is_dataclass(value):
             yield from optional_sections(value, f"{name}.")

@@ -220,6 +220,7 @@ def engine() -> tuple[LocalEngine, QwenConfig, dict]:
     return local, config, params
 
 
+@pytest.mark.slow
 def test_a_real_engine_repeats_and_its_logprobs_are_those_of_the_whole_context(engine):
     local, config, params = engine
     ends = SamplingParams(max_new_tokens=60, stop_token_ids=tuple(range(0, 512, 7)))  # some end soon

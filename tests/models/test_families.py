@@ -47,7 +47,9 @@ def loss(params: Params, config: QwenModel, tokens: jax.Array, segments: jax.Arr
 
 # What differs from another in nothing but a combination of the same features is for the slow tests.
 SUITE = [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in ("qwen2", "qwen3-bias", "llama-bias", "qwen35-untied")))
+    pytest.param(
+        name, marks=[pytest.mark.slow] * (name in ("qwen2", "qwen3-bias", "llama-bias", "qwen35-untied", "qwen35moe"))
+    )
     for name in FAMILIES
 ]
 

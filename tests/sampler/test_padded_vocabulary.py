@@ -26,7 +26,7 @@ TOKENS = 90  # of 96 rows
 apply = jax.jit(apply_qwen, static_argnums=1)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+@pytest.fixture(scope="module", params=[pytest.param(True, marks=pytest.mark.slow), False], ids=["tied", "untied"])
 def padded(request, tiny) -> tuple[QwenModel, Params]:
     """(model, parameters); the padding rows' logits are many times those of tokens, of both signs."""
     config = dataclasses.replace(tiny[0], tie_embeddings=request.param)

@@ -293,6 +293,7 @@ def test_a_run_that_dies_at_once_is_not_called_started(gcloud, program, said):
     end_runs(gcloud)
 
 
+@pytest.mark.slow
 def test_data_and_model_are_carried_to_all_hosts_once(gcloud, tmp_path):
     folders = install(gcloud, '#!/bin/bash\nprintf "%s\\n" "$@" > words\n' + FOREVER, hosts=2)
     (tmp_path / "my model").mkdir()

@@ -142,6 +142,7 @@ def test_openai_fields(server):
     assert server.ask("/v1/models")["data"][0]["id"] == "tiny"
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_mid_batch_loses_nothing(checkpoint, tiny, prompts, tmp_path):
     config, _ = tiny
     port = free_port()

@@ -87,9 +87,10 @@ def weights(train: TrainPrograms, mesh):
 OTHERS = (Grpo(), Grpo.dr_grpo(norm_length=16), Grpo.dapo(), Gspo(), Gmpo(), Cispo(), Sapo())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
-    [Sspo.paper_like(), *(pytest.param(other, marks=pytest.mark.slow) for other in OTHERS)],
+    [Sspo.paper_like(), *OTHERS],
     ids=lambda objective: type(objective).__name__,
 )
 def test_gradients_are_those_of_the_merged_weights(objective):

@@ -203,12 +203,9 @@ def test_two_processes_with_a_lag(tmp_path):
     assert rows_of(again.run_dir)[-1]["rollout/age_mean"] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param({}, id="plain"),
-        pytest.param({"rollout__dynamic_sampling": 1}, id="dynamic", marks=pytest.mark.slow),
-    ],
+    "changes", [pytest.param({}, id="plain"), pytest.param({"rollout__dynamic_sampling": 1}, id="dynamic")]
 )
 def test_other_devices_sample_beside_the_updates_what_they_sample_in_turn(cache, tmp_path, monkeypatch, changes):
     """One device trains and one samples; the schedule decides, so both ways are one run, bit for bit."""
@@ -260,6 +257,7 @@ def test_devices_that_cannot_be_set_apart(cache):
         both.check()
 
 
+@pytest.mark.slow
 def test_whole_responses_in_rounds_are_the_responses_of_one_round(cache, tmp_path, monkeypatch):
     """With the same weights throughout a response that is broken off and goes on is the one that is not."""
     config = lagged(0, optimizer__learning_rate=0.0, rollout__stop_token_ids=MANY_ENDS)

@@ -95,6 +95,7 @@ def assert_same_run(one: pathlib.Path, two: pathlib.Path) -> None:
     assert_close(metrics(one), metrics(two))
 
 
+@pytest.mark.slow
 def test_a_run_through_a_server_is_the_run_here(here: pathlib.Path, server: ServerProcess, tmp_path: pathlib.Path):
     before = server.ask("/health")["tokens"]
     assert run(through(server, served()), tmp_path / "run").state.step == 2
