@@ -260,7 +260,7 @@ def _reference(config: TrainConfig, model: QwenModel) -> pathlib.Path | None:
         )
     found, path = resolve_model(dataclasses.replace(config.model, path=name))
     ours, theirs = dataclasses.asdict(model.shape), dataclasses.asdict(found.shape)
-    for field in ours.keys() - _OF_NO_CONCERN:  # the program of the policy computes the reference too
+    for field in sorted(ours.keys() - _OF_NO_CONCERN):  # the program of the policy computes the reference too
         if ours[field] != theirs[field]:
             raise ValueError(
                 f"the model of --model.reference {name} has {field} = {theirs[field]}, the policy {ours[field]}; "
