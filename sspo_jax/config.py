@@ -218,6 +218,10 @@ class UpdateConfig:
     """Length of a packed training row, in tokens; None: just the longest prompt and response."""
     micro_rows: Count = 8
     """Rows whose gradient is computed at once; cut smaller to save memory, the result is the same."""
+    share_prompts: bool = False
+    """A row holds a prompt once for all responses to it that it has, not once for each. The result is the same up to
+    rounding; the less a response is longer than its prompt, and the more responses a row has room for, the more it
+    saves. Not for models with the gated delta rule."""
     old_logprobs: Literal["training", "sampler"] = "training"
     """Log-probs that ratios are relative to: those of the training program at the start of the update, or those that
     the sampler reported, which saves a pass and gives no entropies."""

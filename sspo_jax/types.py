@@ -248,3 +248,4 @@ class TrainBatch:
     mean_entropy: Scalars | None = None  # over all valid tokens of the whole rollout batch
     entropy_std: Scalars | None = None  # of `Objective.entropy_unit` over those tokens; for one rule of SSPO
     denominator: Scalars | None = None  # of the loss, over the whole update, before it is cut into parts
+    prefix_ids: Ints | None = None  # the segment that a token sees beside its own, its prompt's; None: there are none

@@ -27,7 +27,9 @@ SMALL_STEPS: Changes = {
     "rollout.group_size": 8,
     "update.per_rollout": 4,
     "update.epochs": 4,
-    "update.micro_rows": 16,  # one row holds one response, an update 16
+    "update.share_prompts": True,
+    "update.row_tokens": 192,
+    "update.micro_rows": 2,
     "evaluation.samples": 4,
     "evaluation.first": False,
     "evaluation.greedy": False,
@@ -45,7 +47,6 @@ WORDED: Changes = {
     "data": _WORDED,
     "evaluation.data": (dataclasses.replace(_WORDED, split="held_out", size=64),),
     "rollout.max_new_tokens": 60,
-    "update.row_tokens": 104,
     "warm_start.row_tokens": 104,
     "warm_start.updates": 800,
 }
@@ -90,7 +91,7 @@ def study() -> Study:
         ),
         comparisons=comparisons(),
         passing_score=PASSING,
-        seconds_per_run=65.0,
+        seconds_per_run=45.0,
     )
 
 

@@ -418,6 +418,7 @@ def hidden_states(
     *,
     positions: Int[Array, "batch time"] | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
+    prefix_ids: Int[Array, "batch time"] | None = None,
     return_cache: bool = False,
 ) -> tuple[Float[Array, "batch time embed"], tuple[Array, Array] | None]:
     """The residual stream after the final norm, and with `return_cache` the keys and values of every layer.
@@ -426,6 +427,7 @@ def hidden_states(
       positions: of each token in its sequence; by default counted within segments.
       segment_ids: which packed sequence a token belongs to, 0 for padding, which no other token attends to; by
         default a row is one sequence without padding.
+      prefix_ids: see `attention.make_attention`; not of models with the gated delta rule.
       return_cache: also return (keys, values), each [layers, batch, time, kv_heads, head_dim], rotary applied; not of
         models with the gated delta rule.
     """
@@ -434,10 +436,14 @@ def hidden_states(
     if positions is None:
         positions = default_positions(segment_ids)
     how = config.compute
-    attend = make_attention(segment_ids, implementation=how.attention, dtype=how.dtype, head_dim=config.head_dim)
+    attend = make_attention(
+        segment_ids, prefix_ids, implementation=how.attention, dtype=how.dtype, head_dim=config.head_dim
+    )
     angles = rotary_angles(positions, config)
     runs = delta.sequence_runs(segment_ids) if config.delta_layers else None
 
+    if config.delta_layers and prefix_ids is not None:
+        raise ValueError("prefix_ids are given, and layers with the gated delta rule know no prefix: leave them out")
     if config.delta_layers and return_cache:
         raise ValueError(
             "return_cache is set, and layers with the gated delta rule have no keys and values: leave it out"

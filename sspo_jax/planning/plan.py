@@ -144,7 +144,11 @@ def traced(
     return (
         sampler,
         rollout_programs(config.rollout, lora, sampler, mesh),
-        training.programs_for(micro_rows=config.update.micro_rows, row_tokens=config.row_tokens),
+        training.programs_for(
+            micro_rows=config.update.micro_rows,
+            row_tokens=config.row_tokens,
+            share_prompts=config.update.share_prompts,
+        ),
     )
 
 

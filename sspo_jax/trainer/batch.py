@@ -4,7 +4,8 @@ Everything here is NumPy on the host; the order of responses is kept as far as p
 but the lengths, so that a resumed run packs the same rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,37 +24,76 @@ NO_ROLLOUT = Rollout(
 """Without any response: rows of it are empty."""
 
 
-def assign_rows(rollout: Rollout, chosen: np.ndarray, *, row_tokens: int) -> list[list[int]]:
+def assign_rows(
+    rollout: Rollout, chosen: np.ndarray, *, row_tokens: int, share_prompts: bool = False
+) -> list[list[int]]:
     """Which of the chosen responses each training row holds, in order: segment n of row r is `[r][n - 1]`.
 
-    First fit by decreasing length: a response, after its prompt, goes to the first row that has room.
+    First fit by decreasing length: a response goes to the first row that has room for it and its prompt. With shared
+    prompts the same of whole groups, response by response, and rows that hold the prompt already come first.
 
     Args:
       rollout: what was sampled.
       chosen: indices of the responses to place.
       row_tokens: length of a row.
+      share_prompts: a row holds a prompt once for all responses to it; see `pack_rows`.
 
     Raises:
       ValueError: a prompt and its response are longer than a row.
     """
-    prompt_lengths = np.array([len(prompt) for prompt in rollout.prompts], np.int64)
-    lengths = (prompt_lengths + rollout.lengths)[chosen]
+    lengths = (np.array([len(prompt) for prompt in rollout.prompts], np.int64) + rollout.lengths)[chosen]
     if len(chosen) and lengths.max() > row_tokens:
         raise ValueError(
             f"a prompt with its response has {lengths.max()} tokens, a training row {row_tokens}: raise "
             "--update.row-tokens, or lower --rollout.max-new-tokens or --rollout.max-prompt-tokens"
         )
+    decreasing = [int(chosen[place]) for place in np.argsort(-lengths, kind="stable")]
+    if share_prompts:
+        return _assign_groups(rollout, decreasing, row_tokens)
     members: list[list[int]] = []
     room: list[int] = []
-    for place in np.argsort(-lengths, kind="stable"):
-        length = int(lengths[place])
+    for response in decreasing:
+        length = len(rollout.prompts[response]) + len(rollout.responses[response])
         row = next((row for row, free in enumerate(room) if free >= length), len(room))
         if row == len(room):
             members.append([])
             room.append(row_tokens)
-        members[row].append(int(chosen[place]))
+        members[row].append(response)
         room[row] -= length
     return members
+
+
+def _prompt_of(rollout: Rollout, response: int) -> tuple[int, bytes]:
+    """What responses have in common that can share a prompt."""
+    return int(rollout.group_ids[response]), rollout.prompts[response].tobytes()
+
+
+def _assign_groups(rollout: Rollout, decreasing: Sequence[int], row_tokens: int) -> list[list[int]]:
+    groups: dict[tuple[int, bytes], list[int]] = {}
+    for response in decreasing:
+        groups.setdefault(_prompt_of(rollout, response), []).append(response)
+
+    def tokens(group: Sequence[int]) -> int:
+        return len(rollout.prompts[group[0]]) + sum(len(rollout.responses[response]) for response in group)
+
+    rows: list[list[list[int]]] = []  # parts of groups in each row
+    room: list[int] = []
+    for group in sorted(groups.values(), key=tokens, reverse=True):
+        parts: dict[int, list[int]] = {}  # by row
+        for response in group:
+            more = 1 + len(rollout.responses[response])  # where the prompt is; else all of it
+            whole = len(rollout.prompts[response]) + len(rollout.responses[response])
+            row = next((row for row in parts if room[row] >= more), None)
+            if row is None:
+                row = next((row for row, free in enumerate(room) if free >= whole and row not in parts), len(room))
+                if row == len(room):
+                    rows.append([])
+                    room.append(row_tokens)
+                parts[row] = []
+                rows[row].append(parts[row])
+            room[row] -= more if parts[row] else whole
+            parts[row].append(response)
+    return [[response for part in row for response in part] for row in rows]
 
 
 def pack_rows(
@@ -63,10 +103,16 @@ def pack_rows(
     *,
     row_tokens: int,
     micro_rows: int,
+    share_prompts: bool = False,
 ) -> list[TrainBatch]:
     """Rows that hold the given responses, each after its prompt, in micro-batches.
 
     What only scoring can fill in is zero.
+
+    With shared prompts, responses of a group that follow each other have one prompt before the first of them. It is a
+    segment of its own, without its last token; that one begins each response, because what is predicted first has to
+    be predicted by a token of its own. `prefix_ids` lets a response see the prompt, and positions are those that it
+    has alone, so nothing but the order of sums is changed.
 
     Args:
       rollout: what was sampled.
@@ -74,24 +120,27 @@ def pack_rows(
       members: the responses of each row, in order; see `assign_rows`.
       row_tokens: length of a row.
       micro_rows: rows of a micro-batch; the last one is filled up with empty rows.
+      share_prompts: as for `assign_rows`.
     """
     batches, shape = [], (micro_rows, row_tokens)
     for cut in range(0, len(members), micro_rows):
-        tokens, positions, segment_ids = (np.zeros(shape, np.int32) for _ in range(3))
+        tokens, positions, segment_ids, prefix_ids = (np.zeros(shape, np.int32) for _ in range(4))
         mask = np.zeros(shape, bool)
         row_advantages, sampler_logprobs = (np.zeros(shape, np.float32) for _ in range(2))
         for row, responses in enumerate(members[cut : cut + micro_rows]):
             start = 0
-            for segment, response in enumerate(responses, 1):
-                middle = start + len(rollout.prompts[response])
-                end = middle + len(rollout.responses[response])
-                tokens[row, start:middle] = rollout.prompts[response]
-                tokens[row, middle:end] = rollout.responses[response]
-                positions[row, start:end] = np.arange(end - start)
-                segment_ids[row, start:end] = segment
-                mask[row, middle:end] = rollout.said[response] if rollout.said else True
-                row_advantages[row, middle:end] = advantages[response]
-                sampler_logprobs[row, middle:end] = rollout.logprobs[response]
+            for piece in _pieces(rollout, responses, share_prompts=share_prompts):
+                middle = start + len(piece.context)
+                tokens[row, start:middle] = piece.context
+                end = middle
+                if (response := piece.response) is not None:
+                    end = middle + len(rollout.responses[response])
+                    tokens[row, middle:end] = rollout.responses[response]
+                    mask[row, middle:end] = rollout.said[response] if rollout.said else True
+                    row_advantages[row, middle:end] = advantages[response]
+                    sampler_logprobs[row, middle:end] = rollout.logprobs[response]
+                positions[row, start:end] = np.arange(piece.position, piece.position + end - start)
+                segment_ids[row, start:end], prefix_ids[row, start:end] = piece.segment, piece.prefix
                 start = end
         unknown = np.zeros(shape, np.float32)
         batch = TrainBatch(
@@ -104,9 +153,38 @@ def pack_rows(
             old_logprobs=unknown,
             entropies=unknown,
             subsentence_ids=np.full(shape, -1, np.int32),
+            prefix_ids=prefix_ids if share_prompts else None,
         )
         batches.append(batch)
     return batches
+
+
+class _Piece(NamedTuple):
+    """Successive tokens of a row: a response with what stands before it, or what several responses share."""
+
+    segment: int
+    prefix: int
+    """Segment that is seen as well; its own where there is none."""
+    position: int
+    """Of the first token, in its sequence."""
+    context: Int[np.ndarray, " _"]
+    response: int | None
+    """That follows the context."""
+
+
+def _pieces(rollout: Rollout, responses: Sequence[int], *, share_prompts: bool) -> Iterator[_Piece]:
+    """What a row holds, from its start."""
+    if not share_prompts:
+        for segment, response in enumerate(responses, 1):
+            yield _Piece(segment, segment, 0, rollout.prompts[response], response)
+        return
+    before, prefix = None, 0
+    for segment, response in enumerate(responses, 1):
+        prompt = rollout.prompts[response]
+        if before != (before := _prompt_of(rollout, response)):
+            prefix = len(responses) + segment  # the number of no response
+            yield _Piece(prefix, prefix, 0, prompt[:-1], None)
+        yield _Piece(segment, prefix, len(prompt) - 1, prompt[-1:], response)
 
 
 def split_groups(group_ids: Int[np.ndarray, " batch"], parts: int) -> list[np.ndarray]:

@@ -362,11 +362,11 @@ class Trainer:
         """Old log-probs, entropies, subsentences: micro-batches of each update; fill and sampler/logprob_gap_*."""
         if not self.schedule.is_sampling:
             self.engine.release()  # gradients and activations take over the memory of its weights
-        programs, row_tokens, micro_rows = self.programs, self.config.row_tokens, self.config.update.micro_rows
-        placed = [assign_rows(groups.rollout, part, row_tokens=row_tokens) for part in self.parts(groups)]
+        programs, update = self.programs, self.config.update
+        how = {"row_tokens": self.config.row_tokens, "share_prompts": update.share_prompts}
+        placed = [assign_rows(groups.rollout, part, **how) for part in self.parts(groups)]
         minibatches = [
-            pack_rows(groups.rollout, advantages, members, row_tokens=row_tokens, micro_rows=micro_rows)
-            for members in placed
+            pack_rows(groups.rollout, advantages, members, micro_rows=update.micro_rows, **how) for members in placed
         ]
         rows = [micro_batch for minibatch in minibatches for micro_batch in minibatch]
         scored, poll = [], self.stop.polls()
@@ -507,6 +507,7 @@ class Trainer:
             per_token=self.programs.per_token,
             minibatches=minibatches,
             parts=self.parts(groups),
+            share_prompts=self.config.update.share_prompts,
             groups=groups,
             advantages=advantages,
             pieces=piece_texts(self.inputs.segmenter.host.pieces, self.inputs.tokenizer),

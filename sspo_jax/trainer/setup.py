@@ -68,6 +68,11 @@ def check(config: TrainConfig) -> RunInputs:
             f"--update.micro-rows is {config.update.micro_rows}; expected a multiple of the {batch_shards(mesh)} "
             "shards of the batch"
         )
+    if config.update.share_prompts and model.delta_layers:
+        raise ValueError(
+            "--update.share-prompts is on, and this model has layers with the gated delta rule, whose state cannot be "
+            "handed from one prompt to several responses: expected --update.no-share-prompts"
+        )
     tokenizer = load_tokenizer(config.model.tokenizer or config.model.path or "")
     if len(tokenizer) > model.vocab_size:
         raise ValueError(

@@ -51,7 +51,14 @@ def sequence_logprobs(
     Args:
       temperature: of the softmax, as in sampling.
     """
-    hidden, _ = hidden_states(params, config, batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids)
+    hidden, _ = hidden_states(
+        params,
+        config,
+        batch.tokens,
+        positions=batch.positions,
+        segment_ids=batch.segment_ids,
+        prefix_ids=batch.prefix_ids,
+    )
 
     def following(x: Array) -> Array:
         return jnp.pad(x[:, 1:], ((0, 0), (0, 1))).reshape(-1)
@@ -135,16 +142,20 @@ class TrainPrograms:
             denominator=one,
         )
 
-    def programs_for(self, *, micro_rows: int, row_tokens: int) -> dict[str, TracedProgram]:
+    def programs_for(
+        self, *, micro_rows: int, row_tokens: int, share_prompts: bool = False
+    ) -> dict[str, TracedProgram]:
         """What an update compiles: `update` (which scores too) and `optimizer`, traced for shapes; nothing is computed.
 
         The devices of the mesh need not exist, so it is called without `jax.set_mesh`.
 
         Args:
-          micro_rows, row_tokens: of a micro-batch.
+          micro_rows, row_tokens, share_prompts: of a micro-batch.
         """
         nothing = np.zeros(0, np.float32)
-        [empty] = pack_rows(NO_ROLLOUT, nothing, [[]], row_tokens=row_tokens, micro_rows=micro_rows)
+        [empty] = pack_rows(
+            NO_ROLLOUT, nothing, [[]], row_tokens=row_tokens, micro_rows=micro_rows, share_prompts=share_prompts
+        )
         batch = self.place(empty, put=_shape_of)
         state = abstract_state(self.config, self.mesh, self.optimizer, self.lora)
         params, base = state["params"], self.trainable.abstract_base(self.mesh)

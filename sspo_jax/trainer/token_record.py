@@ -41,6 +41,7 @@ class TokenRecord:
         per_token: Callable[[jax.Array, TrainBatch], dict[str, jax.Array]],
         minibatches: Sequence[Sequence[TrainBatch]],
         parts: Sequence[np.ndarray],
+        share_prompts: bool,
         groups: GradedRollout,
         advantages: Float[np.ndarray, " batch"],
         pieces: Callable[[np.ndarray], tuple[str, ...]],
@@ -52,6 +53,7 @@ class TokenRecord:
           per_token: the compiled `losses.per_token` of the run's objective.
           minibatches: of the step, as the updates had them.
           parts: the responses of each.
+          share_prompts: as they were packed.
           groups, advantages: of all responses.
           pieces: token ids to their texts.
         """
@@ -69,7 +71,7 @@ class TokenRecord:
         ]
         places = {}
         for minibatch, part in enumerate(parts):
-            for response, cell in _places(groups, part, shared[minibatch]).items():
+            for response, cell in _places(groups, part, shared[minibatch], share_prompts=share_prompts).items():
                 places[response] = (minibatch, cell)
 
         def read(response: int) -> dict[str, np.ndarray]:
@@ -145,18 +147,20 @@ def _shared(batch: TrainBatch) -> dict[str, Any]:
 
 
 def _places(
-    groups: GradedRollout, part: np.ndarray, batches: Sequence[dict[str, np.ndarray]]
+    groups: GradedRollout, part: np.ndarray, batches: Sequence[dict[str, np.ndarray]], *, share_prompts: bool
 ) -> dict[int, tuple[int, int, np.ndarray]]:
     """Response to (micro-batch, row, positions of its tokens)."""
     if not batches:
         return {}
     micro_rows, row_tokens = batches[0]["tokens"].shape
     found = {}
-    for row, members in enumerate(assign_rows(groups.rollout, part, row_tokens=row_tokens)):
+    assigned = assign_rows(groups.rollout, part, row_tokens=row_tokens, share_prompts=share_prompts)
+    for row, members in enumerate(assigned):
         micro, own = divmod(row, micro_rows)
         batch = batches[micro]
         for segment, response in enumerate(members, 1):
-            tokens = np.flatnonzero(batch["segment_ids"][own] == segment)[len(groups.rollout.prompts[response]) :]
+            tokens = np.flatnonzero(batch["segment_ids"][own] == segment)
+            tokens = tokens[len(tokens) - len(groups.rollout.responses[response]) :]  # behind what it has of the prompt
             if batch["mask"][own, tokens].any():
                 found[response] = micro, own, tokens
     return found

@@ -11,6 +11,8 @@ from sspo_jax.models.rotary import RopeScaling, rotary_frequencies
 TIME = 256
 SEGMENTS = np.zeros((2, TIME), np.int32)
 SEGMENTS[0, :100], SEGMENTS[0, 100:250], SEGMENTS[1, 30:] = 1, 2, 1
+PREFIXES = SEGMENTS.copy()  # a token sees this segment too
+PREFIXES[0, 100:250] = 1
 
 
 def inputs(heads: int, kv_heads: int, head_dim: int) -> tuple[jax.Array, ...]:
@@ -21,13 +23,13 @@ def inputs(heads: int, kv_heads: int, head_dim: int) -> tuple[jax.Array, ...]:
     )
 
 
-def naive(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+def naive(query: np.ndarray, key: np.ndarray, value: np.ndarray, prefixes: np.ndarray) -> np.ndarray:
     """One token and one head after the other, in float64."""
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
     out = np.zeros_like(query)
     group = query.shape[2] // key.shape[2]
     for b, t, h in np.ndindex(query.shape[:3]):
-        seen = [s for s in range(t + 1) if SEGMENTS[b, s] == SEGMENTS[b, t]]
+        seen = [s for s in range(t + 1) if SEGMENTS[b, s] in (SEGMENTS[b, t], prefixes[b, t])]
         scores = key[b, seen, h // group] @ query[b, t, h] / np.sqrt(query.shape[3])
         weights = np.exp(scores - scores.max())
         out[b, t, h] = weights / weights.sum() @ value[b, seen, h // group]
@@ -37,21 +39,32 @@ def naive(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("implementation", "heads", "kv_heads", "head_dim"), [("xla", 4, 2, 16), ("xla", 3, 3, 8), ("splash", 4, 2, 64)]
 )
-def test_against_a_naive_loop(implementation, heads, kv_heads, head_dim):
+@pytest.mark.parametrize("prefixes", [None, PREFIXES], ids=["segments", "prefixes"])
+def test_against_a_naive_loop(implementation, heads, kv_heads, head_dim, prefixes):
     query, key, value = inputs(heads, kv_heads, head_dim)
     attend = attention.make_attention(
-        jnp.asarray(SEGMENTS), implementation=implementation, dtype="float32", head_dim=head_dim
+        jnp.asarray(SEGMENTS),
+        None if prefixes is None else jnp.asarray(prefixes),
+        implementation=implementation,
+        dtype="float32",
+        head_dim=head_dim,
     )
-    np.testing.assert_allclose(jax.jit(attend)(query, key, value), naive(query, key, value), rtol=0, atol=2e-5)
+    expected = naive(query, key, value, SEGMENTS if prefixes is None else prefixes)
+    np.testing.assert_allclose(jax.jit(attend)(query, key, value), expected, rtol=0, atol=2e-5)
 
 
-def test_gradients_of_the_tpu_kernel():
+@pytest.mark.parametrize("prefixes", [None, PREFIXES], ids=["segments", "prefixes"])
+def test_gradients_of_the_tpu_kernel(prefixes):
     query, key, value = inputs(4, 2, 64)
     weights = jax.random.normal(jax.random.key(1), query.shape)
 
     def gradients(implementation: str) -> tuple[jax.Array, ...]:
         attend = attention.make_attention(
-            jnp.asarray(SEGMENTS), implementation=implementation, dtype="float32", head_dim=64
+            jnp.asarray(SEGMENTS),
+            None if prefixes is None else jnp.asarray(prefixes),
+            implementation=implementation,
+            dtype="float32",
+            head_dim=64,
         )
         return jax.jit(jax.grad(lambda *qkv: jnp.sum(attend(*qkv) * weights), argnums=(0, 1, 2)))(query, key, value)
 

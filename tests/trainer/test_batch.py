@@ -1,11 +1,15 @@
 """Packing: every response once, nothing lost, order and lengths only."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sspo_jax.models.attention import segment_mask
 from sspo_jax.trainer.batch import assign_rows, entropy_statistics, pack_rows, split_groups
 from sspo_jax.types import Rollout, TrainBatch
 
@@ -53,6 +57,64 @@ def test_every_response_is_packed_once_behind_its_prompt(lengths, row_tokens):
             assert np.all(rows.sampler_logprobs[row, where][mask] == -tokens[mask])
     assert [found[response] for response in range(len(lengths))] == lengths
     assert not rows.mask[rows.segment_ids == 0].any()
+
+
+def grouped(lengths: list[tuple[int, list[int]]]) -> Rollout:
+    """Groups of (prompt length, response lengths); all responses of a group have one prompt."""
+    flat = rollout([(prompt, width) for prompt, widths in lengths for width in widths])
+    ids = np.concatenate([[group] * len(widths) for group, (_, widths) in enumerate(lengths)]).astype(np.int32)
+    first = {int(group): int(np.flatnonzero(ids == group)[0]) for group in np.unique(ids)}
+    prompts = tuple(flat.prompts[first[int(group)]] for group in ids)
+    return dataclasses.replace(flat, prompts=prompts, group_ids=ids)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 9), st.lists(st.integers(0, 11), min_size=1, max_size=6)), min_size=1, max_size=8
+    ),
+    st.sampled_from([20, 33, 90]),
+)
+def test_with_shared_prompts_each_token_sees_its_prompt_and_its_response(lengths, row_tokens):
+    """What a token sees, by the mask that attention is given, with its positions: the sequence that it has alone."""
+    sampled = grouped(lengths)
+    everyone = np.arange(len(sampled))
+    members = assign_rows(sampled, everyone, row_tokens=row_tokens, share_prompts=True)
+    assert sorted(response for row in members for response in row) == everyone.tolist()
+    cuts = pack_rows(
+        sampled, everyone.astype(np.float32), members, row_tokens=row_tokens, micro_rows=1, share_prompts=True
+    )
+    for responses, batch in zip(members, cuts, strict=True):
+        assert batch.prefix_ids is not None
+        tokens, positions, mask = batch.tokens[0], batch.positions[0], batch.mask[0]
+        sees = np.asarray(segment_mask(jnp.asarray(batch.segment_ids), jnp.asarray(batch.prefix_ids)))[0, 0]
+        for segment, response in enumerate(responses, 1):
+            prompt, own = sampled.prompts[response], sampled.responses[response]
+            places = np.flatnonzero(batch.segment_ids[0] == segment)
+            assert np.array_equal(places, np.arange(places[0], places[0] + len(places)))  # logprobs shift by one
+            assert np.array_equal(mask[places], [False] + [True] * len(own))
+            assert np.array_equal(batch.sampler_logprobs[0, places[1:]], sampled.logprobs[response])
+            assert np.all(batch.advantages[0, places[1:]] == response)
+            for number, place in enumerate(places):
+                seen = np.flatnonzero(sees[place])
+                assert np.array_equal(tokens[seen], np.concatenate([prompt, own])[: len(prompt) + number])
+                assert np.array_equal(positions[seen], np.arange(len(prompt) + number))
+        held = {int(sampled.group_ids[response]) for response in responses}
+        filled = sum(len(sampled.responses[response]) + 1 for response in responses)
+        filled += sum(lengths[group][0] - 1 for group in held)
+        assert np.count_nonzero(batch.segment_ids) == filled <= row_tokens  # each prompt once in a row
+        padding = batch.segment_ids[0] == 0
+        assert not mask[padding].any()
+        assert not sees[np.ix_(~padding, padding)].any()
+
+
+def test_shared_prompts_take_fewer_rows():
+    sampled = grouped([(10, [5] * 8)] * 3)
+    rows = [
+        assign_rows(sampled, np.arange(24), row_tokens=60, share_prompts=share_prompts)
+        for share_prompts in (False, True)
+    ]
+    assert [len(own) for own in rows] == [6, 3]
 
 
 def test_only_chosen_responses_are_packed():
