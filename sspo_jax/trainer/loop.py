@@ -342,7 +342,14 @@ class Trainer:
         trained = groups.rollout.take(np.flatnonzero(self.is_trained(groups)))
         sampled, engine = self.sampled_groups.rollout, self.engine
         slots = engine.sampler(self.sampling).num_slots(len(sampled)) if isinstance(engine, LocalEngine) else None
-        return step_counts(sampled, trained, minibatches, epochs=self.config.update.epochs, slots=slots)
+        return step_counts(
+            sampled,
+            trained,
+            minibatches,
+            epochs=self.config.update.epochs,
+            slots=slots,
+            share_prompts=self.config.update.share_prompts,
+        )
 
     def parts(self, groups: GradedRollout) -> list[np.ndarray]:
         """The responses of each minibatch, of whole groups but for those that are not trained on."""

@@ -47,7 +47,13 @@ def open_profiler(
 
 
 def step_counts(
-    sampled: Rollout, trained: Rollout, minibatches: list[list[Any]], *, epochs: int, slots: int | None
+    sampled: Rollout,
+    trained: Rollout,
+    minibatches: list[list[Any]],
+    *,
+    epochs: int,
+    slots: int | None,
+    share_prompts: bool = False,
 ) -> Counts:
     """What a step consisted of.
 
@@ -56,14 +62,19 @@ def step_counts(
       trained: those of the updates.
       minibatches: micro-batches of each update of an epoch.
       slots: responses decoded at once; None: a server's, and nothing of the sampling is counted.
+      share_prompts: a prompt counts once for its group, and the attention of its responses to it not at all.
     """
     is_here = slots is not None
     _, first = np.unique(sampled.group_ids, return_index=True)
     lengths = [(len(prompt), len(own)) for prompt, own in zip(sampled.prompts, sampled.responses, strict=True)]
+    packed = [len(prompt) + len(own) for prompt, own in zip(trained.prompts, trained.responses, strict=True)]
+    if share_prompts:
+        own = {int(group): len(prompt) - 1 for group, prompt in zip(trained.group_ids, trained.prompts, strict=True)}
+        packed = [*(1 + len(response) for response in trained.responses), *own.values()]
     return Counts(
         prompts=[len(sampled.prompts[row]) for row in first] if is_here else [],
         sampled=lengths if is_here else [],
-        trained=[len(prompt) + len(own) for prompt, own in zip(trained.prompts, trained.responses, strict=True)],
+        trained=packed,
         micro_batches=sum(map(len, minibatches)),
         updates=epochs * len(minibatches),
         slots=slots or 1,

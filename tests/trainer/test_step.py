@@ -74,53 +74,6 @@ def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: Grad
         np.testing.assert_allclose(first, second, atol=2e-6 * norm)
 
 
-def update_of(trainer: Trainer, groups: GradedRollout, *, share_prompts: bool, row_tokens: int):
-    """(what is known of each response's tokens, gradient, metrics) of one update on everything."""
-    how = {"row_tokens": row_tokens, "share_prompts": share_prompts}
-    members = assign_rows(groups.rollout, np.arange(len(groups)), **how)
-    advantages, programs = trainer.advantages(groups), trainer.programs
-    batches = [scored(trainer, cut) for cut in pack_rows(groups.rollout, advantages, members, micro_rows=8, **how)]
-    denominator, gradients, parts, found = programs.denominator(batches), programs.zero_gradients(), [], {}
-    for number, batch in enumerate(batches):
-        ids = programs.segment(batch, programs.scalar(0.0))
-        old = jnp.where(batch.mask, batch.old_logprobs - 0.05 * (batch.tokens % 7 - 3), 0)  # moved, for ratios not 1
-        shared = {"denominator": denominator, "mean_entropy": programs.scalar(1.0)}
-        batch = dataclasses.replace(batch, subsentence_ids=ids, old_logprobs=old, **shared)
-        gradients, logprobs, entropies, metrics = programs.micro_batch(trainer.state.params, gradients, batch, True)
-        parts.append(jax.device_get(metrics))
-        for row, responses in enumerate(members[8 * number : 8 * number + 8]):
-            for segment, response in enumerate(responses, 1):
-                where = np.flatnonzero(np.asarray(batch.mask[row] & (batch.segment_ids[row] == segment)))
-                own = np.asarray(ids)[row, where]
-                cuts = np.flatnonzero(np.diff(own, prepend=own[0] - 1))
-                values = (np.asarray(logprobs)[row, where], np.asarray(entropies)[row, where])
-                found[response] = (cuts.tolist(), *values)
-    return found, gradients, {name: host_value(metric) for name, metric in combine(parts).items()}
-
-
-def assert_shared_prompts_change_rounding_alone(trainer: Trainer, groups: GradedRollout, row_tokens: int) -> None:
-    each, gradients, metrics = update_of(trainer, groups, share_prompts=False, row_tokens=64)
-    once, of_shared, of_shared_metrics = update_of(trainer, groups, share_prompts=True, row_tokens=row_tokens)
-    assert each.keys() == once.keys()
-    for response, (cuts, logprobs, entropies) in each.items():
-        assert once[response][0] == cuts
-        np.testing.assert_allclose(once[response][1], logprobs, atol=2e-5)
-        np.testing.assert_allclose(once[response][2], entropies, atol=2e-5)
-    norm = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients))
-    assert norm > 0
-    for first, second in zip(jax.tree.leaves(gradients), jax.tree.leaves(of_shared), strict=True):
-        np.testing.assert_allclose(first, second, atol=1e-5 * norm)
-    assert metrics.keys() == of_shared_metrics.keys()
-    for name in ("ratio/clip_fraction", "policy/kl_old", "loss"):
-        if name in metrics:
-            np.testing.assert_allclose(of_shared_metrics[name], metrics[name], rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("row_tokens", [64, 160])
-def test_shared_prompts_change_rounding_alone(trainer: Trainer, groups: GradedRollout, row_tokens: int):
-    assert_shared_prompts_change_rounding_alone(trainer, groups, row_tokens)
-
-
 def test_steps_compile_once(trainer: Trainer, groups: GradedRollout):
     """Scoring and updating share one program, and the second update does not compile another."""
     # A set of programs of its own: other tests have called the shared one with other shapes.
