@@ -18,7 +18,7 @@ A unit stands only at the end of a whole value: never inside of a fraction, a ro
 
 from collections.abc import Callable
 
-from ..expression import Kind, Node, ParseError, constant, names, negated, number, symbol
+from ..expression import Kind, Node, ParseError, constant, is_equation, names, negated, number, symbol
 from .cursor import CLOSERS, END, RELATIONS, SIGNS, Cursor
 from .environments import environment, lines
 from .joining import is_condition_on, joined, related
@@ -104,7 +104,8 @@ class Parser(Cursor):
                 joiner = following if joiner in (None, ",") else joiner
             if joiner is not None and (self.peek() == END or self.peek() in CLOSERS):
                 break
-            if self._starts_condition():
+            is_next_of_points = joiner is not None and items[-1].kind is Kind.GROUP and is_equation(items[-1].args[0])
+            if self._starts_condition() and not is_next_of_points:  # (p = 2, q = 5), (p = 5, q = 2)
                 conditions += self.conditions()
                 if self.peek()[0] == "join":
                     conditions_end = self.position
