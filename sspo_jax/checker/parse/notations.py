@@ -63,7 +63,7 @@ def combinations(cursor: Cursor, name: str) -> Node | None:
 
 
 def kind_of_numbers(cursor: Cursor) -> str:
-    """The star or sign of `\\mathbb{N}^*`, `\\mathbb{Z}_{\\ge 1}`, `\\mathbb{Z}_{\\ge 0}`; nothing for another exponent."""
+    """The star or sign of `\\mathbb{N}^*`, `\\mathbb{Z}_{\\ge 1}`; nothing for another exponent."""
     start = cursor.position
     cursor.take()
     mark = _SIGNS_OF_NUMBERS.get(cursor.raw_group(or_token=True), "")
