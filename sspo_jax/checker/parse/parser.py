@@ -18,7 +18,7 @@ A unit stands only at the end of a whole value: never inside of a fraction, a ro
 
 from collections.abc import Callable
 
-from ..expression import Kind, Node, ParseError, constant, is_equation, names, negated, number, symbol
+from ..expression import Kind, Node, ParseError, constant, is_equation, name_set, names, negated, number, symbol
 from .cursor import CLOSERS, END, RELATIONS, SIGNS, Cursor
 from .environments import environment, lines
 from .joining import is_condition_on, joined, related
@@ -41,7 +41,7 @@ _JOINERS_OF_SETS = {"cup": Kind.UNION, "U": Kind.UNION, "cap": Kind.INTERSECTION
 _KINDS_OF_SIGNS = {"-": Kind.NEG, "pm": Kind.PM, "mp": Kind.MP}
 _CURRENCY = {"$": "dollar", "euro": "euro", "pounds": "gbp", "yen": "yuan"}
 _MODULI = names("pmod bmod mod")
-_INVERSES = frozenset(names("sin cos tan cot sec csc sinh cosh tanh"))
+_INVERSES = name_set("sin cos tan cot sec csc sinh cosh tanh")
 _INTEGERS, _NATURALS = symbol("mathbb Z"), symbol("mathbb N")
 _KINDS_OF_NUMBERS = {
     "integer": _INTEGERS, "integers": _INTEGERS, "natural number": _NATURALS, "natural numbers": _NATURALS,
