@@ -562,7 +562,7 @@ class Parser(Cursor):
         kind, text = self.take()
         if text != "|" or kind == "end":
             raise ParseError("an absolute value does not close")
-        return Node(Kind.CALL, (inner,), "abs")
+        return Node(Kind.CALL, (inner,), "det" if inner.kind is Kind.MATRIX else "abs")
 
     def set(self) -> Node:
         """What follows `\\{`: a set, a set builder `x | condition`, or lines that a left brace holds together."""
