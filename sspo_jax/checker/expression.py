@@ -91,6 +91,11 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+def name_set(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
 def number(value: Fraction | int, digits: int | None = None) -> Node:
     """A rational number; `digits` is how many significant digits it was written with, None where it is exact."""
     return Node(Kind.NUMBER, (), value if isinstance(value, Fraction) else Fraction(value), digits)

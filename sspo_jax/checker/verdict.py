@@ -4,7 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 STATUSES = ("correct", "wrong", "unparsed", "timeout", "error")
-VERSION = 6  # part of every cache key; raise it when a verdict may change
+VERSION = 7  # part of every cache key; raise it when a verdict may change
 
 
 class Extraction(NamedTuple):

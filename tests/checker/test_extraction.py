@@ -146,6 +146,26 @@ def test_boxes_that_say_the_same_in_two_forms_are_one_answer():
     assert is_correct(r"$\boxed{1}$ and $\boxed{2}$", "2", join_boxes=False)
 
 
+def test_a_label_and_a_computation_before_the_answer():
+    assert is_correct("Answer: The probability is 3/8.", r"\frac{3}{8}")
+    assert not is_correct("Answer: The probability is not 3/8.", r"\frac{3}{8}")
+    assert is_correct("Thus Sarah has $45 - 12 = 33$ stickers left.", "33")
+    assert not is_correct("Therefore $2 + 2 = 4$, which shows the claim.", "4")
+    assert not is_correct(r"So $x \ne 7$.", "7")
+
+
+def test_boxes_of_named_values_are_points():
+    assert is_correct(r"$\boxed{p=2, q=5}$ or $\boxed{p=5, q=2}$", "(2,5),(5,2)")
+    assert not is_correct(r"$\boxed{p=2, q=5}$ or $\boxed{p=5, q=2}$", "(2,5),(5,3)")
+
+
+@pytest.mark.parametrize("after", ["$ in base 7.", " in base $7$", "_7$", "_{7}$", "$ (in base 7)"])
+def test_a_base_may_stand_behind_the_box(after: str):
+    assert is_correct(rf"It is $\boxed{{1254}}{after}", "1254_7")
+    assert is_correct(rf"It is $\boxed{{1254}}{after}", "1254")
+    assert not is_correct(rf"It is $\boxed{{1254}}{after}", "1254_8")
+
+
 def test_a_gold_may_be_boxed_or_a_whole_solution():
     assert is_correct(r"\boxed{5}", r"\boxed{5}")
     assert is_correct(r"\boxed{18}", "She makes 9 * 2 = 18.\n#### 18")

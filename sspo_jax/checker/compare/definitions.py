@@ -2,7 +2,7 @@
 
 from ..evaluate.numeric import estimated_integral
 from ..evaluate.values import equal_values, free_symbols
-from ..expression import Kind, Node, Undecided, negated, number
+from ..expression import Kind, Node, Undecided, negated, number, symbol
 from ..limits import NotRational, OutsideDomain
 from ..verdict import Options
 from .judge import Judge
@@ -44,7 +44,7 @@ def _is_compound_name(node: Node) -> bool:
         return True
     names = [str(arg.value) for arg in node.args]
     is_function = len(names) == 2 and (
-        names[0].rstrip("'") in _FUNCTION_NAMES or (names[0].isupper() and names[1].islower())
+        names[0].rstrip("'") in _FUNCTION_NAMES or (names[0].isupper() and names[1].islower()) or names[0] == "Delta"
     )
     return is_function or all(name.isupper() for name in names)
 
@@ -93,7 +93,7 @@ def definition(node: Node) -> tuple[Node, Node] | None:
         return None
     last = node.args[_last_exact(node)]
     first = node.args[0]
-    if is_name(first):
+    if is_name(first) or _is_of_time(first, last):
         return first, last if last is not first else node.args[-1]
     if is_name(last) and not free_symbols(first):
         return last, first
@@ -108,6 +108,12 @@ def definition(node: Node) -> tuple[Node, Node] | None:
         return first, last
     is_value = not free_symbols(last) and (last != number(0) or _is_of_vectors(first))  # a + b - c = 0 is an equation
     return (first, last) if is_value and _is_asked_for(first) else None
+
+
+def _is_of_time(name: Node, value: Node) -> bool:
+    """Whether `x(t)` is a function and no product, as its value depends on t."""
+    is_product = name.kind is Kind.MUL and len(name.args) == 2 and name.args[0].kind is Kind.SYMBOL
+    return is_product and name.args[1] == symbol("t") and "t" in free_symbols(value)
 
 
 def _is_of_vectors(node: Node) -> bool:

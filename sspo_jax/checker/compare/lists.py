@@ -1,6 +1,6 @@
 """When lists, sets, tuples, matrices, ratios and sets of reals are the same."""
 
-from ..expression import Kind, Node
+from ..expression import Kind, Node, constant
 from ..limits import Limits, NeedsWorker, TooLarge
 from .definitions import definition, value_of_equation
 from .judge import Judge
@@ -132,7 +132,7 @@ def _has_condition(node: Node) -> bool:
 
 
 def same_real_sets(answer: Node, gold: Node, limits: Limits) -> str | None:
-    if any(len(_unknowns(node)) > 1 for node in (answer, gold)):
+    if any(len(_unknowns(node)) > 1 or constant("i") in node.walk() for node in (answer, gold)):
         return None
     first, second = real_set(answer, limits), real_set(gold, limits)
     if first is None or second is None:

@@ -5,7 +5,7 @@ from ..expression import Kind, Node, negated, number, symbol
 from ..limits import Limits
 from ..verdict import Options
 from .definitions import definition, is_consistent, is_name, rounded
-from .forms import replaced
+from .forms import as_vector, replaced
 from .judge import Judge
 from .lists import same_real_sets
 from .realsets import is_real_set
@@ -26,7 +26,7 @@ def same_relations(answer: Node, gold: Node, judge: Judge) -> str | None:
         if other.kind == Kind.RELATION:
             continue
         if (defined := definition(node)) is not None:
-            name, value = defined
+            name, value = defined[0], as_vector(defined[1], other)
             is_point = name.kind != Kind.GROUP and other.kind == Kind.GROUP and value.kind != Kind.GROUP
             if is_point or not is_consistent(node, judge):
                 return None

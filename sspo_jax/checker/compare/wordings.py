@@ -1,6 +1,6 @@
 """When answers in letters, words, times and dates are the same."""
 
-from ..expression import Kind, Node, names
+from ..expression import Kind, Node, name_set
 from .judge import Judge
 
 _NOTHING = (
@@ -73,7 +73,7 @@ def _reasoned(node: Node, other: Node) -> bool:
 
 
 _VERDICTS = ("yes", "no", "true", "false")
-_DENIALS = frozenset(names("yes no not but true false or maybe"))
+_DENIALS = name_set("yes no not but true false or maybe")
 
 
 def _plural(text: object) -> str:

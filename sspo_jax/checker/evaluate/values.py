@@ -200,21 +200,21 @@ def _equal_functions(answer: Node, gold: Node, names: tuple[str, ...], limits: L
         points, wide = _whole_points(names), []
     try:
         is_equal = _equal_rational_functions(answer, gold, points, limits)
-        return is_equal and _agree_where_defined(answer, gold, wide, limits, True, "e")
+        return is_equal and _agree(answer, gold, wide, limits, True, "e", fewest=0)
     except NotRational:
         pass
     real = not any(n.kind is Kind.CONSTANT and n.value == "i" for n in nodes)
     log_bases = _log_bases(nodes)
     if any(
-        _agree_at_points(answer, gold, points, limits, real, base)
-        and _agree_where_defined(answer, gold, wide, limits, real, base)
+        _agree(answer, gold, points, limits, real, base, fewest=_FEWEST_POINTS)
+        and _agree(answer, gold, wide, limits, real, base, fewest=0)
         for base in log_bases
     ):
         return True
     if not real or not _is_formula_of_quantities(names, nodes):
         return False
     positive = [{name: abs(value) for name, value in point.items()} for point in points]
-    return any(_agree_at_points(answer, gold, positive, limits, real, base) for base in log_bases)
+    return any(_agree(answer, gold, positive, limits, real, base, fewest=_FEWEST_POINTS) for base in log_bases)
 
 
 def _log_bases(nodes: list[Node]) -> tuple[str, ...]:
@@ -222,42 +222,30 @@ def _log_bases(nodes: list[Node]) -> tuple[str, ...]:
     return ("e", "10") if any(n.kind is Kind.CALL and n.value == "log" and len(n.args) == 1 for n in nodes) else ("e",)
 
 
-def _agree_where_defined(
-    answer: Node, gold: Node, points: Sequence[Point], limits: Limits, real: bool, log_base: str
+def _agree(
+    answer: Node, gold: Node, points: Sequence[Point], limits: Limits, real: bool, log_base: str, *, fewest: int
 ) -> bool:
-    """Whether they agree at those of the points where both can be evaluated."""
+    """Whether they agree at the first points where both can be evaluated; Undecided where these are too few."""
+    defined, problem = 0, None
     for point in points:
         try:
             if not _equal_numerically(answer, gold, point, limits, real, log_base):
                 return False
-        except (Undecided, OutsideDomain):
-            continue
-    return True
-
-
-def _agree_at_points(
-    answer: Node, gold: Node, points: Sequence[Point], limits: Limits, real: bool, log_base: str
-) -> bool:
-    defined, last_error = 0, None
-    for point in points:
-        try:
-            if not _equal_numerically(answer, gold, point, limits, real, log_base):
-                return False
-            defined += 1
         except OutsideDomain:
             continue
-        except (NeedsWorker, TooLarge):
-            raise
         except Undecided as error:
-            last_error = error
+            if fewest and isinstance(error, NeedsWorker | TooLarge):
+                raise
+            problem = error
             continue
-        if defined >= _POINTS:
+        defined += 1
+        if fewest and defined >= _POINTS:
             break
-    if defined < _FEWEST_POINTS:
-        if real and last_error is None:
-            return _agree_at_points(answer, gold, points, limits, False, log_base)
-        raise Undecided(str(last_error or "the expressions are defined together nowhere"))
-    return True
+    if defined >= fewest:
+        return True
+    if real and problem is None:
+        return _agree(answer, gold, points, limits, False, log_base, fewest=fewest)
+    raise Undecided(str(problem or "the expressions are defined together nowhere"))
 
 
 def _equal_rational_functions(answer: Node, gold: Node, points: Sequence[Point], limits: Limits) -> bool:

@@ -13,6 +13,7 @@ _JOINER = re.compile(
     r"|[、，和或])*"
 )
 _JOINER_WORD = re.compile(r",|;|\\q?quad|and|or|[、，和或]")
+_NAMED_VALUES = re.compile(r"[A-Za-z]\s*=[^=,()]+(?:,\s*[A-Za-z]\s*=[^=,()]+)+")  # p = 2, q = 5
 _TAKEN_BACK = re.compile(
     r"(?:\bnot\b|\bconfidence\b|\bn't\b)(?:\W|\b(?:is|be|equal|to|score|level)\b){0,12}$", re.IGNORECASE
 )
@@ -64,7 +65,8 @@ def from_boxes(response: str, options: Options) -> tuple[Extraction, int] | None
     if len(answers) == 1:
         return Extraction(answers[0].strip(), "last box"), last[1]
     distinct = list(dict.fromkeys(answer.strip() for answer in reversed(answers)))
-    return Extraction(", ".join(distinct), f"the last {len(answers)} boxes, joined", tuple(distinct)), last[1]
+    joined = ", ".join(f"({box})" if _NAMED_VALUES.fullmatch(box) else box for box in distinct)
+    return Extraction(joined, f"the last {len(answers)} boxes, joined", tuple(distinct)), last[1]
 
 
 def _last_command(text: str, start: int, end: int) -> int:

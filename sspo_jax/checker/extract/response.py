@@ -28,6 +28,7 @@ _AFTER_THE_END = re.compile(
     re.IGNORECASE,
 )
 _ANY_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?")
+_BASE_AFTER = re.compile(r"_\{?(\d{1,2})\b|(?:\$|\\\)|\\\])?\s?\(?in base[ -]\$?(\d{1,2})\b", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"\$?-?\d+,\d{1,2}\$?")
 _COMMA_LANGUAGES = re.compile(
     r"\b(?:réponse|donc|alors|antwort|ergibt|beträgt|lösung|respuesta|entonces|risposta|quindi|resposta|portanto|ответ)\b",
@@ -64,6 +65,10 @@ def _stated(response: str, options: Options) -> Extraction:
     boxed = from_boxes(response, options)
     if boxed is not None:
         extraction, end = boxed
+        based = _BASE_AFTER.match(response, end) if extraction.answer and extraction.answer.isalnum() else None
+        if based is not None:  # \boxed{1254} in base 7
+            with_base = f"{extraction.answer}_{{{based[1] or based[2]}}}"
+            extraction = Extraction(with_base, "last box, with its base", (str(extraction.answer),))
         is_labelled = response.find("nswer", end) >= 0
         return (from_last_label(response[end : end + TAIL_CHARACTERS]) if is_labelled else None) or extraction
     tagged = _from_tag(response)

@@ -98,7 +98,9 @@ _HAS = re.compile(
     r"\b[A-Za-z'’]+\s+\**\\?\$?(?P<number>\d[\d,]*(?:\.\d+)?)\**"
     r"(?!\s+(?:divides|is|are|was|were|does|do|can|or|to|times|and|has|have)\b)(?:\s+[A-Za-z'’-]+){0,12}$"
 )
-_COMPUTED = re.compile(r"[-+*/×x÷().,$\\%\d\s]{1,60}=\s*")
+_COMPUTED = re.compile(
+    r"[-+*/×x÷().,$\\%\d\s]{1,60}=\s*(?:(\d[\d,]*(?:\.\d+)?)\$(?=\s(?!which|so|and|as|by|since)[a-z]))?"
+)
 _OPENS = re.compile(
     r"(?:therefore|thus|hence|so|finally|consequently|altogether|in total|in all|it (?:will )?takes?)\b", re.IGNORECASE
 )
@@ -282,7 +284,7 @@ def _counted(sentence: str) -> str | None:
 
 def _has(sentence: str) -> str | None:
     """`36` of "Thus, John has 36 marbles left.", where it is the only number and the sentence concludes."""
-    sentence = _COMPUTED.sub(" ", sentence)
+    sentence = _COMPUTED.sub(lambda m: " " + (m[1] or ""), sentence)  # $45 - 12 = 33$ marbles
     match = _HAS.search(sentence)
     if match is None or len(_DIGITS.findall(sentence)) > 1:
         return None

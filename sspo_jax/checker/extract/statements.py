@@ -57,7 +57,11 @@ def from_statement(tail: str) -> Extraction | None:
 
 
 _MOST_TRIED = 16
-_LEAD = re.compile(r"^the\s(?:final\s)?(?:value|answer|result|solution)\sis\s+", re.IGNORECASE)
+_LEAD = re.compile(
+    r"^the\s(?:(?:final\s)?(?:value|answer|result|solution)\sis\s+"
+    r"|(?!not|if)[a-z]{3,20}(?:\s(?!not|if|or)[a-z]{2,20}){0,5}\sis\s+(?=[-+$\\\d]))",
+    re.IGNORECASE,
+)
 
 
 def from_last_label(text: str) -> Extraction | None:

@@ -6,6 +6,7 @@ from .numerals import repeating
 from .tokens import Token
 from .vocabulary import GREEK_OR_NAMED
 
+_SIGNS_OF_NUMBERS = {"*": "*", "+": "+", "-": "-", ">0": "+", "ge1": "+", "ge0": " from 0", "<0": "-"}
 _LONGEST_DERIVATIVE = 12  # tokens of each side, braces included
 
 
@@ -62,14 +63,13 @@ def combinations(cursor: Cursor, name: str) -> Node | None:
 
 
 def kind_of_numbers(cursor: Cursor) -> str:
-    """The star or sign of `\\mathbb{N}^*`, `\\mathbb{Z}_{+}`; nothing for another exponent."""
+    """The star or sign of `\\mathbb{N}^*`, `\\mathbb{Z}_{\\ge 1}`; nothing for another exponent."""
     start = cursor.position
     cursor.take()
-    mark = cursor.raw_group(or_token=True)
-    if mark in ("*", "+", "-", ">0"):
-        return mark.replace(">0", "+")
-    cursor.position = start
-    return ""
+    mark = _SIGNS_OF_NUMBERS.get(cursor.raw_group(or_token=True), "")
+    if not mark:
+        cursor.position = start
+    return mark
 
 
 def repeating_decimal(cursor: Cursor, mantissa: str) -> Node | None:

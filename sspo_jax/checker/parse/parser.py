@@ -18,7 +18,7 @@ A unit stands only at the end of a whole value: never inside of a fraction, a ro
 
 from collections.abc import Callable
 
-from ..expression import Kind, Node, ParseError, constant, names, negated, number, symbol
+from ..expression import Kind, Node, ParseError, constant, is_equation, name_set, names, negated, number, symbol
 from .cursor import CLOSERS, END, RELATIONS, SIGNS, Cursor
 from .environments import environment, lines
 from .joining import is_condition_on, joined, related
@@ -41,7 +41,7 @@ _JOINERS_OF_SETS = {"cup": Kind.UNION, "U": Kind.UNION, "cap": Kind.INTERSECTION
 _KINDS_OF_SIGNS = {"-": Kind.NEG, "pm": Kind.PM, "mp": Kind.MP}
 _CURRENCY = {"$": "dollar", "euro": "euro", "pounds": "gbp", "yen": "yuan"}
 _MODULI = names("pmod bmod mod")
-_INVERSES = frozenset(names("sin cos tan cot sec csc sinh cosh tanh"))
+_INVERSES = name_set("sin cos tan cot sec csc sinh cosh tanh")
 _INTEGERS, _NATURALS = symbol("mathbb Z"), symbol("mathbb N")
 _KINDS_OF_NUMBERS = {
     "integer": _INTEGERS, "integers": _INTEGERS, "natural number": _NATURALS, "natural numbers": _NATURALS,
@@ -104,7 +104,8 @@ class Parser(Cursor):
                 joiner = following if joiner in (None, ",") else joiner
             if joiner is not None and (self.peek() == END or self.peek() in CLOSERS):
                 break
-            if self._starts_condition():
+            is_next_of_points = joiner is not None and items[-1].kind is Kind.GROUP and is_equation(items[-1].args[0])
+            if self._starts_condition() and not is_next_of_points:  # (p = 2, q = 5), (p = 5, q = 2)
                 conditions += self.conditions()
                 if self.peek()[0] == "join":
                     conditions_end = self.position
@@ -561,7 +562,7 @@ class Parser(Cursor):
         kind, text = self.take()
         if text != "|" or kind == "end":
             raise ParseError("an absolute value does not close")
-        return Node(Kind.CALL, (inner,), "abs")
+        return Node(Kind.CALL, (inner,), "det" if inner.kind is Kind.MATRIX else "abs")
 
     def set(self) -> Node:
         """What follows `\\{`: a set, a set builder `x | condition`, or lines that a left brace holds together."""

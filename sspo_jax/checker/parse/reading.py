@@ -7,7 +7,7 @@ digits or separate numbers (`1,234`), and where letters may be a unit or a produ
 
 import re
 
-from ..expression import Kind, Node, ParseError, names, negated, number
+from ..expression import Kind, Node, ParseError, name_set, negated, number
 from .normalise import fold, tidy
 from .numerals import decimal
 from .parser import END, Parser
@@ -119,7 +119,7 @@ def _named_value(text: str, max_depth: int) -> Node | None:
 
 
 _NAME = re.compile(r"[\[|(\s]*(?:\\[A-Za-z|]|[A-Za-z])")
-_OTHER_RELATIONS = frozenset(names(r"\le \leq \ge \geq \ne \neq \in \to \Rightarrow \equiv \approx \iff \land \lor"))
+_OTHER_RELATIONS = name_set(r"\le \leq \ge \geq \ne \neq \in \to \Rightarrow \equiv \approx \iff \land \lor")
 _DECIMAL_COMMA = re.compile(r"\s*\$?(-?)(\d+)\{,\}(\d{1,2}|\d{4,})\$?\s*", re.ASCII)
 _LONGEST_CHOICE = 400  # characters of what a choice letter stands for
 _OPTION = re.compile(
@@ -252,13 +252,7 @@ def _choice_with_text(text: str, max_depth: int) -> Node | None:
         return None
     if not rest:
         return Node(Kind.CHOICE, (), letter)
-    if len(rest) > _LONGEST_CHOICE:
-        return None
-    if _OTHER_CHOICE.search(rest) or _SAYS_ABOUT.match(rest):
-        return None
-    if rest[0] in ",=+-*/^_<>" or rest.startswith(
-        (r"\cup", r"\cap", r"\le", r"\ge", "and", "or", r"\text{ and", r"\text{,")
-    ):
+    if len(rest) > _LONGEST_CHOICE or _OTHER_CHOICE.search(rest) or _SAYS_ABOUT.match(rest):
         return None
     if match[2] and ":" in text[:3] and len(rest) < 3 and rest[0].isupper():  # a ratio of segments, `A:B`
         return None
@@ -280,7 +274,7 @@ def _with_spoken_name(node: Node) -> Node:
     return Node(Kind.RELATION, (Node(Kind.TEXT, (), " ".join(spoken)), *node.args[1:]), node.value)
 
 
-_CONDITIONS = frozenset(names("not no if when where for unless except or and"))
+_CONDITIONS = name_set("not no if when where for unless except or and")
 
 
 _ARITHMETIC = (Kind.MUL, Kind.ADD, Kind.DIV, Kind.FRAC, Kind.NEG, Kind.UNIT, Kind.POW)

@@ -7,7 +7,7 @@ symbol or a product of variables: the parser decides), `command` (a LaTeX comman
 
 import re
 
-from ..expression import ParseError, names
+from ..expression import ParseError, name_set
 from .units import ABBREVIATIONS, LETTERS, is_unit_word
 from .vocabulary import ALIASES, FUNCTIONS, IGNORED, MATH_WRAPPERS, PLAIN_COMMANDS, SHORT_WORDS, TEXT_WRAPPERS
 
@@ -27,19 +27,18 @@ _SPACED_GROUPS = re.compile(r"(?<![\d.,^_{])(\d{1,3}(?: \d{3})+)(?![\d])")
 COMMA_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _CJK_NUMERAL = re.compile(r"^(百万|千万|[百千万亿](?!米|克|瓦))")
 _APART = re.compile(r"(?<=[\d.,]) (?=[\d.,])|(?<=^-) (?=\d)")  # bold digits are set apart
-_NOT_BARE = frozenset(names("to star gt lt tg div mid land lor wedge vee in"))
+_NOT_BARE = name_set("to star gt lt tg div mid land lor wedge vee in")
 _VOWEL = re.compile("[aeiouyAEIOUY]")
 _CAMEL = re.compile("[a-z][A-Z]")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _BRACE = re.compile(r"\\?[{}]")
 _ANSWER_BEGINS = re.compile(r"\s*(?:[-+]?(?:\d|\\[dt]?frac\b|\\sqrt\b)|\\pm\b|[A-Za-z](?:_\{?\w\}?)?\s*=)")
 _PREFIXED = re.compile(r"(sqrt|arcsin|arccos|arctan|sin|cos|tan|cot|log|ln|pi)([A-Za-z])")
-_GLUED = re.compile(r"([A-Za-z]|pi)(sqrt|pi|sin|cos|tan|log|ln)")
 _SPOKEN_MODULUS = re.compile(
     r"\\text\s*\{\s*\(?\s*mod\s*\}\s*(\d+)\s*\)|\(\s*(?:\\text\s*\{\s*)?mod\s*\}?\s*(\d+)\s*\)"
 )
 _ARGUMENT_FOLLOWS = re.compile(r"\s*(?:\\left\s*)?\(")
-_NEVER_WORDS = frozenset(names("cis gcd lcm sin cos tan cot csc ln arcsin arccos arctan"))
+_NEVER_WORDS = name_set("cis gcd lcm sin cos tan cot csc ln arcsin arccos arctan")
 _OPENING = re.compile(r"[(\[]|\\\{|\\langle")
 _AMOUNT = re.compile(r"\s{0,4}[\d.]")
 _VALUES = ("number", "word", "run")
@@ -249,9 +248,6 @@ def _letters(piece: str, text: str, position: int, tokens: list[Token], in_text:
         tokens.append(("word", piece))
     elif (prefixed := _PREFIXED.fullmatch(piece)) is not None:
         tokens += [("command", prefixed[1]), ("letter", prefixed[2])]
-    elif (glued := _GLUED.fullmatch(piece)) is not None:
-        tokens.append(("command", "pi") if glued[1] == "pi" else ("letter", glued[1]))
-        tokens.append(("command", glued[2]))
     elif _is_word(piece):
         tokens.append(("word", piece))
     else:

@@ -9,7 +9,7 @@ mathematics is a dimension of its own, so `5 apples` differs from `5 pears`. Wor
 import dataclasses
 from fractions import Fraction
 
-from ..expression import names
+from ..expression import name_set, names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,23 +127,19 @@ def _table() -> dict[str, Unit]:
 
 
 UNITS = _table()
-COUNTED_IN = frozenset(
-    names(
-        "unit units way ways value values digit digits total times integer integers number numbers solution solutions "
-        "element elements 个 种 次 条 只 名 位 组 对 道 颗 件 本 页 枚 张 辆 棵 支 块 盒 朵 座 台 份 层 间 场 句 篇 篮"
-    )
+COUNTED_IN = name_set(
+    "unit units way ways value values digit digits total times integer integers number numbers solution solutions "
+    "element elements 个 种 次 条 只 名 位 组 对 道 颗 件 本 页 枚 张 辆 棵 支 块 盒 朵 座 台 份 层 间 场 句 篇 篮"
 )
 """Words that say what a number counts without giving it a dimension."""
-FILLERS = frozenset(
-    names(
-        "of the in different distinct possible time old long tall high wide deep away apart altogether left remaining "
-        "exactly only more right such all total each overall together ago later now extra additional "
-        "up down upward upwards downward downwards left north south east west northeast northwest southeast southwest "
-        "due clockwise counterclockwise"
-    )
+FILLERS = name_set(
+    "of the in different distinct possible time old long tall high wide deep away apart altogether left remaining "
+    "exactly only more right such all total each overall together ago later now extra additional "
+    "up down upward upwards downward downwards left north south east west northeast northwest southeast southwest "
+    "due clockwise counterclockwise"
 )
 """Words beside a unit or what is counted that change nothing."""
-PER = frozenset(names("per every"))
+PER = name_set("per every")
 POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3, "平方": 2, "立方": 3}
 """Words that square or cube the unit beside them."""
 MULTIPLIERS = {
@@ -154,34 +150,28 @@ MULTIPLIERS = {
     "tens": 10, "hundreds": 100, "thousands": 1000, "scores": 20, "hundredths": _F(1, 100), "thousandths": _F(1, 1000),
 }  # fmt: skip
 """Words after a number that multiply it."""
-ABBREVIATIONS = frozenset(
-    names(
-        "km dm cm mm nm pm kg mg ug kN kJ kW kV kPa kHz MHz GHz Hz Pa eV keV MeV GeV mol mmol mL ml dL ft yd "
-        "mi lb lbs oz gal hr hrs min mins sec secs mph kmh kph rpm ms ns us cc ha rad mV mA mW kWh cal kcal atm in gm "
-        "yr yrs"
-    )
+ABBREVIATIONS = name_set(
+    "km dm cm mm nm pm kg mg ug kN kJ kW kV kPa kHz MHz GHz Hz Pa eV keV MeV GeV mol mmol mL ml dL ft yd "
+    "mi lb lbs oz gal hr hrs min mins sec secs mph kmh kph rpm ms ns us cc ha rad mV mA mW kWh cal kcal atm in gm "
+    "yr yrs"
 )
 """Unit symbols of two letters and more that also are products of variables: `2kg` is two kilograms or 2 k g."""
-LETTERS = frozenset(names("m s g h L l J K N W V A C F H T M"))
+LETTERS = name_set("m s g h L l J K N W V A C F H T M")
 """Unit symbols of one letter; they need a number before them, and variables a letter."""
-_NO_NOUNS = frozenset(
-    names(
-        "is was has does as this thus its plus minus equals times less unless always perhaps sometimes besides "
-        "yes us his ours theirs various across versus pus bis cos sus guess means makes gives gets goes says happens "
-        "exists holds works fails equals exceeds remains becomes divides shows tis others"
-    )
+_NO_NOUNS = name_set(
+    "is was has does as this thus its plus minus equals times less unless always perhaps sometimes besides "
+    "yes us his ours theirs various across versus pus bis cos sus guess means makes gives gets goes says happens "
+    "exists holds works fails equals exceeds remains becomes divides shows tis others"
 )
-_IRREGULAR_NOUNS = frozenset(names("feet teeth mice geese fish sheep deer dice oxen cattle salmon staff yen change"))
-_NO_UNIT_WORDS = frozenset(
-    names(
-        "is are was were be been not no nor non maybe perhaps possibly probably and or if when than less fewer least "
-        "most greater larger smaller bigger at about over under above below choose mod modulo to from by with without "
-        "factorial pi root plus minus negative positive infinity squared cubed power powers maximum minimum max "
-        "min but wrong false true correct incorrect cannot never none neither either it that this i you we he she they "
-        "halves thirds half third one two three four five six seven eight nine ten eleven twelve zero hundredth "
-        "degree? sqrt multiples multiple divides factors mean between up down almost nearly approximately "
-        "around roughly except instead rather actually wait hmm sorry think believe guess"
-    )
+_IRREGULAR_NOUNS = name_set("feet teeth mice geese fish sheep deer dice oxen cattle salmon staff yen change")
+_NO_UNIT_WORDS = name_set(
+    "is are was were be been not no nor non maybe perhaps possibly probably and or if when than less fewer least "
+    "most greater larger smaller bigger at about over under above below choose mod modulo to from by with without "
+    "factorial pi root plus minus negative positive infinity squared cubed power powers maximum minimum max "
+    "min but wrong false true correct incorrect cannot never none neither either it that this i you we he she they "
+    "halves thirds half third one two three four five six seven eight nine ten eleven twelve zero hundredth "
+    "degree? sqrt multiples multiple divides factors mean between up down almost nearly approximately "
+    "around roughly except instead rather actually wait hmm sorry think believe guess"
 )
 """Words that make what stands before them something else than a counted number."""
 
@@ -194,11 +184,8 @@ def known_unit(word: str) -> Unit | None:
     return unit
 
 
-_ANY_CASE = frozenset(
-    names(
-        "in ft lb lbs oz mi yd min hr hrs sec day man men usd eur gbp cny rmb jpy inr rs rp yen yr mph "
-        "kph cm km mm kg kmh"
-    )
+_ANY_CASE = name_set(
+    "in ft lb lbs oz mi yd min hr hrs sec day man men usd eur gbp cny rmb jpy inr rs rp yen yr mph kph cm km mm kg kmh"
 )
 
 

@@ -1,24 +1,20 @@
 """The LaTeX commands and plain words that the tokenizer and the grammar know, by what they are."""
 
-from ..expression import names
+from ..expression import name_set
 
-FUNCTIONS = frozenset(
-    names(
-        "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh coth sech csch "
-        "arcsinh arccosh arctanh log ln lg exp max min gcd lcm abs floor ceil det sgn Re Im arg cis"
-    )
+FUNCTIONS = name_set(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh coth sech csch "
+    "arcsinh arccosh arctanh log ln lg exp max min gcd lcm abs floor ceil det sgn Re Im arg cis"
 )
 """Functions with an argument."""
-NAMED_OPERATORS = frozenset(names("dim ker rank deg tr Var Cov Pr vol card im span diam ord null nullity Tr"))
+NAMED_OPERATORS = name_set("dim ker rank deg tr Var Cov Pr vol card im span diam ord null nullity Tr")
 """Functions that have a name and no value here."""
 FUNCTIONS |= NAMED_OPERATORS
 PLAIN_COMMANDS = (
     FUNCTIONS
-    | frozenset(
-        names(
-            "sqrt cbrt pi infty alpha beta gamma delta theta lambda mu phi omega sigma rho tau epsilon frac "
-            "binom cdot times circ pm degree"
-        )
+    | name_set(
+        "sqrt cbrt pi infty alpha beta gamma delta theta lambda mu phi omega sigma rho tau epsilon frac "
+        "binom cdot times circ pm degree"
     )
 ) - {"Re", "Im", "det", "arg", *NAMED_OPERATORS}
 """Commands that are read without their backslash too."""
@@ -37,57 +33,46 @@ ALIASES = {
     "exponentialE": "e", "imaginaryI": "i", "Pi": "Pi", "lcm": "lcm", "floor": "floor", "ceil": "ceil",
 }  # fmt: skip
 """Commands by another name."""
-IGNORED = frozenset(
-    names(
-        "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle displaystyle "
-        "textstyle scriptstyle limits nolimits quad qquad phantom hphantom vphantom thinspace enspace space "
-        "checkmark therefore blacksquare qed qedsymbol "
-        "hspace hfill nonumber null boldsymbol mathstrut strut displaylimits rm bf it cal large Large small "
-        "tiny scriptscriptstyle normalsize"
-    )
+IGNORED = name_set(
+    "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle displaystyle "
+    "textstyle scriptstyle limits nolimits quad qquad phantom hphantom vphantom thinspace enspace space "
+    "checkmark therefore blacksquare qed qedsymbol "
+    "hspace hfill nonumber null boldsymbol mathstrut strut displaylimits rm bf it cal large Large small "
+    "tiny scriptscriptstyle normalsize"
 )
 """Commands that say nothing about the value."""
-TEXT_WRAPPERS = frozenset(
-    names(
-        "text mbox textbf textit textrm textsf texttt textnormal textup mathrm operatorname mathsf mathtt "
-        "emph hbox mathit mathnormal textsc"
-    )
+TEXT_WRAPPERS = name_set(
+    "text mbox textbf textit textrm textsf texttt textnormal textup mathrm operatorname mathsf mathtt "
+    "emph hbox mathit mathnormal textsc"
 )
 """Commands whose argument is text."""
-MATH_WRAPPERS = frozenset(names("mathbf boxed fbox bm pmb underline ensuremath mathop mathord cancel"))
+MATH_WRAPPERS = name_set("mathbf boxed fbox bm pmb underline ensuremath mathop mathord cancel")
 """Commands whose argument is mathematics."""
 
-SHORT_WORDS = frozenset(
-    names("no not for but any how all are the has was yes odd red one two six ten sun mon tue wed thu fri sat dne none")
+SHORT_WORDS = name_set(
+    "no not for but any how all are the has was yes odd red one two six ten sun mon tue wed thu fri sat dne none"
 )
 """Words that could be taken for products of variables."""
-CONDITION_WORDS = frozenset(names("for where with when if whenever provided given while"))
+CONDITION_WORDS = name_set("for where with when if whenever provided given while")
 """Words before the conditions of an answer."""
 
 MATRICES = {"pmatrix": 1, "bmatrix": 1, "matrix": 1, "array": 1, "smallmatrix": 1, "Bmatrix": 1, "vmatrix": 0}
 """Environments of rows; 0 where its value is the determinant."""
-SYSTEMS = frozenset(names("cases aligned align alignat gather gathered split equation dcases rcases"))
+SYSTEMS = name_set("cases aligned align alignat gather gathered split equation dcases rcases")
 """Environments of lines, each a relation or an answer."""
-GREEK_OR_NAMED = frozenset(
-    names(
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
-        "chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega hbar ell aleph nabla partial"
-    )
+GREEK_OR_NAMED = name_set(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
+    "chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega hbar ell aleph nabla partial"
 )
 """Commands that are names."""
-ACCENTS = frozenset(
-    names("vec hat bar overline dot ddot tilde widehat overrightarrow overleftarrow widetilde mathbb mathcal")
-)
+ACCENTS = name_set("vec hat bar overline dot ddot tilde widehat overrightarrow overleftarrow widetilde mathbb mathcal")
 """Commands that mark a name."""
 STARTERS = (
     FUNCTIONS
     | GREEK_OR_NAMED
     | ACCENTS
-    | frozenset(
-        names(
-            "digits frac sqrt cbrt pi infty binom { lfloor lceil langle sum prod int lim e i emptyset mathbb angle "
-            "triangle"
-        )
+    | name_set(
+        "digits frac sqrt cbrt pi infty binom { lfloor lceil langle sum prod int lim e i emptyset mathbb angle triangle"
     )
     | {"unit i", "unit j", "unit k"}
     | frozenset("begin " + name for name in (*MATRICES, *SYSTEMS))
