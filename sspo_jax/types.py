@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 # An int where a float is wanted is fine with Python and with pyright; the run-time checker of the tests is told.
 Number = float | int
 Scalar = Float[Array, ""] | Int[Array, ""] | Number
+NormLength = Float[Array, "batch time"] | Number | None  # tokens that an aggregation divides by
 
 
 class FinishReason(enum.IntEnum):
@@ -248,3 +249,4 @@ class TrainBatch:
     mean_entropy: Scalars | None = None  # over all valid tokens of the whole rollout batch
     entropy_std: Scalars | None = None  # of `Objective.entropy_unit` over those tokens; for one rule of SSPO
     denominator: Scalars | None = None  # of the loss, over the whole update, before it is cut into parts
+    group_tokens: Floats | None = None  # tokens of all responses to the prompt, in the whole update; for `prompt-mean`

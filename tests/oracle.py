@@ -37,9 +37,15 @@ def aggregate(values, mask, aggregation, norm_length=None, segment_ids=None, den
             summed = summed / len(response)
         if aggregation == "seq-mean-token-sum-norm":
             summed = summed / (mask.shape[1] if norm_length is None else norm_length)
+        if aggregation == "prompt-mean":
+            summed = summed / norm_length[response[0]]
         total += summed
-    own = tokens if aggregation == "token-mean" else len(groups)
+    own = tokens if aggregation in ("token-mean", "token-sum") else len(groups)
+    if aggregation == "prompt-mean":
+        own = sum(len(response) / norm_length[response[0]] for response in groups)
     divisor = own if denominator is None else denominator
+    if aggregation == "token-sum":
+        divisor = 1
     return (total / divisor if divisor else 0.0), own
 
 
@@ -194,7 +200,9 @@ def surrogate(name, logprobs, old_logprobs, advantages, mask, subsentence_ids=No
             for p in ratios
         )
         / count,
-        "loss/policy": aggregate(-objective, mask, aggregation, norm_length, segment_ids)[0],
+        "loss/policy": aggregate(
+            -objective, mask, "token-mean" if aggregation == "token-sum" else aggregation, norm_length, segment_ids
+        )[0],
     }
     return loss, metrics
 

@@ -19,7 +19,7 @@ from sspo_jax.losses.kl import KlEstimator, kl_penalty
 from sspo_jax.losses.ratios import Level, importance_ratio, level_units
 from sspo_jax.losses.surrogate import Clipped, Decisions
 from sspo_jax.ranges import NotNegative, Positive, Range
-from sspo_jax.types import Max, Mean, TrainBatch
+from sspo_jax.types import Max, Mean, NormLength, TrainBatch
 
 Loss = tuple[Float[Array, ""], dict[str, Mean | Max]]  # a scalar, and metrics
 
@@ -56,9 +56,8 @@ class Objective(abc.ABC):
 
     def options(self, batch: TrainBatch) -> dict[str, Any]:
         """Further keyword arguments of `function`: `aggregation`, `norm_length` and the fields of the class itself."""
-        del batch  # read by classes whose loss takes more arrays
         own = [field.name for field in dataclasses.fields(self) if field.name not in _TERMS]
-        return {name: getattr(self, name) for name in own}
+        return {name: getattr(self, name) for name in own} | {"norm_length": self._norm_length(batch)}
 
     def with_budget(self, max_new_tokens: int, vocab_size: int | None = None) -> "Objective":
         """This objective in a run, which settles what is not set.
@@ -93,7 +92,14 @@ class Objective(abc.ABC):
 
     def denominator(self, batch: TrainBatch) -> Float[Array, ""]:
         """This objective's count for these rows: sum it over all parts of an update, then set `batch.denominator`."""
-        return loss_denominator(self.aggregation, batch.mask, batch.segment_ids)
+        return loss_denominator(self.aggregation, batch.mask, batch.segment_ids, self._norm_length(batch))
+
+    def _norm_length(self, batch: TrainBatch) -> NormLength:
+        if self.aggregation != "prompt-mean":
+            return self.norm_length
+        if batch.group_tokens is None:
+            raise ValueError("aggregation is prompt-mean but the batch has no group_tokens")
+        return jnp.asarray(batch.group_tokens)
 
     def __call__(
         self,
@@ -153,7 +159,7 @@ class Objective(abc.ABC):
             values,
             batch.mask,
             aggregation=self.aggregation,
-            norm_length=self.norm_length,
+            norm_length=self._norm_length(batch),
             segment_ids=batch.segment_ids,
             denominator=batch.denominator,
         )

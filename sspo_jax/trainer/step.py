@@ -126,6 +126,8 @@ class TrainPrograms:
           put: what puts an array there, called with it and its `sharding`.
         """
         on_mesh = functools.partial(put, sharding=self._rows_sharding)
+        if self.objective.aggregation != "prompt-mean":
+            rows = dataclasses.replace(rows, group_tokens=None)
         one = put(np.float32(1.0), sharding=replicated(self.mesh))
         return dataclasses.replace(
             jax.tree.map(on_mesh, rows),

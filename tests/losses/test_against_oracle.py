@@ -68,8 +68,10 @@ def test_value_and_metrics(name, batch, option, data):
     options = dict(choices[option % len(choices)])
     if name != "dr_grpo":
         options["aggregation"] = data.draw(st.sampled_from(AGGREGATIONS))
-        options["norm_length"] = 7.0
-    loss, metrics = function(*arrays(batch, name), segment_ids=jnp.asarray(batch["segment_ids"]), **options)
+        options["norm_length"] = batch["group_tokens"] if options["aggregation"] == "prompt-mean" else 7.0
+    of_prompts = options.get("aggregation") == "prompt-mean"
+    given = options | ({"norm_length": jnp.asarray(batch["group_tokens"])} if of_prompts else {})
+    loss, metrics = function(*arrays(batch, name), segment_ids=jnp.asarray(batch["segment_ids"]), **given)
     # Advantages in one response must be equal for GMPO's formula; the oracle takes their mean as the code does.
     subsentence_ids = batch["subsentence_ids"] if name == "sspo" else None
     want, want_metrics = oracle.surrogate(

@@ -31,6 +31,8 @@ OBJECTIVES = {
     "sapo": losses.Sapo(),
     "dppo": losses.Dppo(threshold=0.05),
     "vespo": losses.Vespo(),
+    "prompt_mean": losses.Grpo(aggregation="prompt-mean"),
+    "token_sum": losses.Sspo(aggregation="token-sum"),
     "everything_on": losses.Sspo(
         aggregation="token-mean",
         kl_coefficient=0.1,
@@ -48,7 +50,7 @@ def _float64():
 
 
 def train_batch(arrays, *, dtype=jnp.float64, **changes):
-    floats = ("advantages", "old_logprobs", "entropies", "sampler_logprobs")
+    floats = ("advantages", "old_logprobs", "entropies", "sampler_logprobs", "group_tokens")
     fields = {name: jnp.asarray(arrays[name], dtype) for name in floats}
     for name in ("segment_ids", "subsentence_ids"):
         fields[name] = jnp.asarray(arrays[name], jnp.int32)
@@ -148,7 +150,7 @@ def test_order_padding_and_labels_change_nothing(name, seed, padding, factor):
     order = np.random.default_rng(seed).permutation(arrays["mask"].shape[0])
     changed = {key: np.pad(value[order], ((0, 1), (0, padding))) for key, value in arrays.items()}
     changed["subsentence_ids"] = changed["subsentence_ids"] * (2 * factor + 1) + factor
-    for key in ("logprobs", "old_logprobs", "advantages", "entropies", "sampler_logprobs"):
+    for key in ("logprobs", "old_logprobs", "advantages", "entropies", "sampler_logprobs", "group_tokens"):
         changed[key][:, -padding:] = np.nan
     other_loss, other = loss_and_gradient(objective, jnp.asarray(changed["logprobs"]), train_batch(changed))
     np.testing.assert_allclose(other_loss, loss, rtol=1e-12, atol=1e-13)
@@ -273,7 +275,9 @@ def test_old_equals_new_is_the_policy_gradient(name):
         _, gradient = loss_and_gradient(objective, jnp.asarray(arrays["logprobs"]), batch)
         metrics = metrics_of(objective, jnp.asarray(arrays["logprobs"]), batch)
         mask = jnp.asarray(arrays["mask"])
-        options = {"aggregation": objective.aggregation, "norm_length": objective.norm_length}
+        is_prompts = objective.aggregation == "prompt-mean"
+        options = {"aggregation": objective.aggregation}
+        options["norm_length"] = batch.group_tokens if is_prompts else objective.norm_length
         plain = functools.partial(losses.aggregate, mask=mask, segment_ids=batch.segment_ids, **options)
         logprobs = jnp.where(mask, jnp.asarray(arrays["logprobs"]), 0.0)
         policy = jax.grad(lambda x, a=batch.advantages, plain=plain: -plain(x * a)[0])(logprobs)
@@ -383,5 +387,9 @@ def test_messages_say_what_is_expected():
     batch = dataclasses.replace(train_batch(batches.make(0)), ref_logprobs=None)
     with pytest.raises(ValueError, match=r"batch has no ref_logprobs"):
         losses.Grpo(kl_coefficient=0.1)(jnp.zeros((4, 12)), batch)
+    with pytest.raises(ValueError, match=r"prompt-mean but the batch has no group_tokens"):
+        losses.Grpo(aggregation="prompt-mean")(jnp.zeros((4, 12)), dataclasses.replace(batch, group_tokens=None))
+    with pytest.raises(ValueError, match=r"norm_length is 7.0 with aggregation prompt-mean"):
+        losses.grpo_loss(one, one, one, mask, aggregation="prompt-mean", norm_length=7.0)
     with pytest.raises(ValueError, match=r"needs vocab_size"):
         losses.Sspo(entropy_rule="vocabulary")(jnp.zeros((4, 12)), train_batch(batches.make(0)))
