@@ -249,4 +249,6 @@ class TrainBatch:
     mean_entropy: Scalars | None = None  # over all valid tokens of the whole rollout batch
     entropy_std: Scalars | None = None  # of `Objective.entropy_unit` over those tokens; for one rule of SSPO
     denominator: Scalars | None = None  # of the loss, over the whole update, before it is cut into parts
+    cutoff: Scalars | None = None  # squares of log-ratios below it are kept, over the whole update; for M2PO
+    entropy_coefficient: Scalars | None = None  # of this step, where it follows the entropy
     group_tokens: Floats | None = None  # tokens of all responses to the prompt, in the whole update; for `prompt-mean`

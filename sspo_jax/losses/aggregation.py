@@ -86,8 +86,9 @@ def token_weights(
 ) -> Float[Array, "batch time"]:
     """`weight_t` of the table above, 0 where the mask is false.
 
-    `norm_length` (tokens) is read by `prompt-mean`, see `loss_denominator`, and `seq-mean-token-sum-norm`; None means there the width of the rows, verl's
-    default, and is refused for packed rows, whose width says nothing about a response.
+    `norm_length` (tokens) is read by `prompt-mean`, see `loss_denominator`, and by `seq-mean-token-sum-norm`. There
+    None means the width of the rows, verl's default, and is refused for packed rows, whose width says nothing about a
+    response.
     """
     _check(aggregation)
     ones = mask.astype(dtype)
@@ -142,8 +143,8 @@ def _prompt_share(mask: Bool[Array, "batch time"], norm_length: NormLength) -> F
     """Of its prompt, the share that each valid token is; 0 elsewhere, whatever is stored there."""
     if not isinstance(norm_length, jax.Array):
         raise ValueError(
-            f"norm_length is {norm_length} with aggregation prompt-mean, expected an array [batch, time]: the tokens of "
-            "all responses to the prompt of each token, TrainBatch.group_tokens"
+            f"norm_length is {norm_length} with aggregation prompt-mean, expected an array [batch, time]: the tokens "
+            "of all responses to the prompt of each token, TrainBatch.group_tokens"
         )
     return jnp.where(mask, 1 / jnp.where(mask, norm_length, 1), 0)
 
