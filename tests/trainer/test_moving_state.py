@@ -102,31 +102,3 @@ def test_a_killed_run_goes_on_with_the_same_reference_and_weight(cache: pathlib.
     # Two updates a step: at the first of step 3 the reference is the policy itself, after step 3 it lags behind.
     assert 0 < rows[3]["loss/kl"] < rows[2]["loss/kl"]
     assert rows[3]["loss/kl"] < rows[4]["loss/kl"]
-
-
-@pytest.mark.slow
-def test_distillation_brings_the_policy_nearer_to_its_teacher(cache: pathlib.Path, tmp_path: pathlib.Path):
-    """The teacher is the warm start trained for longer; both answer the same problems."""
-    none = ("--evaluation.sets", "none", "--log.tokens-every", "0", "--optimizer.learning-rate", "0")
-    taught = run_cli(
-        *("train", str(SMALL), "--run-dir", "teacher", "--steps", "1", "--warm-start.updates", "80", *none),
-        cwd=tmp_path,
-    )
-    assert taught.returncode == 0, taught.stdout + taught.stderr
-    exported = run_cli("export", "teacher", "weights", "--dtype", "float32", cwd=tmp_path)
-    assert exported.returncode == 0, exported.stderr
-    options = (
-        "--loss",
-        "distill",
-        "--model.reference",
-        "weights",
-        "--steps",
-        "12",
-        "--optimizer.learning-rate",
-        "3e-3",
-    )
-    done = run_cli("train", str(SMALL), "--run-dir", "student", *options, *none[:4], cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    gaps = [row["policy/kl_teacher"] for row in metrics(tmp_path / "student") if row["step"]]
-    assert len(gaps) == 12
-    assert np.mean(gaps[-3:]) < 0.7 * np.mean(gaps[:3])
