@@ -523,6 +523,7 @@ class Trainer:
         if not every or step % every:
             return
         before, self.reference, self.state.reference = self.reference, None, None
+        assert before is not None
         self.reference = self.state.reference = moved(before, self.state.params, share)
 
     def with_cutoff(self, batches: list[TrainBatch]) -> list[TrainBatch]:
