@@ -37,9 +37,17 @@ def test_a_checkpoint_holds_them_and_one_without_is_as_it_was(tmp_path: pathlib.
     arrays = {"params": {"w": jnp.arange(3.0)}, "optimizer": {"m": jnp.ones(3)}}
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arrays)
     plain, moving = Checkpoints(tmp_path / "plain", keep=None), Checkpoints(tmp_path / "moving", keep=None)
-    plain.save(Checkpoint(**arrays, step=1, data={}))
-    more = {"reference": {"w": jnp.arange(3.0) / 7}, "entropy_coefficient": 0.1 + 0.2}
-    moving.save(Checkpoint(**arrays, step=1, data={}, **more))
+    plain.save(Checkpoint(params=arrays["params"], optimizer=arrays["optimizer"], step=1, data={}))
+    moving.save(
+        Checkpoint(
+            params=arrays["params"],
+            optimizer=arrays["optimizer"],
+            step=1,
+            data={},
+            reference={"w": jnp.arange(3.0) / 7},
+            entropy_coefficient=0.1 + 0.2,
+        )
+    )
     for each in (plain, moving):
         each.wait()
     restored = plain.restore(like)
