@@ -46,7 +46,13 @@ class ModelConfig:
     leaves its kernels alone, which read of a long cache what is held."""
     reference: str | None = None
     """Checkpoint of the KL term's reference policy, a directory or a name on the Hub, of the same shape; None:
-    the policy that the run starts from. Read where --loss.kl-coefficient is above 0."""
+    the policy that the run starts from. Read where --loss.kl-coefficient is above 0, and by --loss distill,
+    whose teacher it is."""
+    reference_every: Whole = 0
+    """Steps after which the reference policy becomes the present one, again and again; 0: it stays as it is."""
+    reference_mix: FileOnly[Annotated[float, Range(above=0, most=1)]] = 1.0
+    """Share of the present policy in the reference that it then becomes; the rest is the reference so far. With
+    `reference_every` 1, a moving average of the policy."""
     lora: LoraConfig | None = None
     """Train low-rank adapters and leave the weights, kept in `dtype`, as they are; None: train the weights. Any of its
     options switches it on, for instance --model.lora.rank 16."""
@@ -501,7 +507,11 @@ class TrainConfig:
                 f"--rollout.dynamic-sampling is {rollout.dynamic_sampling} with --rollout.partial, whose responses may "
                 "end steps later, when their group is no more to be replaced; expected one of them"
             )
-        if rollout.group_size == 1 and self.advantage.estimator in ("group", "leave_one_out", "gdpo"):
+        if (
+            rollout.group_size == 1
+            and self.loss.reads_rewards
+            and self.advantage.estimator in ("group", "leave_one_out", "gdpo")
+        ):
             raise ValueError(
                 "--rollout.group-size is 1: an advantage relative to the group is then always 0; expected 2 or more"
             )
@@ -528,6 +538,7 @@ class TrainConfig:
                 f"{self.segmenter.min_tokens}, or None"
             )
         self._check_old_logprobs()
+        self._check_reference()
         self._check_decay()
         self._check_evaluation()
 
@@ -538,6 +549,11 @@ class TrainConfig:
         for option, is_read, instead in (
             ("--loss.adapt-entropy is on", self.loss.reads_entropies, "--loss.no-adapt-entropy"),
             (f"--advantage.clip-b is {self.advantage.clip_b}", self.advantage.clip_b is not None, "None"),
+            (
+                f"--loss.entropy-target is {self.loss.entropy_target}",
+                self.loss.entropy_target is not None,
+                "None",
+            ),
             (f"--segmenter.rule is {self.segmenter.rule}", self.segmenter.rule == "entropy", "another rule"),
         ):
             if is_read:
@@ -549,6 +565,30 @@ class TrainConfig:
             raise ValueError(
                 f"--loss.correction.mode is {self.loss.correction.mode} with --update.old-logprobs sampler: the two "
                 "log-probs that it compares are then the same; expected off, or --update.old-logprobs training"
+            )
+
+    def _check_reference(self) -> None:
+        """Refuses a reference policy that moves where nothing reads it, or that is no mean of two policies."""
+        model = self.model
+        if model.reference_every and not self.loss.reads_reference:
+            raise ValueError(
+                f"--model.reference-every is {model.reference_every}, but --loss.kl-coefficient is 0, so nothing reads "
+                "the reference policy: set one of them"
+            )
+        if self.loss.reads_reference and not self.loss.kl_coefficient and model.reference is None:
+            raise ValueError(
+                f"the objective {type(self.loss).__name__} learns from a teacher, but --model.reference is not set: "
+                "expected its checkpoint, of the same shape"
+            )
+        if model.reference_mix != 1 and not model.reference_every:
+            raise ValueError(
+                f"model.reference_mix is {model.reference_mix}, but --model.reference-every is 0, so the reference "
+                "never moves: expected 1 or more steps"
+            )
+        if model.reference_mix != 1 and model.lora is not None:
+            raise ValueError(
+                f"model.reference_mix is {model.reference_mix} with --model.lora.*: the mean of two pairs of adapters "
+                "is not the mean of what they add to the weights; expected 1.0, which takes the present policy"
             )
 
     def _check_decay(self) -> None:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 # An int where a float is wanted is fine with Python and with pyright; the run-time checker of the tests is told.
 Number = float | int
 Scalar = Float[Array, ""] | Int[Array, ""] | Number
+NormLength = Float[Array, "batch time"] | Number | None  # tokens that an aggregation divides by
 
 
 class FinishReason(enum.IntEnum):
@@ -248,4 +249,7 @@ class TrainBatch:
     mean_entropy: Scalars | None = None  # over all valid tokens of the whole rollout batch
     entropy_std: Scalars | None = None  # of `Objective.entropy_unit` over those tokens; for one rule of SSPO
     denominator: Scalars | None = None  # of the loss, over the whole update, before it is cut into parts
+    cutoff: Scalars | None = None  # squares of log-ratios below it are kept, over the whole update; for M2PO
+    entropy_coefficient: Scalars | None = None  # of this step, where it follows the entropy
+    group_tokens: Floats | None = None  # tokens of all responses to the prompt, in the whole update; for `prompt-mean`
     prefix_ids: Ints | None = None  # the segment that a token sees beside its own, its prompt's; None: there are none

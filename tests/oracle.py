@@ -37,9 +37,15 @@ def aggregate(values, mask, aggregation, norm_length=None, segment_ids=None, den
             summed = summed / len(response)
         if aggregation == "seq-mean-token-sum-norm":
             summed = summed / (mask.shape[1] if norm_length is None else norm_length)
+        if aggregation == "prompt-mean":
+            summed = summed / norm_length[response[0]]
         total += summed
-    own = tokens if aggregation == "token-mean" else len(groups)
+    own = tokens if aggregation in ("token-mean", "token-sum") else len(groups)
+    if aggregation == "prompt-mean":
+        own = sum(len(response) / norm_length[response[0]] for response in groups)
     divisor = own if denominator is None else denominator
+    if aggregation == "token-sum":
+        divisor = 1
     return (total / divisor if divisor else 0.0), own
 
 
@@ -119,7 +125,7 @@ def surrogate(name, logprobs, old_logprobs, advantages, mask, subsentence_ids=No
               exponent_positive=2.0, rate_positive=3.0, exponent_negative=3.0, rate_negative=2.0, segment_ids=None,
               weights=None, aggregation="seq-mean-token-mean", norm_length=None, denominator=None,
               **entropy_options):  # fmt: skip
-    """(loss, metrics) of any objective: name is sspo, grpo, gspo, gmpo, cispo, sapo, dppo or vespo."""
+    """(loss, metrics) of any objective: name is sspo, grpo, gspo, gmpo, cispo, sapo, dppo, vespo or m2po."""
     ratio_level = ratio_level or {"sspo": "subsentence", "gspo": "response"}.get(name, "token")
     labels = labels_of(ratio_level, mask, subsentence_ids)
     log_ratio = unit_log_ratios(logprobs, old_logprobs, mask, labels, segment_ids)
@@ -152,6 +158,13 @@ def surrogate(name, logprobs, old_logprobs, advantages, mask, subsentence_ids=No
                 is_positive = advantages[p] >= 0
                 k, rate = (exponent_positive, rate_positive) if is_positive else (exponent_negative, rate_negative)
                 objective[p] = weight**k * math.exp(rate * (1 - weight)) * advantages[p] * logprobs[p]
+    elif name == "m2po":
+        kept = m2po_kept(log_ratio, mask, threshold)
+        for unit in units(mask, labels, segment_ids):
+            for p in unit:
+                ratios[p] = math.exp(clamp(log_ratio[p], -limit, limit))
+                sides[p] = "" if p in kept else "low" if ratios[p] < 1 else "high"
+                objective[p] = ratios[p] * advantages[p] if p in kept else 0.0
     else:
         for unit in units(mask, labels, segment_ids):
             for p in unit:
@@ -194,9 +207,20 @@ def surrogate(name, logprobs, old_logprobs, advantages, mask, subsentence_ids=No
             for p in ratios
         )
         / count,
-        "loss/policy": aggregate(-objective, mask, aggregation, norm_length, segment_ids)[0],
+        "loss/policy": aggregate(
+            -objective, mask, "token-mean" if aggregation == "token-sum" else aggregation, norm_length, segment_ids
+        )[0],
     }
     return loss, metrics
+
+
+def m2po_kept(log_ratio, mask, threshold):
+    """One token after the other leaves, the largest first and equal ones together, until the mean is small enough."""
+    kept = {(b, t) for b in range(mask.shape[0]) for t in range(mask.shape[1]) if mask[b, t]}
+    while kept and sum(log_ratio[p] ** 2 for p in kept) / len(kept) >= threshold:
+        largest = max(log_ratio[p] ** 2 for p in kept)
+        kept = {p for p in kept if log_ratio[p] ** 2 < largest * (1 - 1e-13)}
+    return kept
 
 
 def kl(logprob, ref_logprob, estimator, old_logprob=0.0):

@@ -31,6 +31,7 @@ def everything_on(loss: Any) -> TrainConfig:
     """A configuration in which no section is left out."""
     return small(
         model__lora=LoraConfig(),
+        model__reference="teacher",  # which distillation wants; it is not looked for
         rollout__server=ServerConfig(),
         curriculum=CurriculumConfig(),
         reward=RewardConfig(format=Format(), overlong=Overlong(), length=Length()),

@@ -12,7 +12,7 @@ from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, Decisions, finish
 from sspo_jax.ranges import AboveOne, FileOnly, Positive
-from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
+from sspo_jax.types import Max, Mean, NormLength, Number, Scalar, TrainBatch
 
 Divergence = Literal["tv", "kl"]
 
@@ -30,7 +30,7 @@ def dppo_loss(
     threshold: Number = 0.2,
     truncate_at: Number = 20.0,
     aggregation: str = "token-mean",
-    norm_length: Number | None = None,
+    norm_length: NormLength = None,
     segment_ids: Int[Array, "batch time"] | None = None,
     denominator: Scalar | None = None,
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,

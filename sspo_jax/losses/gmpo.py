@@ -11,7 +11,7 @@ from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, clamp_log_ratio, level_units, token_log_ratio, unit_mean
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, Decisions, finish
 from sspo_jax.ranges import FileOnly, NotNegative, Positive
-from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
+from sspo_jax.types import Max, Mean, NormLength, Number, Scalar, TrainBatch
 
 
 def gmpo_loss(
@@ -23,7 +23,7 @@ def gmpo_loss(
     clip_low: Number = 0.4,
     clip_high: Number = 0.4,
     aggregation: str = "seq-mean-token-mean",
-    norm_length: Number | None = None,
+    norm_length: NormLength = None,
     segment_ids: Int[Array, "batch time"] | None = None,
     denominator: Scalar | None = None,
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,

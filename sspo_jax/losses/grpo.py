@@ -14,7 +14,7 @@ from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Decisions, clipped_surrogate, finish
 from sspo_jax.ranges import AboveOne, FileOnly, NotNegative, Positive
-from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
+from sspo_jax.types import Max, Mean, NormLength, Number, Scalar, TrainBatch
 
 
 def grpo_loss(
@@ -27,7 +27,7 @@ def grpo_loss(
     clip_high: Number = 0.2,
     dual_clip: Number | None = None,
     aggregation: str = "seq-mean-token-mean",
-    norm_length: Number | None = None,
+    norm_length: NormLength = None,
     segment_ids: Int[Array, "batch time"] | None = None,
     denominator: Scalar | None = None,
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,

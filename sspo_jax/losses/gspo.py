@@ -9,7 +9,7 @@ from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import Gradient, check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import RESPONSE_LOG_RATIO_LIMIT, Decisions, clipped_surrogate, finish
 from sspo_jax.ranges import FileOnly, NotNegative, Positive
-from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
+from sspo_jax.types import Max, Mean, NormLength, Number, Scalar, TrainBatch
 
 
 def gspo_loss(
@@ -22,7 +22,7 @@ def gspo_loss(
     clip_high: Number = 4e-4,
     gradient: str = "token",
     aggregation: str = "seq-mean-token-mean",
-    norm_length: Number | None = None,
+    norm_length: NormLength = None,
     segment_ids: Int[Array, "batch time"] | None = None,
     denominator: Scalar | None = None,
     log_ratio_limit: Number | None = RESPONSE_LOG_RATIO_LIMIT,

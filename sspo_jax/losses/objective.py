@@ -7,6 +7,7 @@ All three terms use the same aggregation and the same denominator.
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax
@@ -18,8 +19,8 @@ from sspo_jax.losses.correction import RolloutCorrection, off_policy_mask
 from sspo_jax.losses.kl import KlEstimator, kl_penalty
 from sspo_jax.losses.ratios import Level, importance_ratio, level_units
 from sspo_jax.losses.surrogate import Clipped, Decisions
-from sspo_jax.ranges import NotNegative, Positive, Range
-from sspo_jax.types import Max, Mean, TrainBatch
+from sspo_jax.ranges import FileOnly, NotNegative, Positive, Range
+from sspo_jax.types import Max, Mean, NormLength, Scalar, TrainBatch
 
 Loss = tuple[Float[Array, ""], dict[str, Mean | Max]]  # a scalar, and metrics
 
@@ -37,7 +38,14 @@ class Objective(abc.ABC):
     kl_estimator: KlEstimator = "k3"
     """Which estimate of that KL; k1 has zero expected gradient, see `kl_penalty`."""
     entropy_coefficient: Annotated[float | int, Range()] = 0.0
-    """Weight of the entropy bonus; other than 0 the call must be given entropies."""
+    """Weight of the entropy bonus; other than 0 the call must be given entropies. With `entropy_target`: the first."""
+    entropy_target: Positive | None = None
+    """Entropy below which the bonus acts, nats a token: its weight then rises from step to step, above it falls
+    (arXiv:2505.22312, which has 0.2). None: the weight stays as it is."""
+    entropy_step: FileOnly[Positive] = 0.005
+    """What the weight rises or falls by in a step."""
+    entropy_most: FileOnly[Positive] = 1.0
+    """The largest weight."""
     correction: RolloutCorrection = dataclasses.field(default_factory=RolloutCorrection)
     """Correction of the gap between the sampler and the training program."""
     off_policy_threshold: Positive | None = None
@@ -56,9 +64,8 @@ class Objective(abc.ABC):
 
     def options(self, batch: TrainBatch) -> dict[str, Any]:
         """Further keyword arguments of `function`: `aggregation`, `norm_length` and the fields of the class itself."""
-        del batch  # read by classes whose loss takes more arrays
         own = [field.name for field in dataclasses.fields(self) if field.name not in _TERMS]
-        return {name: getattr(self, name) for name in own}
+        return {name: getattr(self, name) for name in own} | {"norm_length": self._norm_length(batch)}
 
     def with_budget(self, max_new_tokens: int, vocab_size: int | None = None) -> "Objective":
         """This objective in a run, which settles what is not set.
@@ -82,6 +89,29 @@ class Objective(abc.ABC):
         """Whose entropies `TrainBatch.entropy_std` is the spread of."""
         return "subsentence"
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether it reads `TrainBatch.ref_logprobs`, those of the reference policy."""
+        return bool(self.kl_coefficient)
+
+    @property
+    def reads_rewards(self) -> bool:
+        """Whether it reads the advantages that come from rewards."""
+        return True
+
+    def prepared(self, batch: TrainBatch) -> TrainBatch:
+        """`batch` as the loss reads it, for metrics: with other advantages where the objective has its own."""
+        return batch
+
+    @property
+    def reads_cutoff(self) -> bool:
+        """Whether it reads `TrainBatch.cutoff`, which takes the log-probs of a whole update before its gradient."""
+        return False
+
+    def cutoff(self, logprobs: Sequence[Float[Array, "batch time"]], batches: Sequence[TrainBatch]) -> Scalar:
+        """`TrainBatch.cutoff` of all parts of an update, under the parameters that it starts from."""
+        raise NotImplementedError
+
     def decisions(self, logprobs: Float[Array, "batch time"], batch: TrainBatch) -> Decisions:
         """Ratio, bounds and clip of each token, by the functions that the loss is made of; no gradient flows.
 
@@ -93,7 +123,14 @@ class Objective(abc.ABC):
 
     def denominator(self, batch: TrainBatch) -> Float[Array, ""]:
         """This objective's count for these rows: sum it over all parts of an update, then set `batch.denominator`."""
-        return loss_denominator(self.aggregation, batch.mask, batch.segment_ids)
+        return loss_denominator(self.aggregation, batch.mask, batch.segment_ids, self._norm_length(batch))
+
+    def _norm_length(self, batch: TrainBatch) -> NormLength:
+        if self.aggregation != "prompt-mean":
+            return self.norm_length
+        if batch.group_tokens is None:
+            raise ValueError("aggregation is prompt-mean but the batch has no group_tokens")
+        return jnp.asarray(batch.group_tokens)
 
     def __call__(
         self,
@@ -141,11 +178,13 @@ class Objective(abc.ABC):
             )
             term, metrics["loss/kl"] = self._aggregate(kl, batch)
             loss = loss + self.kl_coefficient * term
-        if self.entropy_coefficient:
+        if self.entropy_coefficient or self.entropy_target is not None:
             if entropies is None:
                 raise ValueError(f"entropy_coefficient is {self.entropy_coefficient} but entropies is None")
+            is_fixed = batch.entropy_coefficient is None
+            coefficient = self.entropy_coefficient if is_fixed else batch.entropy_coefficient
             term, metrics["loss/entropy"] = self._aggregate(entropies, batch)
-            loss = loss - self.entropy_coefficient * term
+            loss = loss - coefficient * term
         return loss, jax.lax.stop_gradient(metrics)
 
     def _aggregate(self, values: Float[Array, "batch time"], batch: TrainBatch) -> tuple[Float[Array, ""], Mean]:
@@ -153,11 +192,14 @@ class Objective(abc.ABC):
             values,
             batch.mask,
             aggregation=self.aggregation,
-            norm_length=self.norm_length,
+            norm_length=self._norm_length(batch),
             segment_ids=batch.segment_ids,
             denominator=batch.denominator,
         )
 
 
 # Fields that the objective reads itself: they are no options of a loss function.
-_TERMS = ("kl_coefficient", "kl_estimator", "entropy_coefficient", "correction", "off_policy_threshold")
+_TERMS = (
+    *("kl_coefficient", "kl_estimator", "entropy_coefficient", "entropy_target", "entropy_step", "entropy_most"),
+    *("correction", "off_policy_threshold"),
+)

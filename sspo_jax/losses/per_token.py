@@ -28,6 +28,7 @@ def per_token(objective: Objective, logprobs: Float[Array, "batch time"], batch:
     logprobs = jax.lax.stop_gradient(logprobs)
     own = objective.decisions(logprobs, batch)
     fields = own._asdict() | {"clipped": _codes(own.clipped)}
+    batch = objective.prepared(batch)
     others = {f"clipped_{name}": _codes(each.decisions(logprobs, batch).clipped) for name, each in PUBLISHED.items()}
     return fields | others
 

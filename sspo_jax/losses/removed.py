@@ -50,7 +50,7 @@ def removed(objective: Objective, logprobs: Float[Array, "batch time"], batch: T
     }
     levels = {"token": log_ratio} | {level: unit_mean(log_ratio, mask, own) for level, own in units.items()}
     ratios = {level: _ratio(values) for level, values in levels.items()}
-    advantages = jnp.where(mask, batch.advantages, 0).astype(log_ratio.dtype)
+    advantages = jnp.where(mask, objective.prepared(batch).advantages, 0).astype(log_ratio.dtype)
     own = objective.decisions(logprobs, batch)
     clipped = own.clipped.low | own.clipped.high | own.clipped.dual
     extreme = _beyond(ratios["token"], advantages, 1 - EXTREME, 1 + EXTREME)

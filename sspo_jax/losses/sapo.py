@@ -11,7 +11,7 @@ from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, importance_ratio, level_units
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, finish
 from sspo_jax.ranges import FileOnly, Positive
-from sspo_jax.types import Max, Mean, Number, Scalar
+from sspo_jax.types import Max, Mean, NormLength, Number, Scalar
 
 
 def sapo_loss(
@@ -23,7 +23,7 @@ def sapo_loss(
     temperature_positive: Number = 1.0,
     temperature_negative: Number = 1.05,
     aggregation: str = "seq-mean-token-mean",
-    norm_length: Number | None = None,
+    norm_length: NormLength = None,
     segment_ids: Int[Array, "batch time"] | None = None,
     denominator: Scalar | None = None,
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,

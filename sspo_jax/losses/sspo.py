@@ -26,7 +26,7 @@ from sspo_jax.losses.ratios import (
 )
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Decisions, clipped_surrogate, finish
 from sspo_jax.ranges import AboveOne, FileOnly, NotNegative, Positive, Range
-from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
+from sspo_jax.types import Max, Mean, NormLength, Number, Scalar, TrainBatch
 
 EntropyRule = Literal["power", "tanh", "vocabulary"]
 EntropyBounds = Literal["both", "low", "high"]
@@ -50,7 +50,7 @@ def sspo_loss(
     mean_entropy: Scalar | None = None,
     length_reference: Number | None = None,
     aggregation: str = "seq-mean-token-mean",
-    norm_length: Number | None = None,
+    norm_length: NormLength = None,
     segment_ids: Int[Array, "batch time"] | None = None,
     denominator: Scalar | None = None,
     ratio_level: str = "subsentence",

@@ -12,7 +12,7 @@ from sspo_jax.losses.objective import Objective
 from sspo_jax.losses.ratios import check_shapes, clamp_log_ratio, level_units, token_log_ratio, unit_mean
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT, Clipped, Decisions, finish
 from sspo_jax.ranges import FileOnly, NotNegative, Positive
-from sspo_jax.types import Max, Mean, Number, Scalar, TrainBatch
+from sspo_jax.types import Max, Mean, NormLength, Number, Scalar, TrainBatch
 
 # Nats; below it a response has no weight to speak of, and with exponent 0 the weight would still be finite.
 _LOWEST = math.log(1e-8)
@@ -29,7 +29,7 @@ def vespo_loss(
     exponent_negative: Number = 3.0,
     rate_negative: Number = 2.0,
     aggregation: str = "token-mean",
-    norm_length: Number | None = None,
+    norm_length: NormLength = None,
     segment_ids: Int[Array, "batch time"] | None = None,
     denominator: Scalar | None = None,
     log_ratio_limit: Number | None = TOKEN_LOG_RATIO_LIMIT,

@@ -67,7 +67,7 @@ def step_floor(config: TrainConfig, model: QwenModel, chip: Chip, chips: int) ->
     cache = slots * (length * column_bytes(model, dtype) / 2 + 2 * delta_state_bytes(model, dtype))
     read = weight_bytes(model) + cache
     decoding = math.ceil(samples / slots) * rollout.max_new_tokens * read / (chips * chip.bandwidth_gb * 1e9)
-    has_reference = bool(config.loss.kl_coefficient)
+    has_reference = config.loss.reads_reference
     flops = step_flops(model, rollout, epochs=config.update.epochs, has_reference=has_reference, lora=lora)
     return decoding, flops / (chips * chip.peak_tflops * 1e12)
 

@@ -67,7 +67,7 @@ def plan(
     report(f"{model.num_parameters / 1e9:.2f} B parameters on {topology} x {slices}: {len(devices)} devices, {sizes}")
     for line in _settings(model, config.update.micro_rows, config.row_tokens, config.model.lora):
         report(line)
-    lora, has_reference = config.model.lora, bool(config.loss.kl_coefficient)
+    lora, has_reference = config.model.lora, config.loss.reads_reference
     layout = layout_of(config, model, mesh, memory=chip.memory_gib * GIB)
     report(f"decoding: {layout.describe()}")
     sampler, sampling, training = traced(config, model, mesh, layout.mesh)
@@ -115,7 +115,7 @@ def layout_of(config: TrainConfig, model: QwenModel, mesh: Mesh, *, memory: floa
         model,
         mesh,
         lora=config.model.lora,
-        has_reference=bool(config.loss.kl_coefficient),
+        has_reference=config.loss.reads_reference,
         longest_response=longest_response(config),
         memory=memory,
     )

@@ -61,9 +61,11 @@ class Checkpoint:
     data: dict[str, Any]  # the data cursor after this step, ProblemStream.state()
     unrecorded: dict[str, float] | None = None  # metrics of this step whose evaluation is still to come
     ahead: dict[str, Any] | None = None  # what was sampled for later steps, Schedule.state()
+    entropy_coefficient: float | None = None  # of the next step, where it follows the entropy
+    reference: Any = None  # parameters of the reference policy, where it moves
 
 
-_WHERE_THERE_IS_ANY = ("unrecorded", "ahead")
+_WHERE_THERE_IS_ANY = ("unrecorded", "ahead", "entropy_coefficient")
 """Fields of a checkpoint that are not written where they are None."""
 
 
@@ -130,6 +132,8 @@ class Checkpoints:
           DiskFullError: there is no space left for it, or for the one before it.
         """
         arrays = {"params": checkpoint.params, "optimizer": checkpoint.optimizer}
+        if checkpoint.reference is not None:
+            arrays["reference"] = checkpoint.reference
         meta = {"step": checkpoint.step, "data": checkpoint.data, "digest": digest(arrays)}
         for name in _WHERE_THERE_IS_ANY:
             if getattr(checkpoint, name) is not None:
@@ -242,6 +246,7 @@ class Checkpoints:
         return Checkpoint(
             params=arrays["params"],
             optimizer=arrays.get("optimizer"),
+            reference=arrays.get("reference"),
             step=meta["step"],
             data=meta["data"],
             **{name: meta.get(name) for name in _WHERE_THERE_IS_ANY},

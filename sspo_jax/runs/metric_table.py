@@ -272,6 +272,13 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
             Metric("loss/kl", "nats", "The KL term to the reference policy, before its coefficient.", "below 1"),
             Metric("loss/entropy", "nats", "The entropy term, before its coefficient."),
             Metric(
+                "policy/kl_teacher",
+                "nats",
+                "KL from the policy before the updates to its teacher, on its samples, with --loss distill.",
+                "falls",
+            ),
+            Metric("loss/entropy_coefficient", "weight", "Of the entropy bonus, with --loss.entropy-target."),
+            Metric(
                 "correction/weight_mean",
                 "factor",
                 "Mean weight of the rollout correction, before it is truncated or rejected.",

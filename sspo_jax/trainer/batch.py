@@ -117,16 +117,21 @@ def pack_rows(
     Args:
       rollout: what was sampled.
       advantages: one per response.
-      members: the responses of each row, in order; see `assign_rows`.
+      members: the responses of each row, in order, of a whole update; see `assign_rows`.
       row_tokens: length of a row.
       micro_rows: rows of a micro-batch; the last one is filled up with empty rows.
       share_prompts: as for `assign_rows`.
     """
     batches, shape = [], (micro_rows, row_tokens)
+    said = rollout.said or tuple(np.ones(len(response), bool) for response in rollout.responses)
+    chosen = [response for row in members for response in row]
+    group_tokens = dict.fromkeys(rollout.group_ids.tolist(), 0)
+    for response in chosen:
+        group_tokens[int(rollout.group_ids[response])] += int(said[response].sum())
     for cut in range(0, len(members), micro_rows):
         tokens, positions, segment_ids, prefix_ids = (np.zeros(shape, np.int32) for _ in range(4))
         mask = np.zeros(shape, bool)
-        row_advantages, sampler_logprobs = (np.zeros(shape, np.float32) for _ in range(2))
+        row_advantages, sampler_logprobs, of_group = (np.zeros(shape, np.float32) for _ in range(3))
         for row, responses in enumerate(members[cut : cut + micro_rows]):
             start = 0
             for piece in _pieces(rollout, responses, share_prompts=share_prompts):
@@ -136,7 +141,8 @@ def pack_rows(
                 if (response := piece.response) is not None:
                     end = middle + len(rollout.responses[response])
                     tokens[row, middle:end] = rollout.responses[response]
-                    mask[row, middle:end] = rollout.said[response] if rollout.said else True
+                    mask[row, middle:end] = said[response]
+                    of_group[row, middle:end] = group_tokens[int(rollout.group_ids[response])]
                     row_advantages[row, middle:end] = advantages[response]
                     sampler_logprobs[row, middle:end] = rollout.logprobs[response]
                 positions[row, start:end] = np.arange(piece.position, piece.position + end - start)
@@ -154,6 +160,7 @@ def pack_rows(
             entropies=unknown,
             subsentence_ids=np.full(shape, -1, np.int32),
             prefix_ids=prefix_ids if share_prompts else None,
+            group_tokens=of_group,
         )
         batches.append(batch)
     return batches

@@ -24,6 +24,7 @@ from sspo_jax.distributed.processes import any_process, is_main, together
 from sspo_jax.distributed.watch import Watch
 from sspo_jax.files import DiskFullError, is_disk_full
 from sspo_jax.host_memory import release_freed_memory
+from sspo_jax.losses import adapted_coefficient
 from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.qwen import Params
 from sspo_jax.optimizer import abstract_state
@@ -57,7 +58,7 @@ from sspo_jax.trainer.profiling import open_profiler, step_counts
 from sspo_jax.trainer.rollout_engine import open_engine, rollout_sampling
 from sspo_jax.trainer.schedule import Schedule, ages
 from sspo_jax.trainer.setup import RunInputs, check
-from sspo_jax.trainer.step import TrainPrograms, wait_for_earlier
+from sspo_jax.trainer.step import TrainPrograms, moved, wait_for_earlier
 from sspo_jax.trainer.token_record import TokenRecord, piece_texts
 from sspo_jax.trainer.warm_start import starting_weights, warm_start
 from sspo_jax.types import FinishReason, TrainBatch
@@ -216,6 +217,7 @@ class Trainer:
             responses_at_once=config.rollout.prompts * config.rollout.group_size,
         )
         self.gradients: Params | None = None
+        self.bonus = (0.0, 0.0)  # weight of an entropy bonus that follows the entropy: of this step, before the next
         self.skipped = 0  # updates in a row that were not finite
         self.report, self.remarked = RunReport(directory.path), set[str]()
         self.profiler = self.open_profiler()
@@ -273,12 +275,15 @@ class Trainer:
         self.is_updating = True
         with watch("update"):
             learning = self.update(minibatches)
+        self.move_reference(step)
         self.schedule.finish(watch)
         if self.record is not None and minibatches:
             with watch("token_log"):
                 self.token_log = self.log_tokens(step, self.record, minibatches, groups, advantages)
         self.state.step, self.state.data, self.is_updating = step, self.stream.state(), False
         self.state.ahead = self.schedule.state()
+        if self.state.entropy_coefficient is not None:
+            self.state.entropy_coefficient = self.bonus[1]
         self.profiler.add(step, lambda: self.counts(groups, minibatches), watch.seconds)
         tokens = float(sampled.rollout.lengths.sum())
         times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
@@ -332,7 +337,7 @@ class Trainer:
             inputs.mesh,
             inputs.decoding.mesh,
             epochs=config.update.epochs,
-            has_reference=bool(config.loss.kl_coefficient),
+            has_reference=config.loss.reads_reference,
             lora=config.model.lora,
             say=self.display.say,
         )
@@ -417,6 +422,8 @@ class Trainer:
         labels = [entropy_labels(unit, batch.segment_ids, own) for batch, own in zip(rows, fetch(ids), strict=True)]
         mean, std = entropy_statistics(list(zip(entropies, labels, strict=True)), masks)
         shared = {"mean_entropy": programs.scalar(mean if self.is_scored else 1.0), "entropy_std": programs.scalar(std)}
+        if self.state.entropy_coefficient is not None:
+            shared["entropy_coefficient"] = programs.scalar(self.entropy_bonus(mean, has_any=bool(rows)))
         remaining = iter([dataclasses.replace(b, subsentence_ids=own) for b, own in zip(scored, ids, strict=True)])
         updates = []
         for size in sizes:
@@ -439,8 +446,25 @@ class Trainer:
                 if self.is_scored
                 else {}
             ),
+            **({"loss/entropy_coefficient": self.bonus[0]} if self.state.entropy_coefficient is not None else {}),
             **cleared,
         }
+
+    def entropy_bonus(self, entropy: float, *, has_any: bool) -> float:
+        """The weight of the entropy bonus in this step, where it follows the entropy; keeps that of the next beside it.
+
+        Args:
+          entropy: of the rollout, nats a token.
+          has_any: whether there is any token.
+        """
+        loss, before = self.config.loss, self.state.entropy_coefficient
+        assert before is not None
+        assert loss.entropy_target is not None
+        self.bonus = (0.0, before)
+        if has_any:
+            steps = {"step": loss.entropy_step, "most": loss.entropy_most}
+            self.bonus = adapted_coefficient(before, entropy, target=loss.entropy_target, **steps)
+        return self.bonus[0]
 
     def clip_by_entropy(
         self,
@@ -469,7 +493,8 @@ class Trainer:
         for number in range(total):
             self.display.phase("update", total=total, done=number)
             parts.append([])
-            for batch in minibatches[number % len(minibatches)]:
+            batches = minibatches[number % len(minibatches)] = self.with_cutoff(minibatches[number % len(minibatches)])
+            for batch in batches:
                 self.gradients, logprobs, _, metrics = self.programs.micro_batch(
                     self.state.params, self.gradients, batch, True, self.base
                 )
@@ -498,6 +523,29 @@ class Trainer:
             "optim/learning_rate": float(applied[-1]["learning_rate"]) if applied else 0.0,
             "optim/skipped_updates": float(len(applied) - len(norms)),
         }
+
+    def move_reference(self, step: int) -> None:
+        """Brings the reference policy up to the policy after this step, or part of the way, where that is due."""
+        every, share = self.config.model.reference_every, self.config.model.reference_mix
+        if not every or step % every:
+            return
+        before, self.reference, self.state.reference = self.reference, None, None
+        assert before is not None
+        self.reference = self.state.reference = moved(before, self.state.params, share)
+
+    def with_cutoff(self, batches: list[TrainBatch]) -> list[TrainBatch]:
+        """The micro-batches of an update with what takes their log-probs together, for an objective that reads it."""
+        if not self.programs.objective.reads_cutoff:
+            return batches
+        found = []
+        for batch in batches:
+            self.gradients, logprobs, _, _ = self.programs.micro_batch(
+                self.state.params, self.gradients, batch, False, self.base
+            )
+            found.append(logprobs)
+            wait_for_earlier(found)
+        cutoff = self.programs.cutoff(found, batches)
+        return [dataclasses.replace(batch, cutoff=cutoff) for batch in batches]
 
     def log_tokens(
         self,
@@ -605,7 +653,9 @@ class Trainer:
         self.failure, self.is_started, self.is_updating = None, False, False
         self.schedule = self.open_schedule()
         lora, model, mesh = self.config.model.lora, self.inputs.model, self.inputs.mesh
-        restored = self.manager.restore(abstract_state(model, mesh, self.programs.optimizer, lora))
+        like = abstract_state(model, mesh, self.programs.optimizer, lora)
+        moves = self.config.model.reference_every > 0
+        restored = self.manager.restore(like | {"reference": like["params"]} if moves else like)
         self.base = self.gradients = None
         if lora is not None:
             path = self.inputs.model_path
@@ -625,12 +675,16 @@ class Trainer:
                 optimizer = self.programs.init_optimizer(params)
             self.state = Checkpoint(params=params, optimizer=optimizer, step=0, data=self.stream.state())
             self.state.unrecorded = {} if self.evaluator.is_due(0) else None
-        # The reference policy is a checkpoint or where the run started; frozen, so it is read again and not saved.
-        self.reference = None
-        if self.inputs.reference_path is not None:
+            if self.config.loss.entropy_target is not None:
+                self.state.entropy_coefficient = float(self.config.loss.entropy_coefficient)
+        # The reference policy is a checkpoint or where the run started, read again and not saved unless it moves.
+        self.reference = self.state.reference
+        if self.reference is None and self.inputs.reference_path is not None:
             self.reference, _ = load_qwen(self.inputs.reference_path, mesh=mesh, param_dtype="float32")
-        elif self.config.loss.kl_coefficient:
+        elif self.reference is None and self.config.loss.reads_reference:
             self.reference = self.trainable.reference(self.state.params) or self.first_params()
+        if moves:
+            self.state.reference = self.reference
         self.manager.begin(self.state, is_resumed=restored is not None)
         self.is_started = True
 

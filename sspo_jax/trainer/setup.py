@@ -110,7 +110,7 @@ def check(config: TrainConfig) -> RunInputs:
         mesh,
         apart=apart,
         lora=config.model.lora,
-        has_reference=bool(config.loss.kl_coefficient),
+        has_reference=config.loss.reads_reference,
         longest_response=longest_response,
         memory=memory_of(apart or mesh),
     )
@@ -254,7 +254,7 @@ def _reference(config: TrainConfig, model: QwenModel) -> pathlib.Path | None:
     name = config.model.reference
     if name is None:
         return None
-    if not config.loss.kl_coefficient:
+    if not config.loss.reads_reference:
         raise ValueError(
             f"--model.reference is {name!r}, but --loss.kl-coefficient is 0, so nothing reads it: set one of them"
         )

@@ -93,6 +93,22 @@ def wait_for_earlier(results: Sequence[Any]) -> None:
         jax.block_until_ready(results[-1 - ahead])
 
 
+def moved(reference: Params, params: Params, share: float) -> Params:
+    """reference + share * (params - reference), in arrays of its own; those of `reference` are given up.
+
+    >>> moved({"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, 0.25)["w"].tolist()
+    [0.25, 0.25]
+    """
+    if share == 1:
+        return jax.tree.map(jnp.copy, params)  # the next update overwrites theirs
+    return _mixed(reference, params, share)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _mixed(reference: Params, params: Params, share: Array | float) -> Params:
+    return jax.tree.map(lambda old, new: old + share * (new - old), reference, params)
+
+
 @dataclasses.dataclass
 class TrainPrograms:
     """The jitted programs of one run and how long they took to compile. Call them under `jax.set_mesh(mesh)`."""
@@ -117,6 +133,7 @@ class TrainPrograms:
         self.init_optimizer = jax.jit(self.optimizer.init, out_shardings=state_shardings)
         self.zero_gradients = jax.jit(self._zero_gradients, out_shardings=shardings)
         self.count = jax.jit(self.objective.denominator)
+        self.cutoff = jax.jit(self.objective.cutoff, out_shardings=scalar)
         self.micro_batch = jax.jit(
             self._micro_batch, donate_argnums=(1,), out_shardings=(shardings, rows, rows, scalar)
         )
@@ -133,13 +150,17 @@ class TrainPrograms:
           put: what puts an array there, called with it and its `sharding`.
         """
         on_mesh = functools.partial(put, sharding=self._rows_sharding)
+        if self.objective.aggregation != "prompt-mean":
+            rows = dataclasses.replace(rows, group_tokens=None)
         one = put(np.float32(1.0), sharding=replicated(self.mesh))
         return dataclasses.replace(
             jax.tree.map(on_mesh, rows),
-            ref_logprobs=on_mesh(np.zeros(rows.tokens.shape, np.float32)) if self.objective.kl_coefficient else None,
+            ref_logprobs=on_mesh(np.zeros(rows.tokens.shape, np.float32)) if self.objective.reads_reference else None,
             mean_entropy=one,
             entropy_std=one,
             denominator=one,
+            entropy_coefficient=one if self.objective.entropy_target is not None else None,
+            cutoff=one if self.objective.reads_cutoff else None,
         )
 
     def programs_for(
@@ -182,7 +203,9 @@ class TrainPrograms:
         (logprobs, entropies), pullback = jax.vjp(forward, params)
         loss_and_gradients = jax.value_and_grad(self.objective, argnums=(0, 2), has_aux=True)
         (_, metrics), cotangents = loss_and_gradients(logprobs, batch, entropies)
-        metrics = metrics | diagnostics(logprobs, batch) | removed(self.objective, logprobs, batch)
+        metrics = (
+            metrics | diagnostics(logprobs, self.objective.prepared(batch)) | removed(self.objective, logprobs, batch)
+        )
 
         def add(gradients: Params) -> Params:
             return jax.tree.map(jnp.add, gradients, pullback(cotangents)[0])

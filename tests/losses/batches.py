@@ -29,6 +29,10 @@ def make(seed: int, *, scale: float = 0.3, is_packed: bool = False, rows: int = 
         "segment_ids": segment_ids,
         "sampler_logprobs": random.normal(-1.5, 0.8, shape),
     }
+    # Responses share prompts across rows; every token knows how many its prompt has.
+    prompts = np.random.default_rng(seed).integers(0, 3, (rows, 4))[np.arange(rows)[:, None], segment_ids]
+    counts = np.bincount(prompts[mask], minlength=3)
+    batch["group_tokens"] = np.where(mask, counts[prompts], np.nan)
     batch["old_logprobs"] = batch["logprobs"] - random.normal(0, scale, shape)
     batch["sampler_logprobs"] = batch["old_logprobs"] + random.normal(0, scale, shape)
     for name in ("logprobs", "old_logprobs", "advantages", "entropies", "sampler_logprobs"):

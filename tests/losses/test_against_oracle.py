@@ -27,6 +27,7 @@ OBJECTIVES = {
     "cispo": (losses.cispo_loss, "cispo", [{}, {"clip_low": 0.2}]),
     "sapo": (losses.sapo_loss, "sapo", [{}, {"temperature_negative": 2.0}]),
     "dppo": (losses.dppo_loss, "dppo", [{"threshold": 0.05}, {"divergence": "kl", "threshold": 0.01}]),
+    "m2po": (losses.m2po_loss, "m2po", [{}, {"threshold": 0.01, "ratio_level": "subsentence"}]),
     "vespo": (losses.vespo_loss, "vespo", [{}, {"exponent_negative": 1.0, "rate_positive": 0.5}]),
 }
 
@@ -45,7 +46,9 @@ def exact(metric):
 
 
 def arrays(batch, name):
-    names = ["logprobs", "old_logprobs", "advantages", "mask"] + (["subsentence_ids"] if name == "sspo" else [])
+    names = ["logprobs", "old_logprobs", "advantages", "mask"] + (
+        ["subsentence_ids"] if name in ("sspo", "m2po") else []
+    )
     return [jnp.asarray(batch[n]) for n in names]
 
 
@@ -68,10 +71,12 @@ def test_value_and_metrics(name, batch, option, data):
     options = dict(choices[option % len(choices)])
     if name != "dr_grpo":
         options["aggregation"] = data.draw(st.sampled_from(AGGREGATIONS))
-        options["norm_length"] = 7.0
-    loss, metrics = function(*arrays(batch, name), segment_ids=jnp.asarray(batch["segment_ids"]), **options)
+        options["norm_length"] = batch["group_tokens"] if options["aggregation"] == "prompt-mean" else 7.0
+    of_prompts = options.get("aggregation") == "prompt-mean"
+    given = options | ({"norm_length": jnp.asarray(batch["group_tokens"])} if of_prompts else {})
+    loss, metrics = function(*arrays(batch, name), segment_ids=jnp.asarray(batch["segment_ids"]), **given)
     # Advantages in one response must be equal for GMPO's formula; the oracle takes their mean as the code does.
-    subsentence_ids = batch["subsentence_ids"] if name == "sspo" else None
+    subsentence_ids = batch["subsentence_ids"] if name in ("sspo", "m2po") else None
     want, want_metrics = oracle.surrogate(
         oracle_name,
         *(batch[n] for n in ("logprobs", "old_logprobs", "advantages", "mask")),

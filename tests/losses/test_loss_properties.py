@@ -31,6 +31,11 @@ OBJECTIVES = {
     "sapo": losses.Sapo(),
     "dppo": losses.Dppo(threshold=0.05),
     "vespo": losses.Vespo(),
+    "m2po": losses.M2po(),
+    "m2po_clauses": losses.M2po(threshold=0.01, ratio_level="subsentence"),
+    "distill": losses.Distill(ratio_level="subsentence", reward_weight=0.5),
+    "prompt_mean": losses.Grpo(aggregation="prompt-mean"),
+    "token_sum": losses.Sspo(aggregation="token-sum"),
     "everything_on": losses.Sspo(
         aggregation="token-mean",
         kl_coefficient=0.1,
@@ -48,7 +53,7 @@ def _float64():
 
 
 def train_batch(arrays, *, dtype=jnp.float64, **changes):
-    floats = ("advantages", "old_logprobs", "entropies", "sampler_logprobs")
+    floats = ("advantages", "old_logprobs", "entropies", "sampler_logprobs", "group_tokens")
     fields = {name: jnp.asarray(arrays[name], dtype) for name in floats}
     for name in ("segment_ids", "subsentence_ids"):
         fields[name] = jnp.asarray(arrays[name], jnp.int32)
@@ -66,6 +71,13 @@ def entropy_statistics(arrays):
     names = ("entropies", "mask", "subsentence_ids", "segment_ids")
     mean, std = oracle.entropy_statistics(*(arrays[name] for name in names))
     return jnp.asarray(mean), jnp.asarray(std)
+
+
+def shared(objective, arrays, logprobs, batch):
+    """What a part of `batch` is given of the whole."""
+    mean, std = entropy_statistics(arrays)
+    cutoff = objective.cutoff([logprobs], [batch]) if objective.reads_cutoff else None
+    return {"mean_entropy": mean, "entropy_std": std, "cutoff": cutoff}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -104,13 +116,13 @@ def rows(batch, index):
 def test_parts_add_up(name, arrays):
     """Micro-batches of one row, with the whole update's denominator and entropy, give its loss and gradient."""
     objective, batch, logprobs = OBJECTIVES[name], train_batch(arrays), jnp.asarray(arrays["logprobs"])
-    mean, std = entropy_statistics(arrays)
+    whole = shared(objective, arrays, logprobs, batch)
     parts = [rows(batch, slice(i, i + 1)) for i in range(logprobs.shape[0])]
     denominator = sum(objective.denominator(part) for part in parts)
     whole_loss, whole_gradient = loss_and_gradient(objective, logprobs, batch)
     total, metrics = 0.0, None
     for i, part in enumerate(parts):
-        part = dataclasses.replace(part, denominator=denominator, mean_entropy=mean, entropy_std=std)
+        part = dataclasses.replace(part, denominator=denominator, **whole)
         loss, gradient = loss_and_gradient(objective, logprobs[i : i + 1], part)
         total += loss
         np.testing.assert_allclose(gradient[0], whole_gradient[i], rtol=1e-12, atol=1e-14)
@@ -148,7 +160,7 @@ def test_order_padding_and_labels_change_nothing(name, seed, padding, factor):
     order = np.random.default_rng(seed).permutation(arrays["mask"].shape[0])
     changed = {key: np.pad(value[order], ((0, 1), (0, padding))) for key, value in arrays.items()}
     changed["subsentence_ids"] = changed["subsentence_ids"] * (2 * factor + 1) + factor
-    for key in ("logprobs", "old_logprobs", "advantages", "entropies", "sampler_logprobs"):
+    for key in ("logprobs", "old_logprobs", "advantages", "entropies", "sampler_logprobs", "group_tokens"):
         changed[key][:, -padding:] = np.nan
     other_loss, other = loss_and_gradient(objective, jnp.asarray(changed["logprobs"]), train_batch(changed))
     np.testing.assert_allclose(other_loss, loss, rtol=1e-12, atol=1e-13)
@@ -259,7 +271,7 @@ def test_limits_and_shift(arrays, constant):
     np.testing.assert_allclose(shifted, plain, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "everything_on"])
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("everything_on", "distill")])
 def test_old_equals_new_is_the_policy_gradient(name):
     """Ratio exactly 1, nothing clipped, and the gradient of -weight * A * logprob (to the last bit for SSPO's)."""
     for seed in range(5):
@@ -273,7 +285,9 @@ def test_old_equals_new_is_the_policy_gradient(name):
         _, gradient = loss_and_gradient(objective, jnp.asarray(arrays["logprobs"]), batch)
         metrics = metrics_of(objective, jnp.asarray(arrays["logprobs"]), batch)
         mask = jnp.asarray(arrays["mask"])
-        options = {"aggregation": objective.aggregation, "norm_length": objective.norm_length}
+        is_prompts = objective.aggregation == "prompt-mean"
+        options = {"aggregation": objective.aggregation}
+        options["norm_length"] = batch.group_tokens if is_prompts else objective.norm_length
         plain = functools.partial(losses.aggregate, mask=mask, segment_ids=batch.segment_ids, **options)
         logprobs = jnp.where(mask, jnp.asarray(arrays["logprobs"]), 0.0)
         policy = jax.grad(lambda x, a=batch.advantages, plain=plain: -plain(x * a)[0])(logprobs)
@@ -320,6 +334,8 @@ def test_finite_differences(name):
     objective = OBJECTIVES[name]
     if getattr(objective, "gradient", "plain") == "token":
         objective = dataclasses.replace(objective, gradient="plain")
+    if name in ("distill", "m2po_clauses"):
+        pytest.skip("the gradient of a unit is that of each token, by design")
     if name in ("cispo", "dppo", "vespo"):
         pytest.skip("the weight is detached: its value has another derivative by design")
     batch, mask = train_batch(arrays), jnp.asarray(arrays["mask"])
@@ -359,11 +375,11 @@ def test_jit_once_vmap_and_eight_devices(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), step(*sharded), want)
 
     denominator = objective.denominator(batch)
-    mean, std = entropy_statistics(many[-1])
+    whole = shared(objective, many[-1], logprobs, batch)
 
     @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=(P(), P("data")))
     def mapped(logprobs, batch):
-        part = dataclasses.replace(batch, denominator=denominator, mean_entropy=mean, entropy_std=std)
+        part = dataclasses.replace(batch, denominator=denominator, **whole)
         loss, gradient = loss_and_gradient(objective, logprobs, part)
         return jax.lax.psum(loss, "data"), gradient
 
@@ -383,5 +399,71 @@ def test_messages_say_what_is_expected():
     batch = dataclasses.replace(train_batch(batches.make(0)), ref_logprobs=None)
     with pytest.raises(ValueError, match=r"batch has no ref_logprobs"):
         losses.Grpo(kl_coefficient=0.1)(jnp.zeros((4, 12)), batch)
+    with pytest.raises(ValueError, match=r"prompt-mean but the batch has no group_tokens"):
+        losses.Grpo(aggregation="prompt-mean")(jnp.zeros((4, 12)), dataclasses.replace(batch, group_tokens=None))
+    with pytest.raises(ValueError, match=r"norm_length is 7.0 with aggregation prompt-mean"):
+        losses.grpo_loss(one, one, one, mask, aggregation="prompt-mean", norm_length=7.0)
     with pytest.raises(ValueError, match=r"needs vocab_size"):
         losses.Sspo(entropy_rule="vocabulary")(jnp.zeros((4, 12)), train_batch(batches.make(0)))
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(arrays=batches.batches, threshold=st.sampled_from([1e-4, 0.01, 0.04, 1.0]))
+def test_m2po_keeps_the_mean_square_below_its_threshold_and_no_less(arrays, threshold):
+    objective, batch = losses.M2po(threshold=threshold), train_batch(arrays)
+    gone = objective.decisions(jnp.asarray(arrays["logprobs"]), batch).clipped
+    kept = arrays["mask"] & ~np.asarray(gone.low | gone.high)
+    difference = np.where(arrays["mask"], arrays["logprobs"], 0) - np.where(arrays["mask"], arrays["old_logprobs"], 0)
+    squares = np.square(difference)
+    left = np.sort(squares[arrays["mask"] & ~kept])
+    assert not kept.any() or squares[kept].mean() < threshold
+    if len(left):  # with one more it would not be
+        assert squares[kept].max(initial=0) < left[0]
+        assert np.append(squares[kept], left[0]).mean() >= threshold
+
+
+@pytest.mark.parametrize("level", ["token", "subsentence", "response"])
+def test_distillation_starts_with_the_gradient_of_the_reverse_kl(level):
+    """Before the first update: that of k2, of the token itself or, with a level, of the mean over its unit."""
+    for seed in range(5):
+        arrays = batches.make(seed, is_packed=bool(seed % 2))
+        arrays["old_logprobs"] = arrays["logprobs"]
+        objective, batch, mask = losses.Distill(ratio_level=level), train_batch(arrays), arrays["mask"]
+        loss, gradient = loss_and_gradient(objective, jnp.asarray(arrays["logprobs"]), batch)
+        labels = oracle.labels_of(level, mask, arrays["subsentence_ids"])
+        gap = oracle.unit_log_ratios(
+            arrays["logprobs"], arrays["sampler_logprobs"], mask, labels, arrays["segment_ids"]
+        )
+        np.testing.assert_allclose(gradient, gap / max(mask.sum(), 1), rtol=1e-11, atol=1e-15)
+        np.testing.assert_allclose(loss, gap.sum() / mask.sum(), rtol=1e-11)
+        metrics = metrics_of(objective, jnp.asarray(arrays["logprobs"]), batch)
+        np.testing.assert_allclose(metrics["policy/kl_teacher"].total, gap.sum(), rtol=1e-11)
+
+
+def test_a_batch_without_a_teacher_is_refused():
+    batch = dataclasses.replace(train_batch(batches.make(0)), ref_logprobs=None)
+    with pytest.raises(ValueError, match="expected the teacher's log-probs"):
+        losses.Distill()(jnp.zeros((4, 12)), batch)
+
+
+def test_the_entropy_bonus_of_a_step_takes_the_place_of_its_coefficient():
+    batch, logprobs = train_batch(batches.make(0)), jnp.asarray(batches.make(0)["logprobs"])
+    fixed, moving = losses.Grpo(entropy_coefficient=0.25), losses.Grpo(entropy_target=0.2)
+    given = dataclasses.replace(batch, entropy_coefficient=jnp.asarray(0.25))
+    want, got = loss_and_gradient(fixed, logprobs, batch), loss_and_gradient(moving, logprobs, given)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert got[0] != loss_and_gradient(losses.Grpo(), logprobs, batch)[0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.01, 1), st.floats(0.001, 0.5))
+def test_the_coefficient_follows_the_entropy(entropies, target, step):
+    """Up while the entropy is below its target, down above it, never outside [0, 0.6]; no bonus above the target."""
+    state, want = 0.0, 0.0
+    for entropy in entropies:
+        used, state = losses.adapted_coefficient(state, entropy, target=target, step=step, most=0.6)
+        assert used == (want if entropy <= target else 0.0)
+        if entropy < target:
+            want = min(want + step, 0.6)
+        elif entropy > target:
+            want = max(want - step, 0.0)
+        assert state == want

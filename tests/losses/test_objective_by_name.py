@@ -56,7 +56,7 @@ def config():
 def test_names():
     found = objectives()
     published = {"grpo", "dr_grpo", "dapo", "gspo", "gmpo", "cispo", "sapo", "sspo", "sspo_calibrated"}
-    published |= {"dppo", "dppo_kl", "vespo", "gspo_luspo", "sspo_lpo"}
+    published |= {"dppo", "dppo_kl", "vespo", "gspo_luspo", "sspo_lpo", "m2po", "distill"}
     assert set(found) == published | {"sspo_paper_like"}
     assert found["dr_grpo"]() == losses.Grpo.dr_grpo()
     assert found["sspo_calibrated"]() == losses.Sspo.calibrated()

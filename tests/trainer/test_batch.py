@@ -137,6 +137,19 @@ def test_micro_batches_are_filled_up_with_empty_rows():
     assert not cuts[-1].mask[1].any()
 
 
+def test_every_token_knows_how_many_its_prompt_has_in_the_update():
+    """Groups of 0, 1 | 2, 3: responses of 3, 5 | 2 tokens, the last one not trained on; in rows and micro-batches."""
+    sampled = rollout([(2, 3), (2, 5), (2, 2), (2, 9)])
+    rows = packed(sampled, np.zeros(4, np.float32), np.arange(3), 8)
+    assert len(rows.tokens) > 1
+    assert rows.group_tokens is not None
+    of_response = {int(tokens[0] // 1000 - 1): set() for tokens in rows.tokens}
+    for response, count in zip(rows.tokens[rows.mask] // 1000 - 1, rows.group_tokens[rows.mask], strict=True):
+        of_response.setdefault(int(response), set()).add(float(count))
+    assert of_response == {0: {8.0}, 1: {8.0}, 2: {2.0}}
+    assert np.sum(1 / rows.group_tokens[rows.mask]) == pytest.approx(2)  # prompts
+
+
 def test_nothing_chosen_is_no_micro_batch():
     sampled = rollout([(1, 1)])
     assert assign_rows(sampled, np.arange(0), row_tokens=4) == []
