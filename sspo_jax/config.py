@@ -1,6 +1,7 @@
 """What a run is: frozen dataclasses, nested by subject. An experiment file returns one `TrainConfig`.
 
-Every field can be set from the command line as `--section.field value`; the docstring under it is its help text.
+A field can be set from the command line as `--section.field value`, unless it is `FileOnly`; the docstring under it is
+its help text.
 """
 
 import dataclasses
@@ -80,7 +81,7 @@ class ServerConfig:
     same path. None: weights/ in the run directory."""
     concurrency: Count = 256
     """Requests in flight; `sspo serve` decodes those together that arrive together."""
-    timeout_seconds: Positive = 600.0
+    timeout_seconds: FileOnly[Positive] = 600.0
     """Longest wait for the answer to one request, which may wait for others."""
     patience_seconds: Positive = 120.0
     """How long a server that does not answer is waited for before the run saves and ends."""
@@ -125,7 +126,7 @@ class RolloutConfig:
     """Longest response, in tokens; longer ones are truncated."""
     max_prompt_tokens: Count = 1024
     """Longest prompt, in tokens."""
-    long_prompts: Literal["error", "drop"] = "error"
+    long_prompts: FileOnly[Literal["error", "drop"]] = "error"
     """What to do with problems whose prompt is longer: refuse to start, or leave them out and say how many."""
     temperature: Annotated[float, Range(1e-3, 1e3)] = 1.0
     """Temperature of the softmax; the training program scores responses at the same temperature."""
@@ -177,7 +178,7 @@ class SegmenterConfig:
     """Shorter subsentences are joined with their neighbour."""
     max_tokens: Count | None = MAX_TOKENS
     """Longer subsentences are cut into parts of equal length; None: never. Not read by fixed(n), token and response."""
-    math_aware: bool = True
+    math_aware: FileOnly[bool] = True
     """Ignore boundary marks inside brackets or $...$."""
 
 
@@ -264,7 +265,7 @@ class OptimizerConfig:
     """Decoupled weight decay on matrices (not on norms and biases)."""
     max_grad_norm: Positive = 1.0
     """Gradients longer than this are scaled down to it."""
-    first_moment: Literal["float32", "bfloat16"] = "float32"
+    first_moment: FileOnly[Literal["float32", "bfloat16"]] = "float32"
     """Type in which AdamW keeps its first moment; bfloat16 saves 2 bytes a parameter."""
 
     def transformation(self, learning_rate: Callable[[Any], Any]) -> "optax.GradientTransformation | None":
@@ -299,7 +300,7 @@ class WarmStartConfig:
     """Peak rate; linear warm-up over 5 % of the updates, then cosine decay to a tenth."""
     weight_decay: FileOnly[NotNegative] = 0.01
     """Decoupled weight decay on matrices."""
-    seed: Seed = 0
+    seed: FileOnly[Seed] = 0
     """Seed of the order of the demonstrations, and of the weights where they are random; --seed changes neither."""
     shipped: FileOnly[bool] = False
     """Take the weights that come with the package for exactly these settings, model and data, where there are any;
@@ -441,6 +442,18 @@ class TrainConfig:
     def row_tokens(self) -> int:
         """Length of a training row in tokens: as set, else just the longest prompt and response."""
         return self.update.row_tokens or self.rollout.max_prompt_tokens + self.rollout.max_new_tokens
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """By option, what makes a run longer and its scores surer: None is all; without sections that are off."""
+        return {
+            "steps": self.steps,
+            "rollout.prompts": self.rollout.prompts,
+            "rollout.group_size": self.rollout.group_size,
+            **({"warm_start.updates": self.warm_start.updates} if self.warm_start is not None else {}),
+            "evaluation.problems": self.evaluation.problems,
+            "evaluation.samples": self.evaluation.samples,
+        }
 
     @property
     def settled_optimizer(self) -> OptimizerConfig:

@@ -10,7 +10,7 @@ from sspo_jax.commands.experiments import choose_objective, load_experiment
 from sspo_jax.commands.options import parse
 from sspo_jax.config import TrainConfig
 from sspo_jax.planning.chips import chip_of, prepare_host, topology_devices
-from sspo_jax.planning.cost import cost, gpus_of
+from sspo_jax.planning.cost import cost, disk, gpus_of, step_floor
 from sspo_jax.planning.plan import fits, plan
 from sspo_jax.planning.programs import resolve_shape
 from sspo_jax.ranges import NotNegative
@@ -56,7 +56,13 @@ def main(arguments: Sequence[str]) -> int:
         config.check()
         chips *= options.slices
         print(f"{chips} GPUs: nothing is compiled for them, so whether it fits is not known")
-    for line in cost(config, resolve_shape(config.model), chip, chips, price=options.price_per_chip_hour):
+    model, rollout, lora = resolve_shape(config.model), config.rollout, config.model.lora
+    samples, has_reference = rollout.prompts * rollout.group_size, config.loss.reads_reference
+    floor = step_floor(model, rollout, chip, chips, epochs=config.update.epochs, has_reference=has_reference, lora=lora)
+    for line in cost(floor, steps=config.steps, samples=samples, chips=chips, price=options.price_per_chip_hour):
         print(line)
+    tokens = config.steps * samples * rollout.max_new_tokens if config.log.rollouts_every else 0
+    keeps_best = config.evaluation.best != "none"
+    print(disk(model, config.checkpoint, lora=lora, keeps_best=keeps_best, response_tokens=tokens))
     print(f"next: sspo train {options.experiment} {' '.join(overrides)}".rstrip())
     return 0 if fits(programs, chip) else 3

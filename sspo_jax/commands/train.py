@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sspo_jax.commands.experiments import choose_objective, known, load_experiment
 from sspo_jax.commands.options import parse, with_reward_options, without_reward_options
@@ -43,25 +43,19 @@ def main(arguments: Sequence[str]) -> int:
     initialize(config.distributed)
     from sspo_jax.trainer import train  # what computes is imported once the processes have found each other
 
-    train(config, experiment=pathlib.Path(experiment).stem, shortened=shortened(default, config))
+    train(config, experiment=pathlib.Path(experiment).stem, shortened=shortened(default.sizes, config.sizes))
     return 0
 
 
-_SIZES = (
-    *("steps", "rollout.prompts", "rollout.group_size", "warm_start.updates"),
-    *("evaluation.problems", "evaluation.samples"),
-)
-"""Options that make a run longer and its scores surer, or the opposite."""
+def shortened(experiment: Mapping[str, int | None], run: Mapping[str, int | None]) -> list[str]:
+    """Where a run is smaller than its experiment, option by option: `--steps 5 of 30`.
 
-
-def shortened(experiment: TrainConfig, config: TrainConfig) -> list[str]:
-    """Where a run is smaller than its experiment, option by option: `--steps 5 of 30`."""
+    Args:
+      experiment, run: `TrainConfig.sizes` of both.
+    """
     found = []
-    for name in _SIZES:
-        section, _, field = name.rpartition(".")
-        full, now = (getattr(getattr(each, section) if section else each, field, None) for each in (experiment, config))
-        if full is None and name != "evaluation.problems":  # a section that the experiment does not have
-            continue
+    for name, full in experiment.items():
+        now = run.get(name)
         if now is not None and (full is None or now < full):
             found.append(f"--{name.replace('_', '-')} {now} of {'all' if full is None else full}")
     return found

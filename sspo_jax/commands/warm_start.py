@@ -6,13 +6,16 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from sspo_jax.commands.experiments import load_experiment
 from sspo_jax.commands.options import parse
-from sspo_jax.config import TrainConfig
+from sspo_jax.config import WarmStartConfig
+
+if TYPE_CHECKING:
+    from sspo_jax.trainer.setup import RunInputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,31 +40,34 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"{command.experiment} has no warm start; expected an experiment with a warm_start section")
     if command.out is not None and pathlib.Path(command.out).exists():
         raise ValueError(f"--out is {command.out}, which is there already; expected a new directory")
-    return rebuild(config, command.out)
-
-
-def rebuild(config: TrainConfig, out: str | None) -> int:
-    """Trains the warm start of a configuration in a cache of its own and says how it compares.
-
-    Args:
-      config: with a warm start.
-      out: where the weights are moved, or None.
-    """
-    from sspo_jax.runs.display import Display
     from sspo_jax.trainer.setup import check
-    from sspo_jax.trainer.shipped import SHIPPED, digest, here, read_built, ship, shipped_folder, use_cores
-    from sspo_jax.trainer.warm_start import warm_start, warm_start_key
+    from sspo_jax.trainer.shipped import SHIPPED, read_built, use_cores
 
-    assert config.warm_start is not None
     recorded = sorted(SHIPPED.glob("*/built.json"))
     use_cores(read_built(recorded[0].parent).cores if recorded else 2)  # before jax counts them
     inputs = check(dataclasses.replace(config, run_dir=None))
-    key = warm_start_key(config.warm_start, inputs)
+    return rebuild(config.warm_start, inputs, command.out, quiet=config.log.quiet)
+
+
+def rebuild(config: WarmStartConfig, inputs: "RunInputs", out: str | None, *, quiet: bool) -> int:
+    """Trains a warm start in a cache of its own and says how it compares.
+
+    Args:
+      config: of the warm start.
+      inputs: of the run that it is of.
+      out: where the weights are moved, or None.
+      quiet: no progress bars.
+    """
+    from sspo_jax.runs.display import Display
+    from sspo_jax.trainer.shipped import digest, here, read_built, ship, shipped_folder
+    from sspo_jax.trainer.warm_start import warm_start, warm_start_key
+
+    key = warm_start_key(config, inputs)
     shipped = shipped_folder(key)
     parent = pathlib.Path(out).resolve().parent if out else None
     with tempfile.TemporaryDirectory(prefix=".warm_start-", dir=parent) as folder, _cache_in(folder):
-        own = dataclasses.replace(config.warm_start, shipped=False)
-        warm_start(own, inputs, Display(quiet=config.log.quiet))
+        own = dataclasses.replace(config, shipped=False)
+        warm_start(own, inputs, Display(quiet=quiet))
         made = pathlib.Path(folder) / "warm_start" / key
         new = here(digest(made))
         if out is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sspo_jax.data.problems import Problem, ProblemSource, iterate
-from sspo_jax.ranges import Count, Whole
+from sspo_jax.ranges import Count, FileOnly, Whole
 
 _INTEGER = re.compile(r"[-+]?\d{1,3}(,?\d{3})*|[-+]?\d+")
 
@@ -21,13 +21,13 @@ class ProblemFilter:
 
     levels: tuple[Whole, ...] = ()
     """Keep these levels (problems without one are dropped); empty keeps all."""
-    languages: tuple[str, ...] = ()
+    languages: FileOnly[tuple[str, ...]] = ()
     """Keep these languages (ISO 639-1); empty keeps all."""
-    integer_answers: bool = False
+    integer_answers: FileOnly[bool] = False
     """Keep only problems whose answer is a plain integer."""
-    drop_ambiguous: bool = False
+    drop_ambiguous: FileOnly[bool] = False
     """Drop problems whose solution has several different boxes (`extra.boxes`): the gold may be a part only."""
-    max_tokens: Count | None = None
+    max_tokens: FileOnly[Count | None] = None
     """Longest problem text kept, in tokens, without the prompt template; None keeps all."""
 
     def keeps(self, problem: Problem, tokenizer: Any = None) -> bool:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sspo_jax.losses.aggregation import masked_max, masked_mean
 from sspo_jax.losses.ratios import check_shapes, clamp_log_ratio, level_units, token_log_ratio, unit_mean
 from sspo_jax.losses.surrogate import TOKEN_LOG_RATIO_LIMIT
-from sspo_jax.ranges import NotNegative, Positive
+from sspo_jax.ranges import FileOnly, NotNegative, Positive
 from sspo_jax.types import Max, Mean, Number, TrainBatch
 
 CorrectionLevel = Literal["token", "subsentence", "response"]
@@ -152,9 +152,9 @@ class RolloutCorrection:
 
     mode: CorrectionMode = "off"
     """Truncated weights, rejection, both, or nothing."""
-    level: CorrectionLevel = "token"
+    level: FileOnly[CorrectionLevel] = "token"
     """A weight per token, or one per subsentence or response."""
-    reduction: Reduction = "mean"
+    reduction: FileOnly[Reduction] = "mean"
     """How the log-ratios of a subsentence or response become one: their mean (geometric), or their sum, which grows
     with the length."""
     truncate_at: Positive = 2.0

@@ -251,7 +251,7 @@ class Sspo(Objective):
     """The largest factor g_max."""
     entropy_bounds: EntropyBounds = "both"
     """Which bounds the factor moves."""
-    entropy_level: EntropyLevel = "unit"
+    entropy_level: FileOnly[EntropyLevel] = "unit"
     """Entropy of the unit, or of each token."""
     vocab_size: FileOnly[Annotated[int, Range(2)] | None] = None
     """Number of real tokens, read by the rule "vocabulary"; None: in a run, those of the tokenizer."""

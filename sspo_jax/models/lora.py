@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import Params, abstract_qwen
-from sspo_jax.ranges import Count, Positive
+from sspo_jax.ranges import Count, FileOnly, Positive
 from sspo_jax.sharding import check_divides, named_sharding
 
 Target = Literal[
@@ -36,7 +36,7 @@ class LoraConfig:
     """Columns of A and rows of B."""
     alpha: Positive = 32.0
     """The product is scaled with alpha / rank."""
-    targets: tuple[Target, ...] = get_args(Target)[:7]
+    targets: FileOnly[tuple[Target, ...]] = get_args(Target)[:7]
     """Weights of a block that get an adapter: of attention and MLP, of the gated delta rule (of Qwen3.5
     delta_query_key_value, delta_gate, delta_rate, delta_decay; of Qwen3-Next delta_query_key_value_gate,
     delta_rate_decay; of both delta_output), and of the expert that all tokens go through."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from jax.sharding import Mesh
 
-from sspo_jax.config import ModelConfig, TrainConfig
+from sspo_jax.config import EvaluationConfig, ModelConfig, RolloutConfig, TrainConfig
 from sspo_jax.data.tokenizer import TINY, load_tokenizer
 from sspo_jax.models.configs import QwenModel
 from sspo_jax.models.lora import LoraConfig
@@ -88,8 +88,8 @@ def plan(
         for line in figures(flops, samples, model, chip, layout.mesh, slots=slots, columns=columns):
             report(line)
         others = possible_layouts(
-            model, mesh, demand_of(config.rollout, longest_response(config)), training=layout.training,
-            memory=layout.memory,
+            model, mesh, demand_of(config.rollout, longest_response(config.rollout, config.evaluation)),
+            training=layout.training, memory=layout.memory,
         )  # fmt: skip
         for line in compare_layouts(others, layout.mesh, model, chip, columns=columns):
             report(line)
@@ -98,9 +98,9 @@ def plan(
     return programs
 
 
-def longest_response(config: TrainConfig) -> int:
+def longest_response(rollout: RolloutConfig, evaluation: EvaluationConfig) -> int:
     """In tokens, of rollouts and evaluations."""
-    return max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
+    return max(rollout.max_new_tokens, evaluation.max_new_tokens or 0)
 
 
 def layout_of(config: TrainConfig, model: QwenModel, mesh: Mesh, *, memory: float | None) -> DecodingLayout:
@@ -116,7 +116,7 @@ def layout_of(config: TrainConfig, model: QwenModel, mesh: Mesh, *, memory: floa
         mesh,
         lora=config.model.lora,
         has_reference=config.loss.reads_reference,
-        longest_response=longest_response(config),
+        longest_response=longest_response(config.rollout, config.evaluation),
         memory=memory,
     )
 

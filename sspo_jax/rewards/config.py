@@ -70,7 +70,7 @@ class RewardConfig:
     """Functions of yours, importable from the working directory, called with what their parameters name, or choice,
     code_tests, judge. Each has options of its own: --reward.FUNCTION.weight, .concurrency, .timeout-seconds and
     .on-failure (stop, exclude, zero); the others are set in an experiment file."""
-    timeout_seconds: Positive = 5.0
+    timeout_seconds: FileOnly[Positive] = 5.0
     """The most a worker may spend on one check."""
     workers: Workers | None = None
     """Worker processes; None: as many as processors."""

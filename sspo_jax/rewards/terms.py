@@ -16,13 +16,13 @@ class Correctness:
 
     weight: FileOnly[Real] = 1.0
     """Multiplies this term in the sum."""
-    correct: Real = 1.0
+    correct: FileOnly[Real] = 1.0
     """Value of a correct answer."""
-    wrong: Real = 0.0
+    wrong: FileOnly[Real] = 0.0
     """Value of a wrong answer."""
-    unparsed: Real = 0.0
+    unparsed: FileOnly[Real] = 0.0
     """Value of a response in which no answer was found, or whose answer cannot be read."""
-    undecided: str = "exclude"
+    undecided: FileOnly[str] = "exclude"
     """For the statuses `timeout` and `error`: "exclude" takes the sample out of its group, "zero" scores it 0."""
 
     def __post_init__(self) -> None:
@@ -40,7 +40,7 @@ class Format:
 
     weight: Real = 1.0
     """Multiplies this term in the sum."""
-    require_think: bool = False
+    require_think: FileOnly[bool] = False
     """Also ask for exactly one `<think>...</think>` before it (the opening tag may be part of the prompt)."""
 
     def value(self, response: str) -> float:

@@ -263,11 +263,11 @@ class Trainer:
     def step(self, step: int) -> dict[str, float]:
         """One step of the algorithm; changes the state and returns the metrics."""
         watch = Stopwatch()
-        groups = self.sample_groups(step, watch)
-        advantages = self.advantages(groups)
+        # Metrics are of everything sampled, also of what dynamic sampling dropped.
+        self.sampled_groups, groups = self.schedule.take(step, watch)
+        sampled, advantages = self.sampled_groups, self.advantages(groups)
         with watch("score"):
             minibatches, gaps = self.score(groups, advantages)
-        sampled = self.sampled_groups  # metrics are of everything sampled, also of what dynamic sampling dropped
         if is_main() and self.config.log.rollouts_every and step % self.config.log.rollouts_every == 0:
             sampled.write(self.manager.directory.rollouts(step))  # before the parameters change: a disk may refuse
         every = self.config.log.tokens_every
@@ -300,11 +300,6 @@ class Trainer:
             **stream.metrics(self.stream),
             "rollout/tokens": tokens,
         }
-
-    def sample_groups(self, step: int, watch: Stopwatch) -> GradedRollout:
-        """The responses that a step is trained on, judged; `sampled_groups` are all that were sampled for it."""
-        self.sampled_groups, groups = self.schedule.take(step, watch)
-        return groups
 
     def advantages(self, groups: GradedRollout) -> Float[np.ndarray, " batch"]:
         """One per response; 0 where the checker gave no verdict."""

@@ -56,17 +56,6 @@ class Draw:
                 self.grading.finished(row, tokens.tolist())
         return self.grading
 
-    def grade(self, grader: Grader) -> GradedRollout:
-        """With verdicts and rewards; waits for those that are not there yet.
-
-        Raises:
-          RewardError: a user's reward function failed.
-        """
-        if self.graded is None:
-            grades = self.begin_grading(grader).result(self.rollout.lengths, self.rollout.rewards)
-            self.graded = GradedRollout(rollout=self.rollout, **vars(grades))
-        return self.graded
-
     def take(self, rows: np.ndarray) -> "Draw":
         """The given responses, still to be judged."""
         problems = tuple(self.problems[row] for row in rows)
@@ -123,12 +112,15 @@ class Queued:
 
 @dataclasses.dataclass(kw_only=True)
 class _Sampling:
-    """Problems whose responses are being sampled, or have been."""
+    """Problems whose responses are sampled next, or in a thread."""
 
-    draw: Draw  # without the responses as yet
+    problems: tuple[Problem, ...]  # one per response
+    step: int  # that they are drawn for
     attempt: int
     version: int  # of the weights
-    thread: Background | None  # in which they are sampled
+    grading: Grading | None  # of responses that are judged as they come
+    sample: Callable[[], Rollout]  # in this thread
+    thread: Background | None  # in which they are sampled instead
     seconds: float  # of the hand-over of the weights and of the sampling
 
 
@@ -246,7 +238,7 @@ class Schedule:
         drawn = 0
         for attempt in range(most):
             sampling = first if attempt == 0 else self._draw(step, attempt, watch, polls, in_thread=False)
-            draw = self._sampled(sampling)
+            draw = self._sampled(sampling, watch)
             queued.draws.append(draw)
             queued.seconds += sampling.seconds
             if most == 1:
@@ -263,7 +255,7 @@ class Schedule:
     def _draw(
         self, step: int, attempt: int, watch: Stopwatch, polls: Callable[[], Poll], *, in_thread: bool
     ) -> _Sampling:
-        """Takes a batch of problems and has its responses sampled, here or in a thread."""
+        """Takes a batch of problems and hands over the weights; a thread begins to sample the responses at once."""
         poll = polls()
         problems = self._stream.next()
         self._display.phase("rollout")
@@ -273,30 +265,30 @@ class Schedule:
         handed_over = time.monotonic() - start
         is_alone = in_thread and jax.process_count() > 1  # only the main threads of the processes talk to each other
         call = self._begun if self._config.partial is not None else self._whole
-        draw, sample = call(step, attempt, problems, engine, is_alone=is_alone)
-        sampling = _Sampling(draw=draw, attempt=attempt, version=engine.version, thread=None, seconds=handed_over)
-        if in_thread:
-            sampling.thread = Background(lambda progress: sample(progress=progress))
-            return sampling
+        of_each, grading, sample = call(step, attempt, problems, engine, is_alone=is_alone)
 
         def progress(tokens: int) -> None:
             self._display.phase("rollout", note=f"{tokens:,} tokens")
             poll()
 
-        start = time.monotonic()
-        with watch("rollout"):
-            draw.rollout = sample(progress=progress)
-        sampling.seconds += time.monotonic() - start
-        return sampling
+        return _Sampling(
+            problems=of_each,
+            step=step,
+            attempt=attempt,
+            version=engine.version,
+            grading=grading,
+            sample=functools.partial(sample, progress=progress),
+            thread=Background(lambda progress: sample(progress=progress)) if in_thread else None,
+            seconds=handed_over,
+        )
 
     def _whole(
         self, step: int, attempt: int, problems: list[Problem], engine: RolloutEngine, *, is_alone: bool
-    ) -> tuple[Draw, Callable[..., Rollout]]:
+    ) -> tuple[tuple[Problem, ...], Grading | None, Callable[..., Rollout]]:
         """What samples a group of whole responses to each problem; they are judged as they come."""
         config = self._config
-        draw = Draw(problems=tuple(problem for problem in problems for _ in range(config.group_size)), step=step)
-        draw.grading = None if is_alone else self._grader.begin(problems, config.group_size, step=step)
-        return draw, functools.partial(
+        grading = None if is_alone else self._grader.begin(problems, config.group_size, step=step)
+        sample = functools.partial(
             engine.generate,
             [self._prompts(problem) for problem in problems],
             self._sampling,
@@ -304,21 +296,21 @@ class Schedule:
             seed=self._seed,
             step=step,
             prompt_ids=[attempt * config.prompts + place for place in range(len(problems))],  # own noise
-            on_finished=None if draw.grading is None else draw.grading.finished,
+            on_finished=None if grading is None else grading.finished,
             **({"is_alone": True} if is_alone else {}),
         )
+        return tuple(problem for problem in problems for _ in range(config.group_size)), grading, sample
 
     def _begun(
         self, step: int, attempt: int, problems: list[Problem], engine: RolloutEngine, *, is_alone: bool
-    ) -> tuple[Draw, Callable[..., Rollout]]:
+    ) -> tuple[tuple[Problem, ...], None, Callable[..., Rollout]]:
         """What begins responses to each problem and goes on with those of the steps before."""
         config = self._config
         assert config.partial is not None
         new = begun([self._prompts(problem) for problem in problems], step=step, group_size=config.group_size)
         before = self._unfinished or Draw(problems=(), step=step)
         each = (problem for problem in problems for _ in range(config.group_size))
-        draw = Draw(problems=(*before.problems, *each), step=step)
-        return draw, functools.partial(
+        sample = functools.partial(
             go_on,
             engine,
             Rollout.concatenate([before.rollout, new]),
@@ -328,30 +320,51 @@ class Schedule:
             prompts=config.prompts,
             **({"is_alone": True} if is_alone else {}),
         )
+        return (*before.problems, *each), None, sample
 
-    def _sampled(self, sampling: _Sampling) -> Draw:
-        """The draw with its responses, which are judged already or begin to be; those that go on are kept here."""
-        draw, config = sampling.draw, self._config
+    def _sampled(self, sampling: _Sampling, watch: Stopwatch) -> Draw:
+        """The draw with its responses, once they are sampled; those that go on are kept here.
+
+        They are judged already or begin to be.
+        """
+        config = self._config
         if sampling.thread is not None:
-            draw.rollout = sampling.thread.result()
+            rollout = sampling.thread.result()
             sampling.seconds += sampling.thread.seconds
+        else:
+            start = time.monotonic()
+            with watch("rollout"):
+                rollout = sampling.sample()
+            sampling.seconds += time.monotonic() - start
+        if config.partial is None:
+            group_ids = rollout.group_ids + np.int32(sampling.attempt * config.prompts)  # other problems
+            rollout = dataclasses.replace(rollout, group_ids=group_ids)
+            if config.lag:
+                versions = [np.full(length, sampling.version, np.int32) for length in rollout.lengths]
+                rollout = dataclasses.replace(rollout, versions=tuple(versions))
+        draw = Draw(problems=sampling.problems, step=sampling.step, rollout=rollout, grading=sampling.grading)
         if config.partial is not None:
-            complete = is_complete(draw.rollout)
+            complete = is_complete(rollout)
             self._unfinished = draw.take(np.flatnonzero(~complete))
             draw = draw.take(np.flatnonzero(complete))
-        else:
-            group_ids = draw.rollout.group_ids + np.int32(sampling.attempt * config.prompts)  # other problems
-            draw.rollout = dataclasses.replace(draw.rollout, group_ids=group_ids)
-            if config.lag:
-                versions = [np.full(length, sampling.version, np.int32) for length in draw.rollout.lengths]
-                draw.rollout = dataclasses.replace(draw.rollout, versions=tuple(versions))
         draw.begin_grading(self._grader)
         return draw
 
     def _graded(self, draws: Sequence[Draw], watch: Stopwatch) -> GradedRollout:
+        """The responses with verdicts and rewards; waits for those that are not there yet, each draw once.
+
+        Raises:
+          RewardError: a user's reward function failed.
+        """
         self._display.phase("verify")
+        parts = []
         with watch("verify"):  # what the rollout did not hide
-            return GradedRollout.concatenate([draw.grade(self._grader) for draw in draws])
+            for draw in draws:
+                if draw.graded is None:
+                    grades = draw.begin_grading(self._grader).result(draw.rollout.lengths, draw.rollout.rewards)
+                    draw.graded = GradedRollout(rollout=draw.rollout, **vars(grades))
+                parts.append(draw.graded)
+            return parts[0] if len(parts) == 1 else GradedRollout.concatenate(parts)
 
 
 def _never() -> None:

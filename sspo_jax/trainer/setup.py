@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from sspo_jax.config import EvaluationConfig, ModelConfig, RolloutConfig, SegmenterConfig, TrainConfig, WarmStartConfig
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource, iterate
-from sspo_jax.data.prompts import PromptTokenizer, load_template
+from sspo_jax.data.prompts import PromptTemplate, PromptTokenizer, load_template
 from sspo_jax.data.tokenizer import count_tokens, load_tokenizer, tokenizer_digest
 from sspo_jax.distributed.processes import is_main
 from sspo_jax.models.attention import choose
@@ -60,7 +60,7 @@ def check(config: TrainConfig) -> RunInputs:
     find_trackers(config.log.trackers)
     mesh, apart = _meshes(config.mesh, config.rollout.devices)
     model, path = resolve_model(config.model)
-    reference_path = _reference(config, model)
+    reference_path = _reference(config.model, model, has_reference=config.loss.reads_reference)
     qwen_shardings(model, mesh)  # refuses a mesh that does not divide the model
     Trainable(model, config.model.lora).shardings(mesh)  # ... and adapters of weights that it does not have
     if config.update.micro_rows % batch_shards(mesh):
@@ -87,12 +87,7 @@ def check(config: TrainConfig) -> RunInputs:
             f"--model.lora.rank is {config.model.lora.rank}; expected at most {model.hidden_size}, the model's width"
         )
     template = load_template(config.prompt)
-    kind = PromptTokenizer if config.rollout.environment is None else RememberingPrompts
-    prompts = kind(template, tokenizer, max_tokens=config.rollout.max_prompt_tokens)
-    if config.rollout.environment is not None:
-        if jax.process_count() > 1:
-            raise ValueError("rollout.environment is set, and several processes train: expected one process")
-        load_environment(config.rollout.environment)
+    prompts = _open_prompts(template, tokenizer, config.rollout)
     data = config.data.open(tokenizer)
     data, dropped = _fit_prompts(data, prompts, config.rollout)
     evaluation = _open_held_out(config.evaluation, tokenizer, prompts)
@@ -155,6 +150,16 @@ def _meshes(config: MeshConfig, devices: int) -> tuple[Mesh, Mesh | None]:
             f"--rollout.devices is {devices}; expected less than the {len(found)} devices that there are: some train"
         )
     return make_mesh(config, found[:-devices]), make_mesh(MeshConfig(), found[-devices:])
+
+
+def _open_prompts(template: PromptTemplate, tokenizer: Any, rollout: RolloutConfig) -> PromptTokenizer:
+    """What makes prompts of problems; with an environment, that can be made, they are remembered for it."""
+    if rollout.environment is None:
+        return PromptTokenizer(template, tokenizer, max_tokens=rollout.max_prompt_tokens)
+    if jax.process_count() > 1:
+        raise ValueError("rollout.environment is set, and several processes train: expected one process")
+    load_environment(rollout.environment)
+    return RememberingPrompts(template, tokenizer, max_tokens=rollout.max_prompt_tokens)
 
 
 def _segmenter(config: SegmenterConfig, tokenizer: Any) -> Segmenter:
@@ -249,21 +254,25 @@ _OF_NO_CONCERN = {"eos_token_ids", "init_scale", "max_positions"}
 """Fields of a shape that do not enter the forward pass."""
 
 
-def _reference(config: TrainConfig, model: QwenModel) -> pathlib.Path | None:
-    """The directory of the reference policy, if it is a checkpoint of its own."""
-    name = config.model.reference
+def _reference(config: ModelConfig, model: QwenModel, *, has_reference: bool) -> pathlib.Path | None:
+    """The directory of the reference policy, if it is a checkpoint of its own.
+
+    Args:
+      has_reference: whether the loss has a KL term.
+    """
+    name = config.reference
     if name is None:
         return None
-    if not config.loss.reads_reference:
+    if not has_reference:
         raise ValueError(
             f"--model.reference is {name!r}, but --loss.kl-coefficient is 0, so nothing reads it: set one of them"
         )
-    if config.model.lora is not None:
+    if config.lora is not None:
         raise ValueError(
             "--model.reference with --model.lora.*: with adapters the reference policy is the weights without them; "
             "leave out one of the two"
         )
-    found, path = resolve_model(dataclasses.replace(config.model, path=name))
+    found, path = resolve_model(dataclasses.replace(config, path=name))
     ours, theirs = dataclasses.asdict(model.shape), dataclasses.asdict(found.shape)
     for field in sorted(ours.keys() - _OF_NO_CONCERN):  # the program of the policy computes the reference too
         if ours[field] != theirs[field]:

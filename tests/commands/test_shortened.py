@@ -14,7 +14,7 @@ from sspo_jax.runs.summary import Summary, show_summary
 
 def of(experiment: str, *options: str) -> list[str]:
     default = load_experiment(experiment)
-    return shortened(default, parse(TrainConfig, options, prog="train", default=default))
+    return shortened(default.sizes, parse(TrainConfig, options, prog="train", default=default).sizes)
 
 
 def test_what_is_less_than_in_the_experiment():

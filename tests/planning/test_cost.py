@@ -1,7 +1,5 @@
 """Hours, cost and disk of a run, against figures worked out by hand."""
 
-import dataclasses
-
 import pytest
 
 from sspo_jax.commands.experiments import load_experiment
@@ -12,10 +10,11 @@ from sspo_jax.planning.cost import GPUS, REACHED, cost, disk, gpus_of, step_floo
 
 CONFIG = load_experiment("qwen25_math_1p5b_sspo")
 MODEL = QWEN25_1P5B.computed(dtype="bfloat16", remat="full")
+FLOOR = step_floor(MODEL, CONFIG.rollout, GPUS["h100"], 8, epochs=CONFIG.update.epochs, has_reference=False, lora=None)
 
 
 def test_the_floor_of_a_step():
-    decoding, training = step_floor(CONFIG, MODEL, GPUS["h100"], 8)
+    decoding, training = FLOOR
     # 1.54e9 weights of 2 bytes (tied), and 384 slots x 4,024 columns x 28 layers x 2 x 2 heads x 128 x 2 bytes / 2;
     # three rounds of 384 for 1,024 samples, 3,000 steps each, 8 x 3.35 TB/s.
     cache = 384 * 4024 * 28 * 2 * 2 * 128 * 2
@@ -27,19 +26,19 @@ def test_the_floor_of_a_step():
 
 
 def test_hours_and_price_are_in_proportion():
-    decoding, training = step_floor(CONFIG, MODEL, GPUS["h100"], 8)
-    hours = 500 * (decoding + training) / REACHED / 3600
-    _, line, _ = cost(CONFIG, MODEL, GPUS["h100"], 8, price=2.0)
+    hours = 500 * sum(FLOOR) / REACHED / 3600
+    _, line = cost(FLOOR, steps=500, samples=1024, chips=8, price=2.0)
     assert f"500 steps: {hours:.3g} hours, {8 * hours:,.3g} chip hours, {16 * hours:,.0f} at 2 per chip hour" in line
-    assert "per chip hour" not in cost(CONFIG, MODEL, GPUS["h100"], 8)[1]
+    assert "per chip hour" not in cost(FLOOR, steps=500, samples=1024, chips=8)[1]
 
 
 def test_disk():
-    line = disk(CONFIG, MODEL)
+    line = disk(MODEL, CONFIG.checkpoint, lora=None, keeps_best=True, response_tokens=0)
     assert f"a checkpoint {12 * MODEL.num_parameters / 1e9:.3g} GB, 3 of them at once" in line
     assert f"an export {2 * MODEL.num_parameters / 1e9:.3g} GB" in line
-    lora = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, lora=LoraConfig(rank=16)))
-    assert "a checkpoint 222 MB" in disk(lora, MODEL)  # 18.5 M parameters
+    lora = disk(MODEL, CONFIG.checkpoint, lora=LoraConfig(rank=16), keeps_best=False, response_tokens=1000)
+    assert "a checkpoint 222 MB" in lora  # 18.5 M parameters
+    assert "the best policy 0 B; sampled texts up to 4 kB" in lora
 
 
 def test_gpus_are_planned_without_a_compiler(capsys):

@@ -86,7 +86,7 @@ def trainer(cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def groups(trainer: Trainer) -> GradedRollout:
     """One rollout of it, with rewards that differ inside groups whatever the verdicts."""
-    groups = trainer.sample_groups(1, Stopwatch())
+    _, groups = trainer.schedule.take(1, Stopwatch())
     rewards = (groups.rollout.sample_ids % 2).astype(float)
     return dataclasses.replace(groups, rewards=rewards)
 

@@ -53,12 +53,12 @@ def curious(trainer: Trainer) -> Iterator[Trainer]:
 
 def test_dropped_groups_count_too(curious: Trainer):
     """Nothing is solved, so dynamic sampling drops every group of both draws: eight problems with a rate of 0."""
-    groups = curious.sample_groups(1, Stopwatch())
+    sampled, groups = curious.schedule.take(1, Stopwatch())
     assert len(groups) == 0
     stream = curious.stream
     assert isinstance(stream, CurriculumStream)
     assert list(stream.rates.values()) == [0.0] * 8
-    assert {problem.id for problem in curious.sampled_groups.problems} == set(stream.rates)
+    assert {problem.id for problem in sampled.problems} == set(stream.rates)
     assert curriculum.metrics(stream) == {
         "curriculum/problems_seen": 8.0,
         "curriculum/solve_rate_mean": 0.0,

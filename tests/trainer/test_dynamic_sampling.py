@@ -44,7 +44,7 @@ def test_kept_groups_have_different_rewards(dynamic: Trainer, monkeypatch):
     with Grader(price, dynamic.inputs.tokenizer) as judge:
         monkeypatch.setattr(dynamic, "grader", judge)
         dynamic.schedule = dynamic.open_schedule()
-        groups = dynamic.sample_groups(2, Stopwatch())
+        _, groups = dynamic.schedule.take(2, Stopwatch())
     assert 0 < len(groups) <= 16
     for group in set(groups.rollout.group_ids.tolist()):
         members = groups.rollout.group_ids == group

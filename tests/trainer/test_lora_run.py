@@ -148,7 +148,7 @@ def adapted(cache: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> It
 def groups(adapted: Trainer) -> GradedRollout:
     from sspo_jax.runs.stopwatch import Stopwatch
 
-    sampled = adapted.sample_groups(1, Stopwatch())
+    _, sampled = adapted.schedule.take(1, Stopwatch())
     return dataclasses.replace(sampled, rewards=(sampled.rollout.sample_ids % 2).astype(float))
 
 

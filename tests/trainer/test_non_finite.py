@@ -28,13 +28,12 @@ def spoil(trainer: Trainer, groups: GradedRollout, monkeypatch: pytest.MonkeyPat
         update = dataclasses.replace(trainer.config.update, skip_non_finite=skip)
         monkeypatch.setattr(trainer, "config", dataclasses.replace(trainer.config, update=update))
         monkeypatch.setattr(trainer, "advantages", lambda _: advantages)
-        monkeypatch.setattr(trainer, "sample_groups", sample_groups)
+        monkeypatch.setattr(trainer.schedule, "take", take)
         monkeypatch.setattr(trainer, "skipped", 0)
 
-    def sample_groups(step: int, watch: Stopwatch) -> GradedRollout:
-        trainer.sampled_groups = groups
+    def take(step: int, watch: Stopwatch) -> tuple[GradedRollout, GradedRollout]:
         with watch("rollout"), watch("verify"):
-            return groups
+            return groups, groups
 
     return spoil
 
