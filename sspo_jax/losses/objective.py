@@ -110,7 +110,7 @@ class Objective(abc.ABC):
 
     def cutoff(self, logprobs: Sequence[Float[Array, "batch time"]], batches: Sequence[TrainBatch]) -> Scalar:
         """`TrainBatch.cutoff` of all parts of an update, under the parameters that it starts from."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} reads no cutoff over an update: expected reads_cutoff before a call")
 
     def decisions(self, logprobs: Float[Array, "batch time"], batch: TrainBatch) -> Decisions:
         """Ratio, bounds and clip of each token, by the functions that the loss is made of; no gradient flows.

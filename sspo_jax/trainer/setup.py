@@ -68,11 +68,6 @@ def check(config: TrainConfig) -> RunInputs:
             f"--update.micro-rows is {config.update.micro_rows}; expected a multiple of the {batch_shards(mesh)} "
             "shards of the batch"
         )
-    if config.update.share_prompts and model.delta_layers:
-        raise ValueError(
-            "--update.share-prompts is on, and this model has layers with the gated delta rule, whose state cannot be "
-            "handed from one prompt to several responses: expected --update.no-share-prompts"
-        )
     tokenizer = load_tokenizer(config.model.tokenizer or config.model.path or "")
     if len(tokenizer) > model.vocab_size:
         raise ValueError(
@@ -80,7 +75,7 @@ def check(config: TrainConfig) -> RunInputs:
             "belong together; set --model.tokenizer"
         )
     model = model.with_tokens(count_tokens(tokenizer))
-    _check_attention(model, mesh, config.row_tokens)
+    _check_attention(model, mesh, config.row_tokens, share_prompts=config.update.share_prompts)
     _check_lengths(model, config.rollout, config.evaluation)
     if config.model.lora is not None and config.model.lora.rank > model.hidden_size:
         raise ValueError(
@@ -184,8 +179,13 @@ def _open_held_out(config: EvaluationConfig, tokenizer: Any, prompts: PromptToke
     return opened
 
 
-def _check_attention(model: QwenModel, mesh: Mesh, row_tokens: int) -> None:
-    """Refuses attention by name that cannot compute the rows of the updates."""
+def _check_attention(model: QwenModel, mesh: Mesh, row_tokens: int, *, share_prompts: bool) -> None:
+    """Refuses attention by name that cannot compute the rows of the updates, and a shared prompt where none can be."""
+    if share_prompts and model.delta_layers:
+        raise ValueError(
+            "--update.share-prompts is on, and this model has layers with the gated delta rule, whose state cannot be "
+            "handed from one prompt to several responses: expected --update.no-share-prompts"
+        )
     computed, platform = model.compute, mesh.devices.flat[0].platform
     choose(computed.attention, platform=platform, dtype=computed.dtype, head_dim=model.head_dim, time=row_tokens)
 

@@ -1,6 +1,7 @@
 """A prompt once for a group: the same update, up to the order of sums, as with a prompt for each response."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sspo_jax.commands.experiments import load_experiment
 from sspo_jax.config import OptimizerConfig
 from sspo_jax.data.tokenizer import load_tokenizer
 from sspo_jax.losses import Sspo
@@ -18,8 +20,10 @@ from sspo_jax.runs.metrics_file import combine, host_value
 from sspo_jax.sharding import MeshConfig, make_mesh
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import assign_rows, pack_rows
+from sspo_jax.trainer.setup import check
 from sspo_jax.trainer.step import TrainPrograms
 from sspo_jax.types import Rollout
+from tests.trainer.conftest import one_device, small
 
 MODEL = QwenConfig(
     vocab_size=512,
@@ -148,3 +152,11 @@ def test_the_update_is_that_of_separate_prompts(
     assert each.metrics.keys() == once.metrics.keys()
     for name, value in each.metrics.items():
         np.testing.assert_allclose(once.metrics[name], value, rtol=2e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_model_with_the_delta_rule_is_refused(cache: pathlib.Path):
+    """Its state cannot be handed from one prompt to several responses."""
+    shape = load_experiment(str(pathlib.Path(__file__).parent / "test_delta_run.py")).model.shape
+    config = small(warm_start=None, model__shape=shape, update__share_prompts=True)
+    with one_device(), pytest.raises(ValueError, match="--update.share-prompts is on, and this model has layers with"):
+        check(config)
