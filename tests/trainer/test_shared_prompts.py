@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sspo_jax.commands.experiments import load_experiment
 from sspo_jax.config import OptimizerConfig
 from sspo_jax.data.tokenizer import load_tokenizer
 from sspo_jax.losses import Sspo
@@ -156,7 +155,13 @@ def test_the_update_is_that_of_separate_prompts(
 
 def test_a_model_with_the_delta_rule_is_refused(cache: pathlib.Path):
     """Its state cannot be handed from one prompt to several responses."""
-    shape = load_experiment(str(pathlib.Path(__file__).parent / "test_delta_run.py")).model.shape
+    shape = small().model.shape
+    assert shape is not None
+    delta = {"delta_key_heads": 2, "delta_value_heads": 4, "delta_key_dim": 8, "delta_value_dim": 8}
+    kinds = ("linear_attention", "full_attention")
+    shape = dataclasses.replace(
+        shape, attention_bias=False, qk_norm=True, layer_types=kinds, rotary_fraction=0.5, **delta
+    )
     config = small(warm_start=None, model__shape=shape, update__share_prompts=True)
-    with one_device(), pytest.raises(ValueError, match="--update.share-prompts is on, and this model has layers with"):
+    with one_device(), pytest.raises(ValueError, match=r"--update\.share-prompts is on, and this model has layers"):
         check(config)
