@@ -38,7 +38,8 @@ class StudyConfig:
     report: bool = False
     """Run nothing; write the report of what is done."""
     cell: str | None = None
-    """Run this cell in this process, as the study does for each; nothing else."""
+    """Run this cell in this process; nothing else. Several names, with commas between, are run one after another, each
+    printing to its log, as the study does."""
     core: int | None = None
     """With --cell: the core that it is pinned to."""
 
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str]) -> int:
         from sspo_jax.runs.compilation import enable_compilation_cache
 
         enable_compilation_cache()
-        return 0 if folder.run_cell(config.cell) else 3
+        cells = config.cell.split(",")
+        return 0 if (folder.run_cells(cells) if len(cells) > 1 else folder.run_cell(cells[0])) else 3
     names = [cell.name for cell in folder.study.cells() if config.only in cell.name]
     console = Console(highlight=False)
     if config.dry_run:
@@ -79,10 +81,10 @@ def main(arguments: Sequence[str]) -> int:
 def _run(console: Console, folder: StudyFolder, names: Sequence[str], config: StudyConfig) -> list[str]:
     """Pilots, then cells; the names of those that failed."""
 
-    def command(name: str, core: int | None) -> list[str]:
+    def command(cells: Sequence[str], core: int | None) -> list[str]:
         pinned = [] if core is None else ["--core", str(core)]
-        own = [sys.executable, "-m", "sspo_jax", "study", config.study, "--out", str(folder.path), "--cell", name]
-        return [*own, *pinned]
+        own = [sys.executable, "-m", "sspo_jax", "study", config.study, "--out", str(folder.path)]
+        return [*own, "--cell", ",".join(cells), *pinned]
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

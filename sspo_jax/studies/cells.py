@@ -1,8 +1,10 @@
 """The run directories of a study: what each is, and one of them run in this process."""
 
 import dataclasses
+import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -102,6 +104,23 @@ class StudyFolder:
                         f"{self.path / name} was run with {field} = {before.get(field)!r}, the study now has "
                         f"{now.get(field)!r}: choose another --out, or remove the run"
                     )
+
+    def log(self, name: str) -> pathlib.Path:
+        """Where what a cell prints is kept."""
+        return self.path / "logs" / f"{name}.log"
+
+    def run_cells(self, names: Sequence[str]) -> bool:
+        """Runs cells one after another, each with its log as this process's output; false if one was interrupted."""
+        for name in names:
+            self.log(name).parent.mkdir(parents=True, exist_ok=True)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            with open(self.log(name), "ab") as stream:
+                for own in (1, 2):
+                    os.dup2(stream.fileno(), own)
+            if not self.run_cell(name):
+                return False
+        return True
 
     def run_cell(self, name: str) -> bool:
         """Runs a cell here, or goes on with it, unless it is done; false if it was interrupted."""

@@ -1,6 +1,7 @@
-"""The cells of a study, some at a time, each in a process of its own on a core of its own."""
+"""The cells of a study, some at a time, each on a core of its own; a process runs several in turn."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import signal
@@ -17,6 +18,8 @@ from sspo_jax.studies.cells import StudyFolder
 from sspo_jax.studies.matching import MOST_PILOTS, Pilot, matched
 
 _POLL_SECONDS = 0.2
+_CELLS_PER_PROCESS = 40
+"""In turn, so that imports, tracing and compiled programs are paid for once; what a run leaves in memory ends there."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,18 +71,22 @@ def seconds_of(path: pathlib.Path) -> float | None:
 
 @dataclasses.dataclass
 class _Running:
-    name: str
+    names: list[str]
+    """Its cells that are not done; the first is running."""
     process: subprocess.Popen[bytes]
     core: int | None
     started: float
+    """When the first was."""
 
 
 class Runner:
-    """Runs cells in processes.
+    """Runs cells in processes, several in each.
+
+    A process that fails ends at the cell it failed at; those after it are run by the next one.
 
     Args:
       folder: of the study.
-      command: the command line of one cell, given its name and its core.
+      command: the command line that runs cells one after another, given their names and a core.
       jobs: processes at a time, each pinned to a core where the system can.
       console: where progress is shown.
     """
@@ -87,7 +94,7 @@ class Runner:
     def __init__(
         self,
         folder: StudyFolder,
-        command: Callable[[str, int | None], list[str]],
+        command: Callable[[Sequence[str], int | None], list[str]],
         *,
         jobs: int,
         console: Console,
@@ -130,48 +137,66 @@ class Runner:
             try:
                 while waiting or running:
                     while waiting and self._free:
-                        running.append(self._start(waiting.pop(0), self._free.pop(0)))
+                        count = min(_CELLS_PER_PROCESS, math.ceil(len(waiting) / len(self._free)))
+                        running.append(self._start(waiting[:count], self._free.pop(0)))
+                        del waiting[:count]
                     time.sleep(_POLL_SECONDS)
-                    for own in [own for own in running if own.process.poll() is not None]:
-                        running.remove(own)
-                        self._free.append(own.core)
-                        error = self._finish(own)
-                        failed += [own.name] if error else []
-                        progress.advance(task)
-                        note = self._note(len(waiting) + len(running), len(failed))
-                        progress.update(task, note=note)
-                        if error or not self._console.is_terminal:
-                            self._console.print(f"{own.name}: {error or 'done'}  {note}", markup=False)
+                    for own in list(running):
+                        has_ended = own.process.poll() is not None  # asked before what it has done
+                        ended = self._finished(own, has_ended)
+                        if has_ended:
+                            running.remove(own)
+                            self._free.append(own.core)
+                            waiting[:0] = own.names
+                            own.names = []
+                        for name, error in ended:
+                            failed += [name] if error else []
+                            progress.advance(task)
+                            left = len(waiting) + sum(len(other.names) for other in running)
+                            note = self._note(left, len(failed))
+                            progress.update(task, note=note)
+                            if error or not self._console.is_terminal:
+                                self._console.print(f"{name}: {error or 'done'}  {note}", markup=False)
             except KeyboardInterrupt:
                 self._stop(running)
                 raise
         return failed
 
-    def _start(self, name: str, core: int | None) -> _Running:
-        log = self._folder.path / "logs" / f"{name}.log"
+    def _start(self, names: Sequence[str], core: int | None) -> _Running:
+        log = self._folder.log(names[0])
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as stream:
             # A session of its own: Ctrl-C at the terminal is handed on by `_stop`, once.
             process = subprocess.Popen(
-                self._command(name, core), stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+                self._command(names, core), stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
             )
-        return _Running(name=name, process=process, core=core, started=time.monotonic())
+        return _Running(names=list(names), process=process, core=core, started=time.monotonic())
 
-    def _finish(self, own: _Running) -> str:
-        """Records how a process ended; returns what went wrong, or nothing."""
-        seconds = time.monotonic() - own.started
-        if own.process.returncode == 0 and self._folder.is_done(own.name):
-            self._seconds.append(seconds)
-            (self._folder.path / own.name / "process.json").write_text(f'{{"seconds": {seconds:.2f}}}\n')
-            self._folder.record_failure(own.name, None)
-            return ""
-        log = self._folder.path / "logs" / f"{own.name}.log"
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    def _finished(self, own: _Running, has_ended: bool) -> list[tuple[str, str]]:
+        """Records the cells that a process is through with, with what went wrong, or nothing; they leave its names."""
+        found = []
+        while own.names and self._folder.is_done(own.names[0]):
+            name, now = own.names.pop(0), time.monotonic()
+            self._seconds.append(now - own.started)
+            own.started = now
+            (self._folder.path / name / "process.json").write_text(f'{{"seconds": {self._seconds[-1]:.2f}}}\n')
+            self._folder.record_failure(name, None)
+            found.append((name, ""))
+        if has_ended and own.names:
+            name = own.names.pop(0)
+            found.append((name, self._failed(name, own.process.returncode, time.monotonic() - own.started)))
+        return found
+
+    def _failed(self, name: str, code: int, seconds: float) -> str:
+        """Records that a cell failed; says so."""
+        log = self._folder.log(name)
+        text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        lines = [line for line in text.splitlines() if line.strip()]
         last = lines[-1].strip() if lines else "no output"
         self._folder.record_failure(
-            own.name, {"code": own.process.returncode, "last_line": last, "log": str(log), "seconds": round(seconds, 1)}
+            name, {"code": code, "last_line": last, "log": str(log), "seconds": round(seconds, 1)}
         )
-        return f"failed with code {own.process.returncode}: {last}"
+        return f"failed with code {code}: {last}"
 
     def _note(self, left: int, failed: int) -> str:
         if not self._seconds:

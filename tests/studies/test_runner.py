@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
@@ -28,20 +29,25 @@ STUDY = Study(
     seconds_per_run=36.0,
 )
 NAMES = [cell.name for cell in STUDY.cells()]
-# Stands for a run: the clip of a pilot falls with the square of its factor, the third cell fails.
+# Stands for runs: the clip of a pilot falls with the square of its factor, the third cell fails.
 CELL = """
 import json, os, pathlib, re, sys
-folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
-print("core", sorted(os.sched_getaffinity(0)) if len(sys.argv) < 4 else sys.argv[3])
-if name.endswith("seed-0002") and not (folder / "mended").exists():
-    sys.exit("sspo study: it broke")
-path = folder / name
-(path / "evaluations").mkdir(parents=True, exist_ok=True)
-factor = float(re.search("x([0-9.e-]+)$", name)[1]) if "pilots" in name else 1.0
-clip = 0.3 / (1 + (factor / 0.5) ** 2)
-(path / "metrics.jsonl").write_text(json.dumps({"step": 1, "ratio/clip_fraction_after_first": clip}) + "\\n")
-(path / "starts").open("a").write("x")
-(path / "summary.json").write_text("{}")
+folder, names = pathlib.Path(sys.argv[1]), sys.argv[2].split(",")
+for name in names:
+    log = folder / "logs" / (name + ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.open("a").write(f"core {sorted(os.sched_getaffinity(0)) if len(sys.argv) < 4 else sys.argv[3]}\\n")
+    if name.endswith("seed-0002") and not (folder / "mended").exists():
+        log.open("a").write("sspo study: it broke\\n")
+        sys.exit(1)
+    path = folder / name
+    (path / "evaluations").mkdir(parents=True, exist_ok=True)
+    factor = float(re.search("x([0-9.e-]+)$", name)[1]) if "pilots" in name else 1.0
+    clip = 0.3 / (1 + (factor / 0.5) ** 2)
+    (path / "metrics.jsonl").write_text(json.dumps({"step": 1, "ratio/clip_fraction_after_first": clip}) + "\\n")
+    (path / "starts").open("a").write("x")
+    (path / "process").write_text(str(os.getpid()))
+    (path / "summary.json").write_text("{}")
 """
 
 
@@ -51,8 +57,9 @@ def folder(tmp_path: pathlib.Path) -> StudyFolder:
 
 
 def runner(folder: StudyFolder, *, jobs: int = 1) -> Runner:
-    def command(name: str, core: int | None) -> list[str]:
-        return [sys.executable, "-c", CELL, str(folder.path), name, *([str(core)] if core is not None else [])]
+    def command(names: Sequence[str], core: int | None) -> list[str]:
+        pinned = [str(core)] if core is not None else []
+        return [sys.executable, "-c", CELL, str(folder.path), ",".join(names), *pinned]
 
     return Runner(folder, command, jobs=jobs, console=Console(file=io.StringIO()))
 
@@ -68,6 +75,35 @@ def test_failures_are_recorded_and_the_rest_goes_on(folder: StudyFolder):
     assert runner(folder).run(names) == []
     assert folder.failures() == {}
     assert [(folder.path / name / "starts").read_text() for name in names] == ["x"] * 4  # the others were skipped
+    processes = [(folder.path / name / "process").read_text() for name in names]
+    assert processes[0] == processes[1] != processes[3]  # one goes on until it fails
+
+
+def test_a_cell_is_the_same_run_after_others_in_its_process(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
+    changes = {"warm_start.updates": 4, "warm_start.rows": 8, "steps": 2, "rollout.prompts": 4, "update.micro_rows": 8}
+    plain = dataclasses.replace(STUDY, changes=changes, variants=(Variant(name="gspo", changes={"loss": Gspo()}),))
+    one, two = (
+        StudyFolder(study=plain, name="t", path=tmp_path / name, load=load_experiment) for name in ("one", "two")
+    )
+    assert one.run_cell(NAMES[1])
+    standard = [os.dup(1), os.dup(2)]
+    try:
+        with capsys.disabled():
+            assert two.run_cells(NAMES[:2])
+    finally:
+        for own, kept in zip((1, 2), standard, strict=True):
+            os.dup2(kept, own)
+            os.close(kept)
+
+    def figures(folder: StudyFolder) -> list[dict[str, float]]:
+        rows = map(json.loads, (folder.path / NAMES[1] / "metrics.jsonl").read_text().splitlines())
+        timed = ("time/", "throughput/", "memory/", "compile/", "verify/")
+        return [{key: value for key, value in row.items() if not key.startswith(timed)} for row in rows]
+
+    assert figures(one) == figures(two)
+    for name, other in (NAMES[:2], NAMES[1::-1]):
+        assert name in two.log(name).read_text()
+        assert other not in two.log(name).read_text()
 
 
 def test_pilots_find_the_factor_and_are_not_run_again(folder: StudyFolder):
@@ -118,7 +154,7 @@ def test_running_cells_are_asked_to_stop(folder: StudyFolder, monkeypatch: pytes
     )
     note, log = folder.path.parent / "note", folder.path / "logs" / f"{NAMES[0]}.log"
     command = [sys.executable, "-c", waits, str(note)]
-    waiting = Runner(folder, lambda name, core: command, jobs=1, console=Console(file=io.StringIO()))
+    waiting = Runner(folder, lambda names, core: command, jobs=1, console=Console(file=io.StringIO()))
     monkeypatch.setattr("time.sleep", lambda _: interrupted() if log.exists() and log.read_text() else None)
     with pytest.raises(KeyboardInterrupt):
         waiting.run(NAMES)
