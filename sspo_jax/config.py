@@ -235,6 +235,9 @@ class UpdateConfig:
     mask_truncated: bool = False
     """Leave responses that were cut off at the length limit out of the updates. They still count in the mean of their
     group."""
+    replay_routing: bool = False
+    """Updates send a token through the experts that it went through when its old log-prob was computed, so that ratios
+    differ from 1 by weights alone. For models with experts."""
     skip_non_finite: Whole = 0
     """Updates one after the other that may be left out because a gradient was NaN or infinite; one more stops the run.
     Neither the parameters nor a checkpoint ever take one in."""
@@ -574,6 +577,11 @@ class TrainConfig:
                     f"--update.old-logprobs is sampler, which gives no entropies, but {option}: expected {instead}, or "
                     "--update.old-logprobs training"
                 )
+        if self.update.replay_routing:
+            raise ValueError(
+                "--update.replay-routing is on with --update.old-logprobs sampler: the pass that records the experts "
+                "is left out; expected --update.no-replay-routing, or --update.old-logprobs training"
+            )
         if self.loss.correction.mode != "off":
             raise ValueError(
                 f"--loss.correction.mode is {self.loss.correction.mode} with --update.old-logprobs sampler: the two "

@@ -112,6 +112,37 @@ class Max:
         return float(self.value)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Loads:
+    """How often each of several was chosen, with `Mean`'s interface; its value is the busiest one's over the mean.
+
+    >>> float(Loads(jnp.array([[3.0, 1.0]]), 2.0) + Loads(jnp.array([[3.0, 1.0]]), 2.0))
+    1.5
+    """
+
+    total: Float[Array, "rows chosen"] | Float[np.ndarray, "rows chosen"]
+    """By row (a layer), the choices of each (an expert)."""
+    count: Float[Array, ""] | Float[np.ndarray, ""] | float
+
+    def __add__(self, other: "Loads") -> "Loads":
+        return Loads(self.total + other.total, self.count + other.count)
+
+    @property
+    def relative(self) -> Any:
+        """Each one's choices over the mean of its row, [rows, chosen]; 0 where nothing was chosen."""
+        mean = jnp.mean(self.total, axis=-1, keepdims=True)
+        return jnp.where(mean == 0, 0.0, self.total / jnp.where(mean == 0, 1, mean))
+
+    @property
+    def value(self) -> Any:
+        """The largest of `relative`: 1 where all are chosen equally often."""
+        return jnp.max(self.relative)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
 @_record
 class Rollout:
     """Sampled responses, one a row, on the host; the samples of one prompt are a group.
@@ -252,4 +283,7 @@ class TrainBatch:
     cutoff: Scalars | None = None  # squares of log-ratios below it are kept, over the whole update; for M2PO
     entropy_coefficient: Scalars | None = None  # of this step, where it follows the entropy
     group_tokens: Floats | None = None  # tokens of all responses to the prompt, in the whole update; for `prompt-mean`
+    experts: Int[Array, "layers batch time chosen"] | Int[np.ndarray, "layers batch time chosen"] | None = (
+        None  # to go through instead of those that the router ranks highest, where not negative
+    )
     prefix_ids: Ints | None = None  # the segment that a token sees beside its own, its prompt's; None: there are none

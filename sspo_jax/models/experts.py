@@ -6,11 +6,11 @@ No capacity and no dropped tokens: the rows (token, expert) are sorted by expert
 go back to where the tokens live.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.sharding import RULES, partition_spec
@@ -18,18 +18,63 @@ from sspo_jax.sharding import RULES, partition_spec
 Weights = tuple[Array, Array, Array]  # gate and up [experts, embed, mlp], down [experts, mlp, embed]
 
 
-def mixture_of_experts(block: dict[str, Any], config: QwenConfig, x: Float[Array, "... embed"]) -> Array:
-    """sum over the chosen experts e of w_e down_e(silu(gate_e(x)) * up_e(x)), w the router's softmax over all experts.
+class Routing(NamedTuple):
+    """Which experts each token goes through."""
+
+    weights: Float[Array, "... chosen"]
+    """float32."""
+    chosen: Int[Array, "... chosen"]
+
+
+def route(
+    block: dict[str, Any],
+    config: QwenConfig,
+    x: Float[Array, "... embed"],
+    recorded: Int[Array, "... chosen"] | None = None,
+) -> tuple[Routing, Int[Array, "... chosen"]]:
+    """The experts to use and their weights in the router's softmax over all experts; and those that it ranks highest.
 
     Args:
       x: after the norm of the MLP.
+      recorded: the experts to use instead, where not negative ("routing replay" of GSPO, arXiv 2507.18071 section
+        5.3). Their weights are the present router's.
     """
-    flat = x.reshape(-1, x.shape[-1])
-    router = block["router"].astype(flat.dtype)
-    probabilities = jax.nn.softmax((flat @ router).astype(jnp.float32), axis=-1)
-    weights, chosen = jax.lax.top_k(probabilities, config.experts_per_token)
+    logits = (x.reshape(-1, x.shape[-1]) @ block["router"].astype(x.dtype)).astype(jnp.float32)
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    weights, own = jax.lax.top_k(probabilities, config.experts_per_token)
+    chosen = own
+    if recorded is not None:
+        recorded = recorded.reshape(own.shape).astype(own.dtype)
+        chosen = jnp.where(recorded >= 0, recorded, own)
+        weights = jnp.take_along_axis(probabilities, chosen, axis=-1)
     if config.normalize_experts:
         weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    shape = (*x.shape[:-1], config.experts_per_token)
+    return Routing(weights.reshape(shape), chosen.reshape(shape)), own.reshape(shape)
+
+
+def expert_loads(
+    chosen: Int[Array, "layers batch time chosen"], mask: Bool[Array, "batch time"], num_experts: int
+) -> Float[Array, "layers experts"]:
+    """How many of the tokens in the mask each expert of each layer was chosen for."""
+    layers = chosen.shape[0]
+    first = jnp.arange(layers)[:, None, None, None] * num_experts
+    counted = jnp.broadcast_to(mask[None, :, :, None], chosen.shape).astype(jnp.float32)
+    loads = jax.ops.segment_sum(counted.reshape(-1), (first + chosen).reshape(-1), num_segments=layers * num_experts)
+    return loads.reshape(layers, num_experts)
+
+
+def mixture_of_experts(
+    block: dict[str, Any], config: QwenConfig, x: Float[Array, "... embed"], routing: Routing
+) -> Array:
+    """sum over the chosen experts e of w_e down_e(silu(gate_e(x)) * up_e(x)).
+
+    Args:
+      x: after the norm of the MLP.
+      routing: see `route`.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    weights, chosen = (part.reshape(flat.shape[0], -1) for part in routing)
     gate, up, down = (block[f"expert_{name}"].astype(flat.dtype) for name in ("gate", "up", "down"))
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:

@@ -21,7 +21,7 @@ from sspo_jax.models import delta
 from sspo_jax.models.attention import make_attention
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.cpu_kernels import FEW_ROWS, OutputMajor
-from sspo_jax.models.experts import mixture_of_experts
+from sspo_jax.models.experts import mixture_of_experts, route
 from sspo_jax.models.rotary import rotary_table, rotate
 from sspo_jax.sharding import check_divides, constrain, named_sharding
 
@@ -364,17 +364,10 @@ def delta_rule(
 
 
 def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Array:
-    """Norm and the gated MLP: down(silu(gate(x)) * up(x)); of a mixture of experts, that of the chosen experts.
-
-    Plus, where there is a shared expert, its MLP times sigmoid(router(x)).
-    """
-    x = norm(x, block["mlp_norm"], config)
+    """Norm and the gated MLP: down(silu(gate(x)) * up(x)); of a mixture of experts, that of the chosen experts."""
     if config.num_experts:
-        y = mixture_of_experts(block, config, x)
-        if config.shared_expert_size:
-            inner = jax.nn.silu(_project(block, "shared_gate", x)) * _project(block, "shared_up", x)
-            y = y + jax.nn.sigmoid(_project(block, "shared_router", x)) * _project(block, "shared_down", inner)
-        return y
+        return expert_mlp(block, config, x)[0]
+    x = norm(x, block["mlp_norm"], config)
     if "gate_up" not in block:
         gate, up = _project(block, "gate", x), _project(block, "up", x)
     elif x.ndim == 2 and x.shape[0] <= FEW_ROWS:  # no transposes in between
@@ -383,6 +376,28 @@ def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Arra
     else:
         gate, up = jnp.split(_project(block, "gate_up", x), 2, axis=-1)
     return _project(block, "down", jax.nn.silu(gate) * up)
+
+
+def expert_mlp(
+    block: Params,
+    config: QwenConfig,
+    x: Float[Array, "... embed"],
+    recorded: Int[Array, "... chosen"] | None = None,
+) -> tuple[Array, Int[Array, "... chosen"]]:
+    """Norm and the MLPs of the chosen experts; plus, where there is a shared one, its MLP times sigmoid(router(x)).
+
+    And the experts that the router ranks highest.
+
+    Args:
+      recorded: see `experts.route`.
+    """
+    x = norm(x, block["mlp_norm"], config)
+    routing, own = route(block, config, x, recorded)
+    y = mixture_of_experts(block, config, x, routing)
+    if config.shared_expert_size:
+        inner = jax.nn.silu(_project(block, "shared_gate", x)) * _project(block, "shared_up", x)
+        y = y + jax.nn.sigmoid(_project(block, "shared_router", x)) * _project(block, "shared_down", inner)
+    return y, own
 
 
 def embed(params: Params, config: QwenConfig, tokens: Int[Array, "..."]) -> Array:
@@ -411,6 +426,17 @@ def default_positions(segment_ids: Int[Array, "batch time"]) -> Int[Array, "batc
     return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
 
 
+class HiddenStates(NamedTuple):
+    """What a pass through all layers gives."""
+
+    hidden: Float[Array, "batch time embed"]
+    """The residual stream after the final norm."""
+    cache: tuple[Array, Array] | None = None
+    """Keys and values, each [layers, batch, time, kv_heads, head_dim], rotary applied."""
+    experts: Int[Array, "layers batch time chosen"] | None = None
+    """That each router ranks highest; None without experts."""
+
+
 def hidden_states(
     params: Params,
     config: QwenConfig,
@@ -419,17 +445,18 @@ def hidden_states(
     positions: Int[Array, "batch time"] | None = None,
     segment_ids: Int[Array, "batch time"] | None = None,
     prefix_ids: Int[Array, "batch time"] | None = None,
+    experts: Int[Array, "layers batch time chosen"] | None = None,
     return_cache: bool = False,
-) -> tuple[Float[Array, "batch time embed"], tuple[Array, Array] | None]:
-    """The residual stream after the final norm, and with `return_cache` the keys and values of every layer.
+) -> HiddenStates:
+    """All layers: the residual stream, and with `return_cache` the keys and values of every layer.
 
     Args:
       positions: of each token in its sequence; by default counted within segments.
       segment_ids: which packed sequence a token belongs to, 0 for padding, which no other token attends to; by
         default a row is one sequence without padding.
       prefix_ids: see `attention.make_attention`; not of models with the gated delta rule.
-      return_cache: also return (keys, values), each [layers, batch, time, kv_heads, head_dim], rotary applied; not of
-        models with the gated delta rule.
+      experts: to use in place of the router's choice, where not negative; see `experts.route`.
+      return_cache: also return keys and values; not of models with the gated delta rule.
     """
     if segment_ids is None:
         segment_ids = jnp.ones_like(tokens)
@@ -449,8 +476,8 @@ def hidden_states(
             "return_cache is set, and layers with the gated delta rule have no keys and values: leave it out"
         )
 
-    def layer(x: Array, block: Params) -> tuple[Array, tuple[Array, Array] | None]:
-        cache = None
+    def layer(x: Array, block: Params) -> tuple[Array, tuple[tuple[Array, Array] | None, Array | None]]:
+        cache = chosen = None
         if "delta_output" in block:
             before = empty_delta_state(config, x.shape[0], x.dtype)
             mixed, _ = delta_rule(block, config, x, before, is_token=segment_ids > 0, runs=runs)
@@ -459,8 +486,12 @@ def hidden_states(
             query, key, value, gate = attention_inputs(block, config, x, angles)
             x = x + attention_output(block, attend(query, key, value), gate)
             cache = (key, value) if return_cache else None
-        x = x + mlp(block, config, x)
-        return constrain(x, "batch", "time", "activation_embed"), cache
+        if config.num_experts:
+            y, chosen = expert_mlp(block, config, x, block.get(_RECORDED))
+            x, chosen = x + y, constrain(chosen, "batch", "time", None)
+        else:
+            x = x + mlp(block, config, x)
+        return constrain(x, "batch", "time", "activation_embed"), (cache, chosen)
 
     if how.remat == "full":
         layer = jax.checkpoint(layer, prevent_cse=False)
@@ -468,27 +499,36 @@ def hidden_states(
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
     x = constrain(embed(params, config, tokens), "batch", "time", "activation_embed")
+    blocks = params["blocks"] if experts is None else params["blocks"] | {_RECORDED: experts}
     if config.is_hybrid:
-        x, cache = _scan_periods(layer, x, params["blocks"], config), None
+        x, found = _scan_periods(layer, x, blocks, config)
     else:
         # A loop costs a copy of every layer's gradient; a deep model would take minutes to compile without it.
-        x, cache = jax.lax.scan(layer, x, params["blocks"], unroll=config.num_layers <= UNROLLED_LAYERS)
-    return norm(x, params["final_norm"], config), cache
+        x, found = jax.lax.scan(layer, x, blocks, unroll=config.num_layers <= UNROLLED_LAYERS)
+    cache, chosen = found
+    return HiddenStates(norm(x, params["final_norm"], config), cache, chosen)
 
 
-def _scan_periods(layer: Any, x: Array, blocks: Params, config: QwenConfig) -> Array:
+_RECORDED = "recorded_experts"
+"""Goes through the layers beside their parameters."""
+
+
+def _scan_periods(layer: Any, x: Array, blocks: Params, config: QwenConfig) -> tuple[Array, Any]:
     """The layers one after the other, in a loop over the periods of their kinds (three of one, one of the other)."""
     kinds = config.layer_types[: config.period]
     one = dataclasses.replace(config.shape, num_layers=config.period, layer_types=kinds)
     periods = config.num_layers // config.period
 
-    def period(x: Array, blocks: Params) -> tuple[Array, None]:
+    def period(x: Array, blocks: Params) -> tuple[Array, Any]:
+        found = []
         for i in range(config.period):
-            x, _ = layer(x, layer_of(blocks, one, i))
-        return x, None
+            x, own = layer(x, layer_of(blocks, one, i))
+            found.append(own)
+        return x, jax.tree.map(lambda *own: jnp.stack(own), *found)
 
     by_period = jax.tree.map(lambda leaf: leaf.reshape(periods, -1, *leaf.shape[1:]), blocks)
-    return jax.lax.scan(period, x, by_period, unroll=config.num_layers <= UNROLLED_LAYERS)[0]
+    x, found = jax.lax.scan(period, x, by_period, unroll=config.num_layers <= UNROLLED_LAYERS)
+    return x, jax.tree.map(lambda leaf: leaf.reshape(config.num_layers, *leaf.shape[2:]), found)
 
 
 def apply_qwen(
@@ -506,6 +546,6 @@ def apply_qwen(
     Training and sampling never call this: they need a few positions or a few entries of the vocabulary
     (`sspo_jax.logprobs`), and [batch, time, vocab] is the largest array there is.
     """
-    hidden, _ = hidden_states(params, config, tokens, positions=positions, segment_ids=segment_ids)
+    hidden = hidden_states(params, config, tokens, positions=positions, segment_ids=segment_ids).hidden
     table = unembedding(params).astype(hidden.dtype)
     return jnp.einsum("btd,dv->btv", hidden, table, preferred_element_type=jnp.float32)

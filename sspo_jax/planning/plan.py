@@ -140,6 +140,7 @@ def traced(
         mesh=mesh,
         temperature=config.rollout.temperature,
         lora=lora,
+        replay_routing=config.update.replay_routing,
     )
     return (
         sampler,

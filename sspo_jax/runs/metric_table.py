@@ -239,6 +239,34 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
         ),
     ),
     (
+        "Experts",
+        (
+            Metric(
+                "experts/load_max",
+                "share of an equal load",
+                "How often the busiest expert of a layer is chosen, over the mean of its layer; the largest of all "
+                "layers. This and the next two: of models with experts, over all tokens of the updates, prompts too.",
+                "steady",
+                "rises: routing collapses onto few experts; a lower learning rate, or LoRA, which leaves routers alone",
+            ),
+            Metric(
+                "experts/load_std",
+                "share of an equal load",
+                "Standard deviation of the loads of a layer over their mean, averaged over the layers.",
+                "steady",
+            ),
+            Metric("experts/load_idle_fraction", "share", "Experts that no token was sent to.", "steady"),
+            Metric(
+                "experts/changed_fraction",
+                "share",
+                "Choices in the updates that the router would make otherwise than when the old log-probs were "
+                "computed; only with --update.replay-routing, which makes them as then.",
+                "0 in the first update of a step, a few per cent on average",
+                "tenths: the policy moves too far in a step; fewer updates per rollout or a lower learning rate",
+            ),
+        ),
+    ),
+    (
         "Policy",
         (
             Metric(

@@ -11,18 +11,34 @@ import numpy as np
 
 from sspo_jax.files import append_json_lines, read_json_lines
 from sspo_jax.runs.trackers import Tracker
-from sspo_jax.types import Max, Mean
+from sspo_jax.types import Loads, Max, Mean
+
+Metric = Mean | Max | Loads
 
 
-def combine(parts: Iterable[Mapping[str, Mean | Max]]) -> dict[str, Mean | Max]:
-    """Adds up metrics of the parts of a batch that have come to the host, as Python's floats."""
-    total: dict[str, Mean | Max] = {}
+def combine(parts: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
+    """Adds up metrics of the parts of a batch that have come to the host, as Python's floats and arrays of float64."""
+    total: dict[str, Metric] = {}
     for part in parts:
         for name, metric in part.items():
-            metric = jax.tree.map(float, metric)
+            metric = jax.tree.map(lambda x: np.float64(x) if np.ndim(x) else float(x), metric)
             before: Any = total.get(name)  # of the same kind: a name is a Mean everywhere, or a Max
             total[name] = metric if before is None else before + metric
     return total
+
+
+def host_values(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """The numbers of metrics whose parts are on the host: one of each, of loads how uneven they are."""
+    values = {}
+    for name, metric in metrics.items():
+        if isinstance(metric, Loads):
+            relative = np.asarray(metric.relative)
+            values[f"{name}_max"] = float(relative.max())
+            values[f"{name}_std"] = float(relative.std(axis=-1).mean())
+            values[f"{name}_idle_fraction"] = float(np.mean(relative == 0))
+        else:
+            values[name] = host_value(metric)
+    return values
 
 
 _OF_EACH_UPDATE = {
@@ -32,7 +48,7 @@ _OF_EACH_UPDATE = {
 }
 
 
-def each_update(parts: Sequence[Sequence[Mapping[str, Mean | Max]]], norms: Sequence[float]) -> dict[str, float]:
+def each_update(parts: Sequence[Sequence[Mapping[str, Metric]]], norms: Sequence[float]) -> dict[str, float]:
     """`update/<n>/...` of every update of a step, n from 1: what their mean over the step hides.
 
     Also `ratio/clip_fraction_after_first`, the mean without the first update, in which every ratio is 1.
@@ -108,6 +124,6 @@ class MetricsWriter:
             tracker.close()
 
 
-def host_value(metric: Mean | Max) -> float:
+def host_value(metric: Metric) -> float:
     """The number of a metric whose parts are on the host."""
     return float(np.asarray(metric.value))

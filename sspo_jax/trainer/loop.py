@@ -37,7 +37,7 @@ from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
 from sspo_jax.runs.health import remarks
 from sspo_jax.runs.manager import RunManager
-from sspo_jax.runs.metrics_file import combine, each_update, host_value
+from sspo_jax.runs.metrics_file import combine, each_update, host_values
 from sspo_jax.runs.profile import Profiler
 from sspo_jax.runs.roofline import Counts
 from sspo_jax.runs.stopwatch import Stopwatch
@@ -192,6 +192,7 @@ class Trainer:
             mesh=inputs.mesh,
             temperature=config.rollout.temperature,
             lora=config.model.lora,
+            replay_routing=config.update.replay_routing,
         )
         self.trainable = self.programs.trainable
         self.is_scored = config.update.old_logprobs == "training"
@@ -383,17 +384,16 @@ class Trainer:
             poll()
             batch = programs.place(batch)
             if self.reference is not None:
-                self.gradients, ref_logprobs, _, _ = programs.micro_batch(
+                self.gradients, reference, _ = programs.micro_batch(
                     self.reference, self.gradients, batch, False, self.base
                 )
-                batch = dataclasses.replace(batch, ref_logprobs=ref_logprobs)
+                batch = dataclasses.replace(batch, ref_logprobs=reference.logprobs)
             if not self.is_scored:
                 scored.append(dataclasses.replace(batch, old_logprobs=batch.sampler_logprobs))
                 continue
-            self.gradients, logprobs, entropies, _ = programs.micro_batch(
-                self.state.params, self.gradients, batch, False, self.base
-            )
-            scored.append(dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies))
+            self.gradients, scores, _ = programs.micro_batch(self.state.params, self.gradients, batch, False, self.base)
+            found = {"entropies": scores.entropies, "experts": scores.experts}
+            scored.append(dataclasses.replace(batch, old_logprobs=scores.logprobs, **found))
             wait_for_earlier(scored)
         return self.segment(rows, scored, [len(minibatch) for minibatch in minibatches])
 
@@ -490,14 +490,14 @@ class Trainer:
             parts.append([])
             batches = minibatches[number % len(minibatches)] = self.with_cutoff(minibatches[number % len(minibatches)])
             for batch in batches:
-                self.gradients, logprobs, _, metrics = self.programs.micro_batch(
+                self.gradients, scores, metrics = self.programs.micro_batch(
                     self.state.params, self.gradients, batch, True, self.base
                 )
                 parts[-1].append(metrics)
                 queued.append(metrics)
                 wait_for_earlier(queued)
                 if self.record is not None:
-                    self.record.add(number, logprobs)
+                    self.record.add(number, scores.logprobs)
             self.state.params, self.state.optimizer, self.gradients, figures = self.programs.apply_update(
                 self.state.params, self.state.optimizer, self.gradients
             )
@@ -505,7 +505,7 @@ class Trainer:
         self.gradients = None  # made again for the next scoring: no memory for them while responses are sampled
         parts, applied = jax.device_get((parts, applied))
         self.check_finite([bool(figures["is_applied"]) for figures in applied])
-        metrics = {name: host_value(metric) for name, metric in combine(itertools.chain(*parts)).items()}
+        metrics = host_values(combine(itertools.chain(*parts)))
         if not self.is_scored:
             metrics = {name: value for name, value in metrics.items() if not name.startswith(_OF_ENTROPIES)}
         norms = [figures["grad_norm"] for figures in applied if figures["is_applied"]]
@@ -534,10 +534,10 @@ class Trainer:
             return batches
         found = []
         for batch in batches:
-            self.gradients, logprobs, _, _ = self.programs.micro_batch(
+            self.gradients, scores, _ = self.programs.micro_batch(
                 self.state.params, self.gradients, batch, False, self.base
             )
-            found.append(logprobs)
+            found.append(scores.logprobs)
             wait_for_earlier(found)
         cutoff = self.programs.cutoff(found, batches)
         return [dataclasses.replace(batch, cutoff=cutoff) for batch in batches]

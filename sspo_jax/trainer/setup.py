@@ -76,6 +76,11 @@ def check(config: TrainConfig) -> RunInputs:
         )
     model = model.with_tokens(count_tokens(tokenizer))
     _check_attention(model, mesh, config.row_tokens, share_prompts=config.update.share_prompts)
+    if config.update.replay_routing and not model.num_experts:
+        raise ValueError(
+            "--update.replay-routing is on, and this model has no experts to send tokens to: expected "
+            "--update.no-replay-routing"
+        )
     _check_lengths(model, config.rollout, config.evaluation)
     if config.model.lora is not None and config.model.lora.rank > model.hidden_size:
         raise ValueError(

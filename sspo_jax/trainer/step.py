@@ -8,19 +8,20 @@ code: with unchanged parameters every ratio is exactly 1, which two separately c
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sspo_jax.config import OptimizerConfig
 from sspo_jax.logprobs import logprobs_and_entropies
 from sspo_jax.losses import Objective, diagnostics, per_token, removed
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.experts import expert_loads
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params, hidden_states
 from sspo_jax.models.trainable import Trainable
@@ -29,7 +30,7 @@ from sspo_jax.sampler.programs import TracedProgram
 from sspo_jax.sharding import after, named_sharding, put, replicated, shards
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import NO_ROLLOUT, pack_rows
-from sspo_jax.types import TrainBatch
+from sspo_jax.types import Loads, Mean, TrainBatch
 
 
 def _shape_of(x: Any, *, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -37,27 +38,36 @@ def _shape_of(x: Any, *, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
-def sequence_logprobs(
-    params: Params, config: QwenConfig, batch: TrainBatch, *, temperature: float
-) -> tuple[Float[Array, "batch time"], Float[Array, "batch time"]]:
+class SequenceScores(NamedTuple):
+    """What the policy says of each token."""
+
+    logprobs: Float[Array, "batch time"]
+    entropies: Float[Array, "batch time"]
+    """Nats, of the distribution that the token was drawn from."""
+    experts: Int[Array, "layers batch time chosen"] | None
+    """That the routers rank highest; None without experts."""
+
+
+def sequence_logprobs(params: Params, config: QwenConfig, batch: TrainBatch, *, temperature: float) -> SequenceScores:
     """Log-probability of each token given what precedes it in its sequence, and the entropy it was drawn with.
 
     The softmax is over the tokens of the tokenizer, without the rows that pad the embedding, as in the sampler;
     computed where the next token is in the mask.
 
-    Position t of both results speaks of token t: the shift by one happens here and nowhere else. What position 0 and
-    masked positions hold means nothing.
+    Position t of log-probs and entropies speaks of token t: the shift by one happens here and nowhere else. What
+    position 0 and masked positions hold means nothing.
 
     Args:
       temperature: of the softmax, as in sampling.
     """
-    hidden, _ = hidden_states(
+    hidden, _, experts = hidden_states(
         params,
         config,
         batch.tokens,
         positions=batch.positions,
         segment_ids=batch.segment_ids,
         prefix_ids=batch.prefix_ids,
+        experts=batch.experts,
     )
 
     def following(x: Array) -> Array:
@@ -79,7 +89,27 @@ def sequence_logprobs(
     def align(x: Array) -> Array:
         return jnp.pad(x.reshape(batch.tokens.shape)[:, :-1], ((0, 0), (1, 0)))
 
-    return align(logprobs), align(entropies)
+    return SequenceScores(align(logprobs), align(entropies), experts)
+
+
+def routing_metrics(
+    own: Int[Array, "layers batch time chosen"], batch: TrainBatch, num_experts: int
+) -> dict[str, Loads | Mean]:
+    """Loads of the experts over the tokens that are not padding, and where they are recorded, how many choices changed.
+
+    Args:
+      own: the experts that the routers rank highest now.
+    """
+    is_token, used, changed = batch.segment_ids > 0, own, {}
+    if batch.experts is not None:
+        is_recorded = (batch.experts >= 0) & is_token[None, :, :, None]
+        used = jnp.where(is_recorded, batch.experts, own)
+        differs = ~jnp.any(batch.experts[..., None] == own[..., None, :], axis=-1)
+        changed["experts/changed_fraction"] = Mean(
+            jnp.sum(differs & is_recorded, dtype=jnp.float32), jnp.sum(is_recorded, dtype=jnp.float32)
+        )
+    loads = expert_loads(used, is_token, num_experts)
+    return {"experts/load": Loads(loads, jnp.sum(is_token, dtype=jnp.float32)), **changed}
 
 
 def wait_for_earlier(results: Sequence[Any]) -> None:
@@ -120,6 +150,7 @@ class TrainPrograms:
     mesh: Mesh
     temperature: float
     lora: LoraConfig | None = None
+    replay_routing: bool = False
 
     def __post_init__(self) -> None:
         self.trainable = Trainable(self.config, self.lora)
@@ -130,13 +161,13 @@ class TrainPrograms:
         rows = named_sharding(self.mesh, ("batch", "time"))
         scalar = replicated(self.mesh)
         self._rows_sharding = rows
+        self._experts_sharding = named_sharding(self.mesh, (None, "batch", "time", None))
         self.init_optimizer = jax.jit(self.optimizer.init, out_shardings=state_shardings)
         self.zero_gradients = jax.jit(self._zero_gradients, out_shardings=shardings)
         self.count = jax.jit(self.objective.denominator)
         self.cutoff = jax.jit(self.objective.cutoff, out_shardings=scalar)
-        self.micro_batch = jax.jit(
-            self._micro_batch, donate_argnums=(1,), out_shardings=(shardings, rows, rows, scalar)
-        )
+        scores: Any = SequenceScores(rows, rows, self._experts_sharding)  # pyright: ignore[reportArgumentType]
+        self.micro_batch = jax.jit(self._micro_batch, donate_argnums=(1,), out_shardings=(shardings, scores, scalar))
         self.apply_update = jax.jit(
             self._apply_update, donate_argnums=(0, 1, 2), out_shardings=(shardings, state_shardings, shardings, scalar)
         )
@@ -152,6 +183,10 @@ class TrainPrograms:
         on_mesh = functools.partial(put, sharding=self._rows_sharding)
         if self.objective.aggregation != "prompt-mean":
             rows = dataclasses.replace(rows, group_tokens=None)
+        experts = None
+        if self.replay_routing:
+            shape = (self.config.num_layers, *rows.tokens.shape, self.config.experts_per_token)
+            experts = put(np.full(shape, -1, np.int16), sharding=self._experts_sharding)
         one = put(np.float32(1.0), sharding=replicated(self.mesh))
         return dataclasses.replace(
             jax.tree.map(on_mesh, rows),
@@ -161,6 +196,7 @@ class TrainPrograms:
             denominator=one,
             entropy_coefficient=one if self.objective.entropy_target is not None else None,
             cutoff=one if self.objective.reads_cutoff else None,
+            experts=experts,
         )
 
     def programs_for(
@@ -193,26 +229,33 @@ class TrainPrograms:
 
     def _micro_batch(
         self, params: Params, gradients: Params, batch: TrainBatch, is_update: Array, base: Params | None = None
-    ) -> tuple[Params, Array, Array, dict[str, Any]]:
-        """(gradients + this batch's if is_update, logprobs, entropies, metrics); `base`: see `trainable`."""
+    ) -> tuple[Params, SequenceScores, dict[str, Any]]:
+        """(gradients + this batch's if is_update, scores, metrics); `base`: see `trainable`.
 
-        def forward(params: Params) -> tuple[Array, Array]:
+        The experts among the scores are those to record: None unless routing is replayed.
+        """
+
+        def forward(params: Params) -> tuple[tuple[Array, Array], Array | None]:
             policy = self.trainable.policy(params, base)
-            return sequence_logprobs(policy, self.config, batch, temperature=self.temperature)
+            scores = sequence_logprobs(policy, self.config, batch, temperature=self.temperature)
+            return scores[:2], scores.experts
 
-        (logprobs, entropies), pullback = jax.vjp(forward, params)
+        (logprobs, entropies), pullback, experts = jax.vjp(forward, params, has_aux=True)
         loss_and_gradients = jax.value_and_grad(self.objective, argnums=(0, 2), has_aux=True)
         (_, metrics), cotangents = loss_and_gradients(logprobs, batch, entropies)
         metrics = (
             metrics | diagnostics(logprobs, self.objective.prepared(batch)) | removed(self.objective, logprobs, batch)
         )
+        if experts is not None:
+            metrics |= routing_metrics(experts, batch, self.config.num_experts)
+            experts = experts.astype(jnp.int16) if self.replay_routing else None
 
         def add(gradients: Params) -> Params:
             return jax.tree.map(jnp.add, gradients, pullback(cotangents)[0])
 
         is_update = after(jnp.asarray(is_update), metrics)
         gradients = jax.lax.cond(is_update, add, lambda gradients: gradients, gradients)
-        return gradients, logprobs, entropies, metrics
+        return gradients, SequenceScores(logprobs, entropies, experts), metrics
 
     def _apply_update(
         self, params: Params, state: Any, gradients: Params

@@ -138,7 +138,7 @@ def _train(settings: WarmStartConfig, inputs: RunInputs, display: Display, poll:
 
     def update(params: Params, state: Any, batch: TrainBatch) -> tuple[Params, Any, Array]:
         def loss(params: Params) -> Array:
-            logprobs, _ = sequence_logprobs(params, inputs.model, batch, temperature=1.0)
+            logprobs = sequence_logprobs(params, inputs.model, batch, temperature=1.0).logprobs
             return -jnp.sum(jnp.where(batch.mask, logprobs, 0.0)) / jnp.sum(batch.mask)
 
         value, gradients = jax.value_and_grad(loss)(params)

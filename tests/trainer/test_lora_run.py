@@ -70,11 +70,11 @@ def gradients(train: TrainPrograms, params, base):
     with jax.set_mesh(train.mesh):
         batch = train.place(rows())
         segments = train.segment(batch, train.scalar(0.0))
-        _, logprobs, entropies, _ = train.micro_batch(params, train.zero_gradients(), batch, False, base)
+        _, (logprobs, entropies, _), _ = train.micro_batch(params, train.zero_gradients(), batch, False, base)
         noise = 0.1 * jnp.cos(jnp.arange(24.0))[None]
         batch = dataclasses.replace(batch, old_logprobs=logprobs + noise, entropies=entropies, subsentence_ids=segments)
         batch = dataclasses.replace(batch, denominator=train.denominator([batch]))
-        result, _, _, _ = train.micro_batch(params, train.zero_gradients(), batch, True, base)
+        result, _, _ = train.micro_batch(params, train.zero_gradients(), batch, True, base)
     return jax.device_get(result)
 
 

@@ -83,14 +83,14 @@ def update(train: TrainPrograms, params: Params, base: Params | None, *, row_tok
     gradients, parts, found = train.zero_gradients(), [], {}
     batches = []
     for batch in map(train.place, cuts):
-        _, logprobs, entropies, _ = train.micro_batch(params, train.zero_gradients(), batch, False, base)
+        _, (logprobs, entropies, _), _ = train.micro_batch(params, train.zero_gradients(), batch, False, base)
         old = jnp.where(batch.mask, logprobs - 0.3 * (batch.tokens % 7 - 3), 0)  # so that ratios are not 1
         ids = train.segment(batch, train.scalar(0.0))
         batches.append(dataclasses.replace(batch, old_logprobs=old, entropies=entropies, subsentence_ids=ids))
     denominator = train.denominator(batches)
     for number, batch in enumerate(batches):
         batch = dataclasses.replace(batch, denominator=denominator)
-        gradients, logprobs, entropies, metrics = train.micro_batch(params, gradients, batch, True, base)
+        gradients, (logprobs, entropies, _), metrics = train.micro_batch(params, gradients, batch, True, base)
         parts.append(jax.device_get(metrics))
         arrays = jax.device_get((batch.mask, batch.segment_ids, batch.subsentence_ids, logprobs, entropies))
         for row, responses in enumerate(members[8 * number : 8 * number + 8]):

@@ -27,7 +27,7 @@ def test_old_policy_gives_ratio_one_exactly(trainer: Trainer, groups: GradedRoll
     updates, gaps = minibatches(trainer, groups)
     for batch in updates[0]:
         zeros = trainer.programs.zero_gradients()
-        _, logprobs, _, metrics = trainer.programs.micro_batch(trainer.state.params, zeros, batch, True)
+        _, (logprobs, *_), metrics = trainer.programs.micro_batch(trainer.state.params, zeros, batch, True)
         mask = np.asarray(batch.mask)
         assert np.array_equal(np.asarray(logprobs)[mask], np.asarray(batch.old_logprobs)[mask])
         assert host_value(metrics["ratio/max"]) == 1.0
@@ -39,13 +39,13 @@ def test_old_policy_gives_ratio_one_exactly(trainer: Trainer, groups: GradedRoll
 def scored(trainer: Trainer, rows: TrainBatch) -> TrainBatch:
     batch = trainer.programs.place(rows)
     zeros = trainer.programs.zero_gradients()
-    _, logprobs, entropies, _ = trainer.programs.micro_batch(trainer.state.params, zeros, batch, False)
+    _, (logprobs, entropies, _), _ = trainer.programs.micro_batch(trainer.state.params, zeros, batch, False)
     return dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
 
 
 def test_scoring_leaves_the_gradient_alone(trainer: Trainer, groups: GradedRollout):
     updates, _ = minibatches(trainer, groups)
-    gradients, _, _, _ = trainer.programs.micro_batch(
+    gradients, _, _ = trainer.programs.micro_batch(
         trainer.state.params, trainer.programs.zero_gradients(), updates[0][0], False
     )
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradients))
@@ -64,7 +64,7 @@ def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: Grad
             ids = trainer.programs.segment(batch, trainer.programs.scalar(0.0))
             shared = {"denominator": denominator, "mean_entropy": trainer.programs.scalar(1.0)}
             batch = dataclasses.replace(batch, subsentence_ids=ids, **shared)
-            gradients, _, _, metrics = trainer.programs.micro_batch(trainer.state.params, gradients, batch, True)
+            gradients, _, metrics = trainer.programs.micro_batch(trainer.state.params, gradients, batch, True)
             parts.append(jax.device_get(metrics))
         results.append((gradients, host_value(combine(parts)["policy/kl_old"]), float(denominator)))
     assert results[0][2] == results[1][2] == 8
