@@ -149,6 +149,10 @@ class RolloutConfig:
     devices: Whole = 0
     """Sample on the last N devices of this process and train on the others, both at once where --rollout.lag is 1 or
     more. 0: on the devices that train, in turn."""
+    weights: Literal["computation", "int8"] = "computation"
+    """What is sampled from, in the run's evaluations too: the policy, or a copy of it with the matrices of the blocks
+    in int8, which reads half the bytes at each step. sampler/logprob_gap_mean says how far it is from the policy, and
+    --loss.correction.mode truncate weighs its samples."""
     stop_token_ids: tuple[Whole, ...] = ()
     """End tokens in addition to those of the tokenizer and of the checkpoint's generation config."""
     mesh: RolloutMeshConfig | None = None
@@ -507,6 +511,11 @@ class TrainConfig:
             raise ValueError(
                 "--rollout.mesh lays out this process's devices for sampling, but --rollout.server.url samples "
                 "elsewhere; expected one of them"
+            )
+        if rollout.weights != "computation" and rollout.server is not None:
+            raise ValueError(
+                f"--rollout.weights is {rollout.weights}, but --rollout.server.url samples elsewhere, from weights of "
+                "its own form; expected one of them"
             )
         if rollout.devices and rollout.server is not None:
             raise ValueError(

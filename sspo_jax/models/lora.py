@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.int8 import SUMMED_AXES, dense
 from sspo_jax.models.qwen import Params, abstract_qwen
 from sspo_jax.ranges import Count, FileOnly, Positive
 from sspo_jax.sharding import check_divides, named_sharding
@@ -25,7 +26,6 @@ Target = Literal[
     "delta_query_key_value_gate", "delta_rate_decay",
     "shared_gate", "shared_up", "shared_down",
 ]  # fmt: skip
-_SUMMED = {"output": 2, "delta_output": 2}  # axes that a weight sums over, where it is not one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,10 @@ class LoraConfig:
     """Weights of a block that get an adapter: of attention and MLP, of the gated delta rule (of Qwen3.5
     delta_query_key_value, delta_gate, delta_rate, delta_decay; of Qwen3-Next delta_query_key_value_gate,
     delta_rate_decay; of both delta_output), and of the expert that all tokens go through."""
+    frozen: Literal["computation", "int8"] = "computation"
+    """How the weights under the adapters are kept: as they are computed with, or the matrices of the blocks in int8
+    with a scale for each output, 1 byte a weight. What is trained, and exported, is then a policy over the rounded
+    weights."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.targets:
@@ -62,7 +66,7 @@ def lora_shapes(config: QwenConfig, lora: LoraConfig) -> tuple[Params, Params]:
         raise ValueError(f"targets {missing} are not weights of this model's blocks: leave them out of lora.targets")
     found_shapes, found_axes = {}, {}
     for target in lora.targets:
-        split = 1 + _SUMMED.get(target, 1)
+        split = 1 + SUMMED_AXES[target]
         shape, names = shapes[target].shape, axes[target]
         pair = {"a": (*shape[:split], lora.rank), "b": (shape[0], lora.rank, *shape[split:])}
         found_shapes[target] = {name: jax.ShapeDtypeStruct(size, jnp.float32) for name, size in pair.items()}
@@ -119,8 +123,8 @@ def has_lora(params: Params) -> bool:
 def fold_lora(params: Params) -> Params:
     """The same from parameters that have adapters beside the weights; without any, `params` as they are.
 
-    The sampler does this once per rollout, while it copies the weights anyway: a decoding step then costs what it
-    costs without adapters. The sum is formed in float32.
+    Weights in int8 become those that they stand for. The sampler does this once per rollout, while it copies the
+    weights anyway: a decoding step then costs what it costs without adapters. The sum is formed in float32.
     """
     if not has_lora(params):
         return params
@@ -133,7 +137,7 @@ def fold_lora(params: Params) -> Params:
         a, b = a.reshape(layers, -1, rank), b.reshape(layers, rank, -1)
         product = jnp.einsum("lir,lro->lio", a, b, precision="highest").reshape(weight.shape)
         folded[target] = (weight.astype(jnp.float32) + product).astype(weight.dtype)
-    return {**params, "blocks": folded}
+    return {**params, "blocks": dense(folded)}
 
 
 def _is_tuple(node: Any) -> bool:

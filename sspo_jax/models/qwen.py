@@ -9,6 +9,7 @@ decoding with a cache (`sspo_jax.sampler`) puts another attention between them a
 
 import dataclasses
 import math
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from sspo_jax.models.attention import make_attention
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.cpu_kernels import FEW_ROWS, OutputMajor
 from sspo_jax.models.experts import mixture_of_experts, route
+from sspo_jax.models.int8 import Int8
 from sspo_jax.models.rotary import rotary_table, rotate
 from sspo_jax.sharding import check_divides, constrain, named_sharding
 
@@ -155,12 +157,12 @@ def cast_params(params: Params, dtype: Any) -> Params:
 def layer_of(blocks: Params, config: QwenConfig, layer: int) -> Params:
     """The parameters of one layer, of those that are stacked over all layers or over the layers of one kind."""
     if not config.is_hybrid:
-        return {name: x[layer] for name, x in blocks.items()}
+        return jax.tree.map(lambda x: x[layer], blocks)
     found = {}
     for name, x in blocks.items():
         layers = layers_with(name, config)
         if layer in layers:
-            found[name] = x[layers.index(layer)]
+            found[name] = jax.tree.map(operator.itemgetter(layers.index(layer)), x)
     return found
 
 
@@ -246,7 +248,7 @@ def rotary_angles(positions: Int[Array, "..."], config: QwenConfig) -> tuple[Arr
     return rotary_table(positions, turned, config.rope_theta, config.rope_scaling)
 
 
-def matmul(x: Array, kernel: Array | OutputMajor, *, summed: int = 1) -> Array:
+def matmul(x: Array, kernel: Array | OutputMajor | Int8, *, summed: int = 1) -> Array:
     """Contracts the last `summed` axes of x with the first ones of the kernel, in the dtype of x.
 
     As a product of two matrices: XLA's CPU backend computes the weight gradient of a product with several leading axes
@@ -257,6 +259,8 @@ def matmul(x: Array, kernel: Array | OutputMajor, *, summed: int = 1) -> Array:
     if isinstance(kernel, OutputMajor):
         y = kernel.product(x.reshape(-1, inputs))
         return y.reshape(*x.shape[:split], *kernel.outputs)
+    if isinstance(kernel, Int8):
+        return kernel.product(x.reshape(-1, inputs)).reshape(*x.shape[:split], *kernel.shape[summed:])
     y = x.reshape(-1, inputs) @ kernel.reshape(inputs, -1).astype(x.dtype)
     return y.reshape(*x.shape[:split], *kernel.shape[summed:])
 

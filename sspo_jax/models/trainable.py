@@ -5,12 +5,14 @@ adapters, and `base` holds the frozen weights, which every program takes as anot
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.int8 import is_int8, quantize, sharded
 from sspo_jax.models.lora import LoraConfig, beside_weights, init_lora, lora_shapes, lora_shardings, with_lora
 from sspo_jax.models.qwen import Params, abstract_qwen, qwen_shardings
 
@@ -44,7 +46,10 @@ class Trainable:
         if self.lora is None:
             return None
         shapes, _ = abstract_qwen(self.config, param_dtype=self.config.compute.dtype)
-        return placed(shapes, qwen_shardings(self.config, mesh))
+        found = placed(shapes, qwen_shardings(self.config, mesh))
+        if self.lora.frozen == "int8":
+            found["blocks"] = {name: _abstract_int8(name, leaf) for name, leaf in found["blocks"].items()}
+        return found
 
     def start(self, weights: Params, key: jax.Array, mesh: Mesh) -> Params:
         """The trained parameters of a run that starts from these weights: they themselves, or new adapters."""
@@ -68,6 +73,11 @@ class Trainable:
         Adapters that are zero add zero, so this is the base exactly, through the same program.
         """
         return None if self.lora is None else jax.tree.map(_zeros, params)
+
+
+def _abstract_int8(name: str, kernel: jax.ShapeDtypeStruct) -> Any:
+    shapes = jax.eval_shape(functools.partial(quantize, name, lead=1), kernel)
+    return placed(shapes, sharded(shapes, kernel.sharding)) if is_int8(shapes) else kernel
 
 
 def _zeros(x: jax.Array) -> jax.Array:

@@ -78,7 +78,7 @@ def run_sampler(spec: str, rollout: RolloutConfig, model: QwenModel, mesh: Mesh)
     is_here = spec == TINY or (pathlib.Path(spec) / "tokenizer.json").is_file()
     declared = model.eos_token_ids if is_here else known_end_tokens(model)
     ends = end_tokens(load_tokenizer(spec) if is_here else None, declared, own=rollout.stop_token_ids)
-    engine = LocalEngine(model, slots=rollout.slots, mesh=mesh)
+    engine = LocalEngine(model, slots=rollout.slots, mesh=mesh, int8=rollout.weights == "int8")
     return engine.sampler(rollout_sampling(rollout, ends))
 
 

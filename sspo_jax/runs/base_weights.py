@@ -5,26 +5,29 @@ or exported. Weights that nothing else keeps (random ones, a warm start) are wri
 once, as a float32 Hugging Face checkpoint.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jax.sharding import Mesh
+import jax
+from jax.sharding import Mesh, NamedSharding
 
 from sspo_jax.distributed.processes import on_main
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.hf.hub import fetch_model, model_digest
 from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.hf.save import save_qwen
+from sspo_jax.models.int8 import is_int8, quantize, sharded
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.qwen import Params
 from sspo_jax.ranges import from_record
 
 
 def frozen_weights(
-    path: pathlib.Path, model: QwenConfig, mesh: Mesh, *, tokenizer: Any, first: Callable[[], Params]
+    path: pathlib.Path, model: QwenConfig, mesh: Mesh, lora: LoraConfig, *, tokenizer: Any, first: Callable[[], Params]
 ) -> Params:
-    """The base of a LoRA run in the dtype of the computation, on its mesh.
+    """The base of a LoRA run in the dtype of the computation or in int8, on its mesh.
 
     Args:
       path: the checkpoint it starts from, or where the run keeps its base, on a disk that all processes share.
@@ -32,8 +35,28 @@ def frozen_weights(
     """
     if not on_main(path.is_dir):  # decided in one place: writing takes all processes
         save_qwen(path, first(), model, dtype="float32", tokenizer=tokenizer)
-    params, _ = load_qwen(path, mesh=mesh, param_dtype=model.compute.dtype)
+    return load_frozen(path, model, mesh, lora)
+
+
+def load_frozen(path: pathlib.Path, model: QwenConfig, mesh: Mesh, lora: LoraConfig) -> Params:
+    """The weights of a checkpoint as a LoRA run keeps them: one parameter at most is there in two forms."""
+    each = _kept_as_int8 if lora.frozen == "int8" else None
+    params, _ = load_qwen(path, mesh=mesh, param_dtype=model.compute.dtype, each=each)
     return params
+
+
+def _kept_as_int8(name: str, parameter: jax.Array) -> Any:
+    section, _, own = name.partition(".")
+    if section != "blocks":
+        return parameter
+    make = functools.partial(quantize, own, lead=1)
+    shapes = jax.eval_shape(make, parameter)
+    if not is_int8(shapes):
+        return parameter
+    assert isinstance(parameter.sharding, NamedSharding)
+    kept = jax.block_until_ready(jax.jit(make, out_shardings=sharded(shapes, parameter.sharding))(parameter))
+    parameter.delete()
+    return kept
 
 
 def lora_of(record: Mapping[str, Any]) -> LoraConfig | None:

@@ -144,8 +144,9 @@ def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None
       ValueError: no checkpoint of that step, or the weights under the adapters are others, or there are no adapters.
     """
     from sspo_jax.models.hf.load import load_qwen
+    from sspo_jax.models.int8 import dense
     from sspo_jax.models.lora import merge_lora
-    from sspo_jax.runs.base_weights import base_directory, lora_of
+    from sspo_jax.runs.base_weights import base_directory, load_frozen, lora_of
     from sspo_jax.sharding import make_mesh
 
     record = read_record(run)
@@ -156,8 +157,14 @@ def read_policy(run: pathlib.Path, *, step: Step = None, base: str | None = None
     if lora is None:
         return trained, model, step
     import jax
+    import jax.numpy as jnp
 
-    weights, _ = load_qwen(base_directory(run, record, moved_to=base), mesh=make_mesh(), param_dtype="float32")
+    path, mesh = base_directory(run, record, moved_to=base), make_mesh()
+    if lora.frozen == "int8":  # the policy is one over the rounded weights
+        weights = dense(load_frozen(path, model, mesh, lora), jnp.float32)
+        weights = jax.tree.map(lambda x: x.astype(jnp.float32), weights)
+    else:
+        weights, _ = load_qwen(path, mesh=mesh, param_dtype="float32")
     return jax.jit(merge_lora, static_argnums=2)(weights, trained, lora), model, step
 
 

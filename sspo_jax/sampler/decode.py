@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Int, UInt32
 from sspo_jax.models import qwen
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.cpu_kernels import OutputMajor, fuse_kernels
+from sspo_jax.models.int8 import SUMMED_AXES, quantize
 from sspo_jax.models.lora import fold_lora
 from sspo_jax.sampler.cache_attention import attend, attend_ring
 from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, empty_deltas, shard_cache, write_column
@@ -21,33 +22,38 @@ from sspo_jax.sharding import constrain, is_one_cpu, platform
 
 Weights = dict[str, Any]
 
-SUMMED_AXES = {
-    **dict.fromkeys(("query", "key", "value", "gate", "up", "down"), 1),
-    **dict.fromkeys(("delta_query_key_value", "delta_gate", "delta_rate", "delta_decay"), 1),
-    **dict.fromkeys(("delta_query_key_value_gate", "delta_rate_decay", "shared_gate", "shared_up", "shared_down"), 1),
-    **dict.fromkeys(("output", "delta_output"), 2),
-}
-"""Leading axes that a kernel of a block sums over."""
 _FEW_SLOTS = 32  # up to which the faster product is worth transposing the logits
 
 
-def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool) -> Weights:
+def ready_weights(params: qwen.Params, config: QwenConfig, *, unrolled: bool, int8: bool = False) -> Weights:
     """The parameters, adapters folded in, in the dtype of the computation; unrolled, each layer in arrays of its own.
 
     A slice of a stacked array would be copied at every step; copied once here, a step reads each weight once. On a CPU
     kernels are stored by outputs, and on one device those of the same input together.
+
+    Args:
+      int8: quantize the matrices of the blocks (`models.int8`).
     """
     if "blocks" in params:
         params = fold_lora(params)
     cast = qwen.cast_params(params, config.compute.dtype)
-    if unrolled and "blocks" in cast:
+    if "blocks" not in cast:
+        return cast
+    if unrolled:
         layers = [qwen.layer_of(cast["blocks"], config, i) for i in range(config.num_layers)]
-        cast["blocks"] = tuple(ready_block(layer) for layer in layers)
-    return cast
+        return cast | {"blocks": tuple(ready_block(layer, int8=int8) for layer in layers)}
+    return cast | {"blocks": quantized_block(cast["blocks"], lead=1)} if int8 else cast
 
 
-def ready_block(block: qwen.Params) -> qwen.Params:
-    """One layer with its kernels in the order that the platform multiplies fastest."""
+def quantized_block(block: qwen.Params, *, lead: int) -> qwen.Params:
+    """One layer, or with `lead` 1 a stack of them, with its large matrices in int8."""
+    return {name: quantize(name, x, lead=lead) for name, x in block.items()}
+
+
+def ready_block(block: qwen.Params, *, int8: bool = False) -> qwen.Params:
+    """One layer with its kernels in the order that the platform multiplies fastest, or in int8."""
+    if int8:
+        return quantized_block(block, lead=0)
     if platform() != "cpu":
         return block
     ordered = {name: OutputMajor.of(block[name], summed=SUMMED_AXES[name]) for name in SUMMED_AXES if name in block}

@@ -17,9 +17,10 @@ from jaxtyping import Array
 
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.cpu_kernels import OutputMajor
+from sspo_jax.models.int8 import SUMMED_AXES, dense, is_int8, sharded
 from sspo_jax.models.lora import fold_lora, has_lora
 from sspo_jax.models.qwen import Params, kept_dtype, layers_with, qwen_shardings
-from sspo_jax.sampler.decode import SUMMED_AXES, Weights, ready_block
+from sspo_jax.sampler.decode import Weights, quantized_block, ready_block
 from sspo_jax.sharding import cut_alike, replicated
 
 
@@ -29,12 +30,15 @@ def lies_elsewhere(params: Params, mesh: Mesh | None) -> bool:
     return mesh is not None and any(isinstance(one, NamedSharding) and one.mesh != mesh for one in placed)
 
 
-def hand_over(params: Params, config: QwenConfig, mesh: Mesh, programs: Any, *, unrolled: bool) -> Weights:
+def hand_over(
+    params: Params, config: QwenConfig, mesh: Mesh, programs: Any, *, unrolled: bool, int8: bool = False
+) -> Weights:
     """The weights as the programs of decoding read them, laid out on `mesh`; see `decode.ready_weights`.
 
     Args:
       params: on a mesh of the same devices in the same order; adapters beside them are folded in.
       programs: `CompiledPrograms` or what stands for it: one for each parameter outside the blocks, one for all layers.
+      int8: quantize the matrices of the blocks, where they have arrived.
     """
     dtype, targets = jnp.dtype(config.compute.dtype), qwen_shardings(config, mesh)
     weights: Weights = {}
@@ -47,20 +51,17 @@ def hand_over(params: Params, config: QwenConfig, mesh: Mesh, programs: Any, *, 
 
     def layer(blocks: Params, places: dict[str, Array] | Array) -> Params:
         """One layer, its leading axis of length one; `places`: where it lies in each stack, or in all of them."""
-        own = {
-            name: jax.lax.dynamic_slice_in_dim(x, places[name] if isinstance(places, dict) else places, 1)
-            for name, x in blocks.items()
-        }
-        folded = fold_lora({"blocks": own})["blocks"]
+        own = {name: _slice(x, places[name] if isinstance(places, dict) else places) for name, x in blocks.items()}
+        folded = dense(fold_lora({"blocks": own})["blocks"])
         return {
             name: _sent(x, source=sources[name], target=targets["blocks"][name], dtype=kept_dtype(name, dtype))
             for name, x in folded.items()
         }
 
     if unrolled:
-        weights["blocks"] = _layers(blocks, layer, targets["blocks"], config, programs)
+        weights["blocks"] = _layers(blocks, layer, targets["blocks"], config, programs, int8=int8)
     else:
-        weights["blocks"] = _stack(blocks, layer, targets["blocks"], config.num_layers, programs)
+        weights["blocks"] = _stack(blocks, layer, targets["blocks"], config.num_layers, programs, int8=int8)
     return weights
 
 
@@ -70,7 +71,7 @@ def send(params: Params, config: QwenConfig, mesh: Mesh) -> Params:
     Each is cast where it lies and then sent, one at a time.
     """
     dtype, targets = jnp.dtype(config.compute.dtype), qwen_shardings(config, mesh)
-    plain = jax.jit(fold_lora)(params) if has_lora(params) else params
+    plain = jax.jit(fold_lora)(params) if has_lora(params) else dense(params)
 
     def one(name: str, leaf: Array, target: NamedSharding) -> Array:
         wanted = kept_dtype(name, dtype)
@@ -95,12 +96,12 @@ def _sent(x: Array, *, source: Any, target: NamedSharding, dtype: Any) -> Array:
 
 
 def _layers(
-    blocks: Params, layer: Callable[..., Params], targets: Params, config: QwenConfig, programs: Any
+    blocks: Params, layer: Callable[..., Params], targets: Params, config: QwenConfig, programs: Any, *, int8: bool
 ) -> tuple[Weights, ...]:
     """Each layer in arrays of its own; one program for each kind of layer."""
 
     def one(blocks: Params, places: dict[str, Array]) -> Params:
-        return ready_block({name: x[0] for name, x in layer(blocks, places).items()})
+        return ready_block({name: x[0] for name, x in layer(blocks, places).items()}, int8=int8)
 
     layers = []
     for index in range(config.num_layers):
@@ -118,24 +119,38 @@ def _layers(
 def _placed(name: str, kernel: Any, stacked: NamedSharding) -> Any:
     """How one layer of a stacked array lies; of a kernel stored by outputs, how its matrix does."""
     axes = stacked.spec[1:]
+    if is_int8(kernel):
+        return sharded(kernel, NamedSharding(stacked.mesh, PartitionSpec(*axes)))
     if not isinstance(kernel, OutputMajor):
         return NamedSharding(stacked.mesh, PartitionSpec(*axes))
     matrix = PartitionSpec(axes[SUMMED_AXES[name]], axes[0])
     return dataclasses.replace(kernel, weight=NamedSharding(stacked.mesh, matrix))
 
 
-def _stack(blocks: Params, layer: Callable[..., Params], targets: Params, count: int, programs: Any) -> Weights:
+def _slice(x: Any, index: Array) -> Any:
+    """One layer of a stack, its leading axis of length one."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index, 1), x)
+
+
+def _stack(
+    blocks: Params, layer: Callable[..., Params], targets: Params, count: int, programs: Any, *, int8: bool
+) -> Weights:
     """The layers in stacked arrays, which are filled one layer after the other."""
-    shapes = jax.eval_shape(layer, blocks, np.int32(0))
+
+    def one(blocks: Params, index: Array) -> Params:
+        own = layer(blocks, index)
+        return quantized_block(own, lead=1) if int8 else own
+
+    shapes = jax.eval_shape(one, blocks, np.int32(0))
 
     def empty() -> Params:
-        return {name: jnp.zeros((count, *x.shape[1:]), x.dtype) for name, x in shapes.items()}
+        return jax.tree.map(lambda x: jnp.zeros((count, *x.shape[1:]), x.dtype), shapes)
 
     def write(stack: Params, blocks: Params, index: Array) -> Params:
-        own = layer(blocks, index)
-        return {name: jax.lax.dynamic_update_slice_in_dim(x, own[name], index, axis=0) for name, x in stack.items()}
+        own = one(blocks, index)
+        return jax.tree.map(lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, index, axis=0), stack, own)
 
-    placed = {name: targets[name] for name in shapes}
+    placed = {name: sharded(x, targets[name]) if is_int8(x) else targets[name] for name, x in shapes.items()}
     stack = programs(("empty weights",), empty, out_shardings=placed)
     for index in range(count):
         args = stack, blocks, np.int32(index)

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from sspo_jax.host_memory import release_freed_memory
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.cpu_kernels import fusable, fuse_kernels
+from sspo_jax.models.int8 import is_int8
 from sspo_jax.models.lora import has_lora
 from sspo_jax.sampler.decode import ready_weights
 from sspo_jax.sampler.engine import NO_WEIGHTS
@@ -57,6 +58,7 @@ class Sampler:
         cache_buckets: int | None = None,
         unrolled: bool | None = None,
         decode: Callable[[list[int]], str] | None = None,
+        int8: bool = False,
     ):
         """
         Args:
@@ -71,6 +73,7 @@ class Sampler:
             default 2, and 4 where samples can exceed 512 tokens.
           unrolled: whether each layer gets arrays of its own; by default up to 8 layers, on GPUs up to 64.
           decode: token ids to text; wanted for stop strings.
+          int8: decode from the matrices of the blocks in int8 (`models.int8`), which are half the bytes.
 
         Raises:
           ValueError: stop strings without `decode`, stop tokens outside the vocabulary, sizes below 1.
@@ -83,7 +86,7 @@ class Sampler:
         beyond = [token for token in sampling.stop_token_ids if token >= config.vocab_size]
         if beyond:
             raise ValueError(f"stop_token_ids {beyond} are outside the vocabulary of {config.vocab_size}")
-        self.config, self.sampling, self.mesh = config, sampling, mesh
+        self.config, self.sampling, self.mesh, self.int8 = config, sampling, mesh, int8
         self.slots = slots
         self.block_steps = block_steps or min(32, max(8, sampling.max_new_tokens // 8))
         self.cache_dtype = jnp.dtype(cache_dtype or config.compute.dtype)
@@ -198,16 +201,18 @@ class Sampler:
           release: delete each parameter once it is converted, for a caller who only samples: the memory then holds
             one of them twice at most. Parameters with LoRA adapters are kept.
         """
-        if isinstance(params["blocks"], tuple):
+        blocks = params["blocks"]
+        if isinstance(blocks, tuple) or (self.int8 and not has_lora(params) and any(map(is_int8, blocks.values()))):
             return params
         if self.mesh is not None and lies_elsewhere(params, self.mesh):
             with self._on_mesh():
-                return hand_over(params, self.config, self.mesh, self.programs, unrolled=self.unrolled)
-        as_they_are = usable_weights(params, self.config, unrolled=self.unrolled)
+                how = {"unrolled": self.unrolled, "int8": self.int8}
+                return hand_over(params, self.config, self.mesh, self.programs, **how)
+        as_they_are = usable_weights(params, self.config, unrolled=self.unrolled, int8=self.int8)
         others = {name: leaf for name, leaf in params.items() if name not in as_they_are}
         if not others:
             return params
-        convert = functools.partial(ready_weights, config=self.config, unrolled=self.unrolled)
+        convert = functools.partial(ready_weights, config=self.config, unrolled=self.unrolled, int8=self.int8)
         with self._on_mesh():
             if not release or has_lora(params):
                 return {**as_they_are, **self.programs("weights", convert, others)}
@@ -219,7 +224,7 @@ class Sampler:
                 leaf.delete()
                 release_freed_memory()
             weights = _merge(parts)
-            if self.unrolled and is_one_cpu():
+            if self.unrolled and is_one_cpu() and not self.int8:
                 weights["blocks"] = tuple(map(self._fuse, weights["blocks"]))
         return weights
 
@@ -327,7 +332,7 @@ class LocalEngine:
 
     Args:
       config: shape of the model.
-      slots, mesh, decode: as for `Sampler`.
+      slots, mesh, decode, int8: as for `Sampler`.
       is_apart: the mesh has other devices than the parameters lie on, which may change while it samples.
       most_samplers: kept with their compiled programs; see `KeptSamplers`.
     """
@@ -339,13 +344,14 @@ class LocalEngine:
         slots: int | None = None,
         mesh: Mesh | None = None,
         decode: Callable[[list[int]], str] | None = None,
+        int8: bool = False,
         is_apart: bool = False,
         most_samplers: int = 8,
     ):
         if is_apart and mesh is None:
             raise ValueError("is_apart is true without a mesh; expected that of the devices that sample")
         self._config, self._is_apart = config, is_apart
-        self._settings = {"slots": slots, "mesh": mesh, "decode": decode}
+        self._settings = {"slots": slots, "mesh": mesh, "decode": decode, "int8": int8}
         self._samplers = KeptSamplers(most_samplers)
         self._params: Any = None
         self._version = NO_WEIGHTS
@@ -420,11 +426,11 @@ def _merge(parts: list[Any]) -> Any:
     return parts[0]
 
 
-def usable_weights(params: Any, config: QwenConfig, *, unrolled: bool) -> Any:
+def usable_weights(params: Any, config: QwenConfig, *, unrolled: bool, int8: bool = False) -> Any:
     """The part of the parameters that the sampler uses as it is; of the others it makes a copy in another form."""
     dtype = jnp.dtype(config.compute.dtype)
     found = {name: leaf for name, leaf in params.items() if name != "blocks" and getattr(leaf, "dtype", None) == dtype}
     blocks = params["blocks"]
-    if not unrolled and not has_lora(params) and all(x.dtype == dtype for x in jax.tree.leaves(blocks)):
+    if not (unrolled or int8) and not has_lora(params) and all(x.dtype == dtype for x in jax.tree.leaves(blocks)):
         found["blocks"] = blocks
     return found

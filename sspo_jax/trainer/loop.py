@@ -656,7 +656,9 @@ class Trainer:
             path = self.inputs.model_path
             if path is None or self.config.warm_start is not None:  # weights that are nowhere else for certain
                 path = self.manager.directory.path / "base"
-            self.base = frozen_weights(path, model, mesh, tokenizer=self.inputs.tokenizer, first=self.first_params)
+            self.base = frozen_weights(
+                path, model, mesh, lora, tokenizer=self.inputs.tokenizer, first=self.first_params
+            )
         if restored is not None:
             self.state = restored
             self.stream.restore(restored.data)

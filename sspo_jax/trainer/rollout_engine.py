@@ -91,7 +91,8 @@ def open_engine(rollout: RolloutConfig, model: QwenConfig, mesh: Mesh, run_direc
     """
     server = rollout.server
     if server is None:
-        return LocalEngine(model, slots=rollout.slots, mesh=mesh, is_apart=rollout.devices > 0)
+        is_int8, is_apart = rollout.weights == "int8", rollout.devices > 0
+        return LocalEngine(model, slots=rollout.slots, mesh=mesh, int8=is_int8, is_apart=is_apart)
     return RemoteEngine(
         server.urls,
         model,

@@ -10,7 +10,7 @@ import itertools
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -193,6 +193,7 @@ def load_qwen(
     param_dtype: DType = "float32",
     remat: Literal["none", "full", "dots"] = "none",
     attention: Implementation = "auto",
+    each: Callable[[str, jax.Array], Any] | None = None,
 ) -> tuple[Params, QwenModel]:
     """Reads a Hugging Face checkpoint directory (config.json and safetensors) onto the devices that keep it.
 
@@ -202,6 +203,7 @@ def load_qwen(
       mesh: where the parameters go; without one, the default device.
       dtype, remat, attention: of the computation; see `ComputeConfig`. The config that is returned carries them.
       param_dtype: of the parameters, whatever the checkpoint's is.
+      each: what is kept of each parameter, of its dotted name and its array; called before the next one is read.
 
     Raises:
       FileNotFoundError: a file is missing, by name.
@@ -215,10 +217,11 @@ def load_qwen(
     _check(reader, {tensor.name: tensor for group in tensors.values() for tensor in group}, config)
     shapes = flatten(abstract_qwen(config, param_dtype=jnp.dtype(param_dtype))[0])
     shardings = None if mesh is None else flatten(qwen_shardings(config, mesh))
-    flat = {
-        path: _load_parameter(reader, group, shapes[path], mesh, None if shardings is None else shardings[path])
-        for path, group in tensors.items()
-    }
+    flat: dict[str, Any] = {}
+    for path, group in tensors.items():
+        loaded = _load_parameter(reader, group, shapes[path], mesh, None if shardings is None else shardings[path])
+        flat[path] = loaded if each is None else each(path, loaded)
+        del loaded
     return nest(flat), config
 
 
