@@ -4,6 +4,7 @@ Model and trainer name *logical* axes ("embed", "heads", "batch", ...); `RULES` 
 
 - `data`: rows of the batch; parameters are replicated;
 - `fsdp`: rows of the batch, and parameters sharded along their embedding axis (ZeRO-3);
+- `context`: the time axis of training rows, and parameters sharded like those of `fsdp`;
 - `tensor`: attention heads, the inner axis of the MLP, the vocabulary (Megatron);
 - `expert`: the experts of a mixture-of-experts layer.
 
@@ -21,23 +22,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from sspo_jax.ranges import Range
+from sspo_jax.ranges import FileOnly, Range
 
 Shards = Annotated[int, Range(1, besides=(-1,))]
-MESH_AXES = ("data", "fsdp", "tensor", "expert")
+MESH_AXES = ("data", "fsdp", "context", "tensor", "expert")
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp", "expert"),
-    "time": None,
+    "time": "context",
+    "tokens": ("data", "fsdp", "expert", "context"),  # rows and time in one
     "layers": None,
     "vocab": "tensor",
-    "embed": "fsdp",
+    "embed": ("fsdp", "context"),
     "heads": "tensor",
     "kv_heads": "tensor",
+    "heads_of_all_time": ("tensor", "context"),  # where a layer needs a sequence whole
     "head_dim": None,
     "mlp": "tensor",
     "experts": "expert",
     "activation_embed": None,
+    "embed_on_its_way": "context",  # from the shards of a parameter to whole embeddings, one mesh axis at a time
 }
 GPU = ("gpu", "cuda")
 """What `platform` says of an NVIDIA GPU: the first by default, the second of a mesh."""
@@ -51,6 +55,9 @@ class MeshConfig:
     """Replicas of the parameters; each computes its own rows of the batch."""
     fsdp: Shards = -1
     """Shards of parameters, gradients and optimizer state; each computes its own rows of the batch."""
+    context: Shards = 1
+    """Shards of a training row, for rows too long for one device: each computes its own tokens, which attend to the
+    keys and values of all. Parameters are sharded along it as along `fsdp`."""
     tensor: Shards = 1
     """Shards of heads, MLP and vocabulary inside one layer."""
     expert: Shards = 1
@@ -65,6 +72,8 @@ class RolloutMeshConfig(MeshConfig):
     """Groups of devices that hold all weights between them and decode slots of their own."""
     fsdp: Shards = 1
     """Shards of the weights that every decoding step gathers over the interconnect; 1 leaves them in place."""
+    context: FileOnly[Annotated[int, Range(1, 1)]] = 1
+    """Always 1: a step of decoding has one token of each slot."""
     tensor: Shards = 1
     """Devices that cut heads, MLP and vocabulary between them."""
     expert: Shards = 1
@@ -131,7 +140,7 @@ def _axis_sizes(config: MeshConfig, devices: int, *, option: str) -> list[int]:
     if devices % known or (-1 not in sizes and known != devices):
         raise ValueError(
             f"{name} {given} needs {'a multiple of ' if -1 in sizes else ''}{known} devices, there are {devices}: "
-            f"change {option}.data, {option}.fsdp or {option}.tensor"
+            f"change {option}.data, {option}.fsdp, {option}.context or {option}.tensor"
         )
     return [devices // known if size == -1 else size for size in sizes]
 
@@ -221,6 +230,12 @@ def shards(logical_axis: str, mesh: Mesh | None = None) -> int:
     if chosen.empty or axes is None:
         return 1
     return math.prod(chosen.shape[axis] for axis in ([axes] if isinstance(axes, str) else axes))
+
+
+def part_of(logical_axis: str) -> jax.Array | int:
+    """Which of its parts this device has, inside `jax.shard_map`; 0 where the axis is not cut."""
+    axes = RULES[logical_axis]
+    return 0 if axes is None or shards(logical_axis) == 1 else jax.lax.axis_index(axes)
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.sharding import GPU, partition_spec, platform
+from sspo_jax.sharding import GPU, constrain, part_of, partition_spec, platform, shards
 
 Implementation = Literal["auto", "xla", "cudnn", "splash"]
 Attention = Callable[[Array, Array, Array], Array]
@@ -27,17 +28,24 @@ _EXCLUDED = -1e30  # finite, because -inf - -inf is NaN
 _MOST_BLOCKS, _SMALLEST_BLOCK = 3, 64  # of queries; more blocks save little and take longer to compile
 
 
-def choose(implementation: Implementation, *, platform: str, dtype: str, head_dim: int, time: int) -> str:
+def choose(
+    implementation: Implementation, *, platform: str, dtype: str, head_dim: int, time: int, time_shards: int = 1
+) -> str:
     """The implementation that "auto" stands for; another one is returned as it is, where the shapes allow it.
+
+    Args:
+      time: of a row.
+      time_shards: devices that cut it between them.
 
     Raises:
       ValueError: the implementation asked for by name cannot compute these shapes.
     """
     cudnn_fits = dtype == "bfloat16" and head_dim % 8 == 0 and head_dim <= 128
-    splash_fits = time % _SPLASH_BLOCK == 0 and head_dim % 64 == 0
+    multiple = _SPLASH_BLOCK * time_shards
+    splash_fits = time % multiple == 0 and head_dim % 64 == 0
     if implementation == "splash" and not splash_fits:
         raise ValueError(
-            f"--model.attention splash needs rows of a multiple of {_SPLASH_BLOCK} tokens and head_dim a multiple of "
+            f"--model.attention splash needs rows of a multiple of {multiple} tokens and head_dim a multiple of "
             f"64, got {time} and {head_dim}: choose such rows (--update.row-tokens), or auto"
         )
     if implementation == "cudnn" and not (cudnn_fits and platform in GPU):
@@ -71,24 +79,50 @@ def make_attention(
       prefix_ids: of each token, the segment that it attends to as well, such as the prompt of its response; its own
         where there is none. None: of no token is there one.
     """
-    time = segment_ids.shape[1]
-    chosen = choose(implementation, platform=platform(), dtype=dtype, head_dim=head_dim, time=time)
+    time, parts = segment_ids.shape[1], shards("time")
+    chosen = choose(implementation, platform=platform(), dtype=dtype, head_dim=head_dim, time=time, time_shards=parts)
     if chosen == "splash":
         return functools.partial(_splash, segment_ids=segment_ids, prefix_ids=prefix_ids)
-    mask = segment_mask(segment_ids, prefix_ids)
+    mask = constrain(segment_mask(segment_ids, prefix_ids), "batch", None, "time", None)
     if chosen == "cudnn":
-        return functools.partial(jax.nn.dot_product_attention, mask=mask, implementation="cudnn")
+        fused = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+        return (
+            functools.partial(fused, mask=mask) if parts == 1 else functools.partial(_on_own_queries, fused, mask=mask)
+        )
     return functools.partial(_xla, mask=mask)
+
+
+def _on_own_queries(fused: Any, query: Array, key: Array, value: Array, *, mask: Array) -> Array:
+    """A kernel on each device's part of the queries, with the keys and values of the whole row."""
+    heads = partition_spec(("batch", "time", "heads", "head_dim"))
+    whole = partition_spec(("batch", None, "kv_heads", "head_dim"))
+    return jax.shard_map(
+        lambda query, key, value, mask: fused(query, key, value, mask=mask),
+        in_specs=(heads, whole, whole, partition_spec(("batch", None, "time", None))),
+        out_specs=heads,
+        check_vma=False,
+    )(query, key, value, mask)
 
 
 def segment_mask(
     segment_ids: Int[Array, "batch time"], prefix_ids: Int[Array, "batch time"] | None = None
 ) -> Bool[Array, "batch 1 time time"]:
     """True where the second token is seen by the first: the same segment or its prefix, and not later."""
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return _seen(segment_ids, segment_ids, prefix_ids, 0)
+
+
+def _seen(
+    own_ids: Int[Array, "batch own"],
+    segment_ids: Int[Array, "batch time"],
+    prefix_ids: Int[Array, "batch own"] | None,
+    start: Array | int,
+) -> Bool[Array, "batch 1 own time"]:
+    """`segment_mask` of the queries from `start` on, of which the segments and prefixes are given."""
+    same = own_ids[:, :, None] == segment_ids[:, None, :]
     if prefix_ids is not None:
         same |= prefix_ids[:, :, None] == segment_ids[:, None, :]
-    return (same & jnp.tri(segment_ids.shape[1], dtype=bool)[None])[:, None]
+    is_earlier = jnp.arange(segment_ids.shape[1])[None, :] <= start + jnp.arange(own_ids.shape[1])[:, None]
+    return (same & is_earlier[None])[:, None]
 
 
 def _xla(
@@ -102,13 +136,14 @@ def _xla(
 
     The query heads of a group are stacked along time: one large product per key head, where
     `jax.nn.dot_product_attention` has many small ones (twice as slow forward and backward on a CPU). Queries are
-    taken in up to three blocks, each against the keys up to its end: two thirds of the work and of the scores.
+    taken in up to three blocks, each against the keys up to its end: two thirds of the work and of the scores. Where
+    the row is cut between devices each takes its own queries as one block.
     """
     batch, time, heads, head_dim = query.shape
     kv_heads = key.shape[2]
     group = heads // kv_heads
     query = (query * head_dim**-0.5).reshape(batch, time, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
-    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+    key, value = (constrain(x, "batch", None, "kv_heads", None).transpose(0, 2, 1, 3) for x in (key, value))
 
     def block(start: int, end: int) -> Array:
         seen = slice(0, end)  # what comes later is masked for all of these queries
@@ -121,7 +156,7 @@ def _xla(
         attended = jnp.einsum("bgqk,bgkd->bgqd", weights, value[:, :, seen])
         return attended.reshape(batch, kv_heads, group, end - start, head_dim)
 
-    count = max(1, min(_MOST_BLOCKS, time // _SMALLEST_BLOCK))
+    count = max(1, min(_MOST_BLOCKS, time // _SMALLEST_BLOCK)) if shards("time") == 1 else 1
     edges = [round(i * time / count) for i in range(count + 1)]
     attended = jnp.concatenate([block(*edge) for edge in itertools.pairwise(edges)], axis=3)
     return attended.transpose(0, 3, 1, 2, 4).reshape(batch, time, heads, head_dim)
@@ -135,65 +170,95 @@ def _splash(
     segment_ids: Int[Array, "batch time"],
     prefix_ids: Int[Array, "batch time"] | None,
 ) -> Float[Array, "batch time heads head_dim"]:
-    """The same, by the Pallas kernel; on a mesh each device runs it on its own rows and heads."""
-    mesh = jax.sharding.get_abstract_mesh()
+    """The same, by the Pallas kernel; on a mesh each device runs it on its own rows, heads and queries."""
+    mesh, parts = jax.sharding.get_abstract_mesh(), shards("time")
+    time, group = query.shape[1], query.shape[2] // key.shape[2]
+    causal = None if prefix_ids is not None else _causal_kernel(time, group, parts)
     ids = (segment_ids,) if prefix_ids is None else (segment_ids, prefix_ids)
     if mesh.empty:
-        return _splash_local(query, key, value, *ids)
-    heads, kv_heads = (partition_spec(("batch", "time", name, "head_dim")) for name in ("heads", "kv_heads"))
+        return _splash_local(query, key, value, segment_ids, ids, causal)
+    heads = partition_spec(("batch", "time", "heads", "head_dim"))
+    whole = partition_spec(("batch", None, "kv_heads", "head_dim"))
+    rows, own = partition_spec(("batch", None)), partition_spec(("batch", "time"))
+    own_queries = NamedSharding(mesh, partition_spec((None, "time")))
     return jax.shard_map(
         _splash_local,
-        in_specs=(heads, kv_heads, kv_heads, *(partition_spec(("batch", "time")) for _ in ids)),
+        in_specs=(
+            *(heads, whole, whole, rows, (own,) * len(ids)),
+            None if causal is None else causal.manual_sharding_spec(own_queries),
+        ),
         out_specs=heads,
         check_vma=False,  # the kernel does not say how its outputs vary over the mesh
-    )(query, key, value, *ids)
+    )(query, key, value, segment_ids, ids, causal)
 
 
-def _splash_local(query: Array, key: Array, value: Array, segment_ids: Array, prefix_ids: Array | None = None) -> Array:
-    batch, time, heads, head_dim = query.shape
-    kv_heads = key.shape[2]
+def _kernel(mask: splash_attention_mask.MultiHeadMask | Array, *, queries: int, keys: int, parts: int = 1) -> Any:
+    """Of the query heads of one key head.
+
+    Args:
+      queries, keys: of a device.
+      parts: devices that the queries are cut between; the mask is for all of them.
+    """
+    block_q, block_kv = (next(size for size in (512, 256, 128) if time % size == 0) for time in (queries, keys))
+    made = splash_attention_kernel.make_splash_mqa(
+        mask,
+        block_sizes=splash_attention_kernel.BlockSizes(
+            block_q=block_q,
+            block_kv=block_kv,
+            block_kv_compute=block_kv,
+            block_q_dkv=block_q,
+            block_kv_dkv=block_kv,
+            block_kv_dkv_compute=block_kv,
+            block_q_dq=block_q,
+            block_kv_dq=block_kv,
+        ),
+        head_shards=1,
+        q_seq_shards=parts,
+        interpret=platform() != "tpu",  # elsewhere only its numbers are of interest
+    )
+    if made.fwd_mask_info.is_dynamic_mask is not None:  # made a traced array inside jit, and then asked for its truth
+        for name in ("fwd_mask_info", "dq_mask_info", "dkv_mask_info"):
+            setattr(made, name, getattr(made, name)._replace(is_dynamic_mask=True))
+    return made
+
+
+def _causal_kernel(time: int, group: int, parts: int) -> Any:
+    causal = splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask((time, time))] * group)
+    return _kernel(causal, queries=time // parts, keys=time, parts=parts)
+
+
+def _splash_local(
+    query: Array, key: Array, value: Array, segment_ids: Array, own_ids: tuple[Array, ...], causal: Any
+) -> Array:
+    """On one device.
+
+    Args:
+      query: of its part of the row; keys, values and `segment_ids` are of all of it.
+      own_ids: segments of the queries, and their prefixes where there are any.
+      causal: the kernel where there are none.
+    """
+    batch, own, heads, head_dim = query.shape
+    time, kv_heads = key.shape[1:3]
     group = heads // kv_heads
-    block = next(size for size in (512, 256, 128) if time % size == 0)
-    query = (query * head_dim**-0.5).reshape(batch, time, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
+    query = (query * head_dim**-0.5).reshape(batch, own, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
 
-    def kernel(mask: splash_attention_mask.MultiHeadMask | Array) -> Any:
-        made = splash_attention_kernel.make_splash_mqa_single_device(
-            mask,
-            block_sizes=splash_attention_kernel.BlockSizes(
-                block_q=block,
-                block_kv=block,
-                block_kv_compute=block,
-                block_q_dkv=block,
-                block_kv_dkv=block,
-                block_kv_dkv_compute=block,
-                block_q_dq=block,
-                block_kv_dq=block,
-            ),
-            interpret=platform() != "tpu",  # elsewhere only its numbers are of interest
-        )
-        if (
-            made.fwd_mask_info.is_dynamic_mask is not None
-        ):  # made a traced array inside jit, and then asked for its truth
-            for name in ("fwd_mask_info", "dq_mask_info", "dkv_mask_info"):
-                setattr(made, name, getattr(made, name)._replace(is_dynamic_mask=True))
-        return made
-
-    def row(parts: tuple[Array, Array, Array, Array]) -> Array:
+    def row(parts: tuple[Array, Array, Array, Array, Array]) -> Array:
         """Of one row: equal segments below the diagonal."""
-        query, key, value, segments = parts
-        causal = splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask((time, time))] * group)
-        ids = splash_attention_kernel.SegmentIds(q=segments, kv=segments)
-        return jax.vmap(functools.partial(kernel(causal), segment_ids=ids))(query, key, value)
+        query, key, value, own_segments, segments = parts
+        ids = splash_attention_kernel.SegmentIds(q=own_segments, kv=segments)
+        return jax.vmap(functools.partial(causal, segment_ids=ids))(query, key, value)
 
     def row_with_prefixes(parts: tuple[Array, Array, Array, Array]) -> Array:
         """By a mask in memory, of which the kernel skips the empty blocks: equality cannot say that two are seen."""
         query, key, value, mask = parts
-        return jax.vmap(kernel(jnp.broadcast_to(mask, (group, time, time))))(query, key, value)
+        kernel = _kernel(jnp.broadcast_to(mask, (group, own, time)), queries=own, keys=time)
+        return jax.vmap(kernel)(query, key, value)
 
-    if prefix_ids is None:
-        attended = jax.vmap(row)((query, key, value, segment_ids))  # [batch, kv_heads, group, time, head_dim]
+    if causal is not None:
+        # [batch, kv_heads, group, time, head_dim]
+        attended = jax.vmap(row)((query, key, value, own_ids[0], segment_ids))
     else:
-        mask = segment_mask(segment_ids, prefix_ids)
-        attended = jax.lax.map(row_with_prefixes, (query, key, value, mask))
-    return attended.transpose(0, 3, 1, 2, 4).reshape(batch, time, heads, head_dim).astype(value.dtype)
+        mask = _seen(own_ids[0], segment_ids, own_ids[1], part_of("time") * own)
+        attended = jax.lax.map(row_with_prefixes, (query, key, value, mask[:, 0]))
+    return attended.transpose(0, 3, 1, 2, 4).reshape(batch, own, heads, head_dim).astype(value.dtype)

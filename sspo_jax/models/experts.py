@@ -80,7 +80,7 @@ def mixture_of_experts(
     if mesh.empty or mesh.size == 1:
         y = _experts(flat, weights.astype(flat.dtype), chosen, (gate, up, down), first_expert=0)
         return y.reshape(x.shape)
-    rows = partition_spec(("batch", None))
+    rows = partition_spec(("tokens", None))
     expert_axis, tensor_axis = RULES["experts"], RULES["mlp"]
 
     def local(x: Array, weights: Array, chosen: Array, gate: Array, up: Array, down: Array) -> Array:
@@ -94,7 +94,7 @@ def mixture_of_experts(
     wide, narrow = partition_spec(("experts", None, "mlp")), partition_spec(("experts", "mlp", None))
     # Rows are the flattened batch and time; where the mesh does not divide them (a short prompt), they are padded.
     size = 1
-    for axis in RULES["batch"] or ():
+    for axis in RULES["tokens"] or ():
         size *= mesh.shape[axis]
     padding = -flat.shape[0] % size
 

@@ -25,7 +25,7 @@ from sspo_jax.models.cpu_kernels import FEW_ROWS, OutputMajor
 from sspo_jax.models.experts import mixture_of_experts, route
 from sspo_jax.models.int8 import Int8
 from sspo_jax.models.rotary import rotary_table, rotate
-from sspo_jax.sharding import check_divides, constrain, named_sharding
+from sspo_jax.sharding import check_divides, constrain, named_sharding, shards
 
 Params = dict[str, Any]
 
@@ -348,6 +348,7 @@ def delta_rule(
     else:
         names = ("delta_query_key_value", "delta_gate", "delta_rate", "delta_decay")
         mixed, gate, rate, decay = (_project(block, name, x) for name in names)
+    mixed, rate, decay = (_whole_in_time(part, config.delta_key_heads) for part in (mixed, rate, decay))
     mixed, kept = delta.convolve(mixed, block["delta_convolution"], before.inputs, runs)
     inputs = delta.delta_inputs(block, config, mixed, rate, decay)
     batch, heads = x.shape[0], config.delta_key_heads
@@ -359,12 +360,21 @@ def delta_rule(
         out = out[:, None]
     else:
         out, state = delta.chunked(inputs, state, runs)
+        out = constrain(out, "batch", "time", "kv_heads", None, None)
     out = out.astype(x.dtype)
     gate = gate.reshape(out.shape).astype(jnp.float32)
     out = rms_norm(out, block["delta_norm"], config.norm_epsilon).astype(jnp.float32) * jax.nn.silu(gate)
     out = out.astype(x.dtype).reshape(*x.shape[:-1], heads, -1)
     state = state.reshape(before.state.shape)
     return _project(block, "delta_output", out, summed=2), DeltaState(state, kept.astype(before.inputs.dtype))
+
+
+def _whole_in_time(x: Float[Array, "batch time heads width"], heads: int) -> Array:
+    """Where rows are cut in time: cut by heads instead, as far as these go around, for what runs along a row."""
+    if shards("time") == 1:
+        return x
+    axis = "kv_heads" if heads % shards("heads_of_all_time") else "heads_of_all_time"
+    return constrain(x, "batch", None, axis, None)
 
 
 def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Array:
@@ -502,7 +512,10 @@ def hidden_states(
     elif how.remat == "dots":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
-    x = constrain(embed(params, config, tokens), "batch", "time", "activation_embed")
+    x = embed(params, config, tokens)
+    if shards("time") > 1:
+        x = constrain(x, "batch", None, "embed_on_its_way")
+    x = constrain(x, "batch", "time", "activation_embed")
     blocks = params["blocks"] if experts is None else params["blocks"] | {_RECORDED: experts}
     if config.is_hybrid:
         x, found = _scan_periods(layer, x, blocks, config)

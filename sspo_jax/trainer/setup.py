@@ -24,7 +24,7 @@ from sspo_jax.models.trainable import Trainable
 from sspo_jax.runs.roofline import memory_of
 from sspo_jax.runs.trackers import find_trackers
 from sspo_jax.sampler.layout import DecodingLayout
-from sspo_jax.sharding import MeshConfig, batch_shards, make_mesh
+from sspo_jax.sharding import MeshConfig, batch_shards, make_mesh, shards
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.conversations import RememberingPrompts, load_environment
 from sspo_jax.trainer.rollout_engine import check_server, run_layout
@@ -97,7 +97,7 @@ def check(config: TrainConfig) -> RunInputs:
     stop_token_ids = end_tokens(tokenizer, model.eos_token_ids, own=config.rollout.stop_token_ids)
     _check_stop_tokens(config.rollout.stop_token_ids, model)
     if config.warm_start is not None:
-        _check_rows(config.warm_start, model, batch_shards(mesh))
+        _check_rows(config.warm_start, model, mesh)
     longest_response = max(config.rollout.max_new_tokens, config.evaluation.max_new_tokens or 0)
     decoding = run_layout(
         config.rollout,
@@ -191,8 +191,20 @@ def _check_attention(model: QwenModel, mesh: Mesh, row_tokens: int, *, share_pro
             "--update.share-prompts is on, and this model has layers with the gated delta rule, whose state cannot be "
             "handed from one prompt to several responses: expected --update.no-share-prompts"
         )
-    computed, platform = model.compute, mesh.devices.flat[0].platform
-    choose(computed.attention, platform=platform, dtype=computed.dtype, head_dim=model.head_dim, time=row_tokens)
+    computed, platform, parts = model.compute, mesh.devices.flat[0].platform, shards("time", mesh)
+    if row_tokens % parts:
+        raise ValueError(
+            f"a training row has {row_tokens} tokens; expected a multiple of --mesh.context = {parts}: set "
+            "--update.row-tokens"
+        )
+    choose(
+        computed.attention,
+        platform=platform,
+        dtype=computed.dtype,
+        head_dim=model.head_dim,
+        time=row_tokens,
+        time_shards=parts,
+    )
 
 
 def _check_stop_tokens(chosen: Sequence[int], model: QwenModel) -> None:
@@ -216,15 +228,21 @@ def _check_lengths(model: QwenModel, rollout: RolloutConfig, evaluation: Evaluat
             )
 
 
-def _check_rows(warm_start: WarmStartConfig, model: QwenModel, shards: int) -> None:
+def _check_rows(warm_start: WarmStartConfig, model: QwenModel, mesh: Mesh) -> None:
     """Refuses rows of the warm start that the model has no room for, or that the mesh does not divide."""
     if warm_start.row_tokens > model.max_positions:
         raise ValueError(
             f"--warm-start.row-tokens is {warm_start.row_tokens}; expected at most {model.max_positions}, the context"
         )
-    if warm_start.rows % shards:
+    if warm_start.rows % batch_shards(mesh):
         raise ValueError(
-            f"--warm-start.rows is {warm_start.rows}; expected a multiple of the {shards} shards of the batch"
+            f"--warm-start.rows is {warm_start.rows}; expected a multiple of the {batch_shards(mesh)} shards of the "
+            "batch"
+        )
+    if warm_start.row_tokens % shards("time", mesh):
+        raise ValueError(
+            f"--warm-start.row-tokens is {warm_start.row_tokens}; expected a multiple of --mesh.context = "
+            f"{shards('time', mesh)}"
         )
 
 

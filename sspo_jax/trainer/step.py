@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from sspo_jax.config import OptimizerConfig
 from sspo_jax.logprobs import logprobs_and_entropies
@@ -27,7 +27,7 @@ from sspo_jax.models.qwen import Params, hidden_states
 from sspo_jax.models.trainable import Trainable
 from sspo_jax.optimizer import abstract_state, learning_rate_schedule, make_optimizer, optimizer_shardings, updates_done
 from sspo_jax.sampler.programs import TracedProgram
-from sspo_jax.sharding import after, named_sharding, put, replicated, shards
+from sspo_jax.sharding import after, constrain, named_sharding, put, replicated, shards
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import NO_ROLLOUT, pack_rows
 from sspo_jax.types import Loads, Mean, TrainBatch
@@ -71,11 +71,11 @@ def sequence_logprobs(params: Params, config: QwenConfig, batch: TrainBatch, *, 
     )
 
     def following(x: Array) -> Array:
-        return jnp.pad(x[:, 1:], ((0, 0), (0, 1))).reshape(-1)
+        return by_shards(jnp.pad(x[:, 1:], ((0, 0), (0, 1))))
 
     tied = "unembedding" not in params
     logprobs, entropies = logprobs_and_entropies(
-        hidden.reshape(-1, hidden.shape[-1]),
+        by_shards(hidden),
         params["embedding" if tied else "unembedding"].astype(hidden.dtype),
         following(batch.tokens),
         temperature=temperature,
@@ -83,13 +83,36 @@ def sequence_logprobs(params: Params, config: QwenConfig, batch: TrainBatch, *, 
         mask=after(following(batch.mask), hidden),
         vocab_axis=0 if tied else 1,
         vocab_shards=shards("vocab"),
-        token_shards=shards("batch"),
+        token_shards=shards("tokens"),
     )
 
     def align(x: Array) -> Array:
-        return jnp.pad(x.reshape(batch.tokens.shape)[:, :-1], ((0, 0), (1, 0)))
+        x = constrain(from_shards(x, batch.tokens.shape), "batch", None)
+        return jnp.pad(x[:, :-1], ((0, 0), (1, 0)))
 
     return SequenceScores(align(logprobs), align(entropies), experts)
+
+
+def by_shards(x: Shaped[Array, "batch time ..."]) -> Shaped[Array, "tokens ..."]:
+    """Rows and time in one axis, in an order in which each device keeps the tokens that it has.
+
+    >>> by_shards(jnp.arange(6).reshape(2, 3)).tolist()  # without a mesh: row by row
+    [0, 1, 2, 3, 4, 5]
+    """
+    rows, parts = shards("batch"), shards("time")
+    if parts == 1:
+        return x.reshape(-1, *x.shape[2:])
+    batch, time = x.shape[:2]
+    x = x.reshape(rows, batch // rows, parts, time // parts, *x.shape[2:])
+    return x.swapaxes(1, 2).reshape(batch * time, *x.shape[4:])
+
+
+def from_shards(x: Shaped[Array, " tokens"], shape: tuple[int, int]) -> Shaped[Array, "batch time"]:
+    """What `by_shards` was made of."""
+    rows, parts = shards("batch"), shards("time")
+    if parts == 1:
+        return x.reshape(shape)
+    return x.reshape(rows, parts, shape[0] // rows, shape[1] // parts).swapaxes(1, 2).reshape(shape)
 
 
 def routing_metrics(
@@ -158,7 +181,7 @@ class TrainPrograms:
         self.optimizer = make_optimizer(self.optimizer_config)
         shardings = self.trainable.shardings(self.mesh)
         state_shardings = optimizer_shardings(self.optimizer, self.config, self.mesh, self.lora)
-        rows = named_sharding(self.mesh, ("batch", "time"))
+        rows = named_sharding(self.mesh, ("batch", None))  # where rows are cut in time, objectives see them whole
         scalar = replicated(self.mesh)
         self._rows_sharding = rows
         self._experts_sharding = named_sharding(self.mesh, (None, "batch", "time", None))

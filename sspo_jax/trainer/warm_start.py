@@ -134,7 +134,7 @@ def _train(settings: WarmStartConfig, inputs: RunInputs, display: Display, poll:
     )
     shardings = qwen_shardings(inputs.model, mesh)
     state_shardings = optimizer_shardings(optimizer, inputs.model, mesh)
-    rows_sharding = named_sharding(mesh, ("batch", "time"))
+    rows_sharding = named_sharding(mesh, ("batch", None))
 
     def update(params: Params, state: Any, batch: TrainBatch) -> tuple[Params, Any, Array]:
         def loss(params: Params) -> Array:

@@ -18,6 +18,10 @@ DENSE = QwenConfig(vocab_size=96, hidden_size=32, intermediate_size=64, num_laye
                    init_scale=0.2)  # fmt: skip
 TIED = dataclasses.replace(DENSE, tie_embeddings=True, qk_norm=False, output_bias=False)
 EXPERTS = dataclasses.replace(DENSE, num_experts=8, experts_per_token=2, expert_size=16)
+HYBRID = QwenConfig(vocab_size=96, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=8, num_kv_heads=4,
+                    head_dim=16, qk_norm=True, tie_embeddings=False, init_scale=0.2, rotary_fraction=0.25,
+                    layer_types=("linear_attention", "full_attention"), delta_key_heads=4, delta_value_heads=8,
+                    delta_key_dim=16, delta_value_dim=8)  # fmt: skip
 
 TOKENS = np.random.default_rng(0).integers(0, 96, (8, 16)).astype(np.int32)
 SEGMENTS = np.where(np.arange(16)[None] < np.arange(8, 16)[:, None], 1 + (np.arange(16) >= 5), 0).astype(np.int32)
@@ -44,7 +48,7 @@ def check(config: QwenConfig, mesh_config: MeshConfig) -> None:
     params, logits, gradients = on_one_device(config)
     mesh = make_mesh(mesh_config)
     shardings = qwen_shardings(config, mesh)
-    rows = named_sharding(mesh, ("batch", "time"))
+    rows = named_sharding(mesh, ("batch", None))
     step = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1, out_shardings=(shardings, None))
     with jax.set_mesh(mesh):
         arguments = (
@@ -70,8 +74,20 @@ def test_dense(sizes):
 
 
 @pytest.mark.slow
-def test_experts():
-    check(EXPERTS, MeshConfig(fsdp=1, expert=8))
+@pytest.mark.parametrize("sizes", [{"expert": 8}, {"expert": 2, "context": 4}], ids=["expert", "context"])
+def test_experts(sizes):
+    check(EXPERTS, MeshConfig(fsdp=1, **sizes))
+
+
+@pytest.mark.parametrize("config", [DENSE, pytest.param(HYBRID, marks=pytest.mark.slow)], ids=["dense", "delta"])
+def test_rows_cut_in_time(config):
+    """Two segments, the second of which crosses the cut, and padding."""
+    check(config, MeshConfig(fsdp=2, context=2, tensor=2))
+
+
+@pytest.mark.slow
+def test_delta_heads_that_do_not_go_around():
+    check(HYBRID, MeshConfig(fsdp=1, context=8))
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])
@@ -92,19 +108,34 @@ def test_scanned_layers_equal_unrolled_ones(monkeypatch):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), again, gradients)
 
 
-def test_tpu_kernel_on_a_mesh():
-    """Splash attention inside shard_map (interpreted here): each device computes its own rows and heads."""
+@pytest.mark.parametrize(
+    "sizes",
+    [{"fsdp": 4, "tensor": 2}, pytest.param({"fsdp": 2, "context": 4}, marks=pytest.mark.slow)],
+    ids=["rows", "time"],
+)
+def test_tpu_kernel_on_a_mesh(sizes: dict[str, int]):
+    """Splash attention inside shard_map (interpreted here): each device computes its own rows, heads and queries."""
     base = dataclasses.replace(TIED, num_heads=4, num_kv_heads=2, head_dim=64, num_layers=1)
-    tokens = np.tile(TOKENS, (1, 8))
-    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    repeats = 8 * sizes.get("context", 1)
+    tokens, segments = np.tile(TOKENS, (1, repeats)), np.repeat(SEGMENTS, repeats, axis=1)
+    mesh = make_mesh(MeshConfig(**sizes))
     params = init_qwen(base, jax.random.key(0))
-    rows = named_sharding(mesh, ("batch", "time"))
-    reference = jax.jit(apply_qwen, static_argnums=1)(params, base.computed(attention="xla"), tokens)
+    rows = named_sharding(mesh, ("batch", None))
+
+    def gradients(
+        params: Params, config: QwenConfig, tokens: jax.Array, segments: jax.Array
+    ) -> tuple[Params, jax.Array]:
+        return jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(params, config, tokens, segments)
+
+    whole = jnp.asarray(tokens), jnp.asarray(segments)
+    wanted, reference = gradients(params, base.computed(attention="xla"), *whole)
     with jax.set_mesh(mesh):
         placed = jax.device_put(params, qwen_shardings(base, mesh))
-        splash = base.computed(attention="splash")
-        logits = jax.jit(apply_qwen, static_argnums=1)(placed, splash, jax.device_put(tokens, rows))
-    np.testing.assert_allclose(logits, reference, rtol=0, atol=2e-5)
+        arguments = jax.device_put((tokens, segments), rows)
+        found, logits = gradients(placed, base.computed(attention="splash"), *arguments)
+    is_token = segments > 0
+    np.testing.assert_allclose(np.asarray(logits)[is_token], np.asarray(reference)[is_token], rtol=0, atol=2e-5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), found, wanted)
 
 
 def test_a_mesh_that_does_not_divide_the_model_is_refused():

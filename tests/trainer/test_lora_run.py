@@ -114,10 +114,15 @@ def test_gradients_are_those_of_the_merged_weights(objective):
 
 
 @pytest.mark.slow
-def test_a_mesh_gives_the_same_gradients():
-    """Eight devices, rows over four and heads over two, against one."""
+@pytest.mark.parametrize(
+    "sizes",
+    [{"data": 2, "fsdp": 2}, pytest.param({"fsdp": 1, "context": 4}, marks=pytest.mark.slow)],
+    ids=["rows", "time"],
+)
+def test_a_mesh_gives_the_same_gradients(sizes: dict[str, int]):
+    """Eight devices, rows over four, or each row over four, and heads over two, against one."""
     one = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
-    many = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    many = make_mesh(MeshConfig(tensor=2, **sizes))
     results = []
     for mesh in (one, many):
         train = programs(Sspo.paper_like(), LORA, mesh)
