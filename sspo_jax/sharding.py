@@ -258,6 +258,19 @@ def bytes_per_device(tree: Any) -> int:
     return total
 
 
+def check_rows(mesh: Mesh, micro_rows: int, row_tokens: int) -> None:
+    """Raises ValueError where the mesh does not divide the rows of a micro-batch, or a row."""
+    if micro_rows % batch_shards(mesh):
+        raise ValueError(
+            f"--update.micro-rows is {micro_rows}; expected a multiple of the {batch_shards(mesh)} shards of the batch"
+        )
+    if row_tokens % shards("time", mesh):
+        raise ValueError(
+            f"a training row has {row_tokens} tokens; expected a multiple of --mesh.context = {shards('time', mesh)}: "
+            "set --update.row-tokens"
+        )
+
+
 def check_divides(mesh: Mesh, shapes: Any, logical_axes: Any, *, option: str = "--mesh") -> None:
     """Raises ValueError, naming the parameter, where an axis is not divisible by its shards.
 

@@ -32,7 +32,7 @@ from sspo_jax.runs.roofline import Chip
 from sspo_jax.sampler import Sampler
 from sspo_jax.sampler.layout import DecodingLayout, possible_layouts
 from sspo_jax.sampler.programs import TracedProgram
-from sspo_jax.sharding import batch_shards, make_mesh
+from sspo_jax.sharding import batch_shards, check_rows, make_mesh
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.rollout_engine import demand_of, run_layout
 from sspo_jax.trainer.step import TrainPrograms
@@ -58,11 +58,7 @@ def plan(
     model = resolve_shape(config.model)
     qwen_shardings(model, mesh)
     shards = batch_shards(mesh)
-    if config.update.micro_rows % shards:
-        raise ValueError(
-            f"--update.micro-rows is {config.update.micro_rows}, expected a multiple of the {shards} shards of the "
-            "batch"
-        )
+    check_rows(mesh, config.update.micro_rows, config.row_tokens)
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
     report(f"{model.num_parameters / 1e9:.2f} B parameters on {topology} x {slices}: {len(devices)} devices, {sizes}")
     for line in _settings(model, config.update.micro_rows, config.row_tokens, config.model.lora):
@@ -197,6 +193,8 @@ def verdict(
         advice.append(f"--update.micro-rows {max(shards, micro_rows // 2)}")
     if worst.name == "update" and model.remat != "full":
         advice.append("--model.remat full")
+    if worst.name == "update" and micro_rows <= shards:
+        advice.append("rows cut between devices (--mesh.context 2)")
     if worst.name in ROLLOUT and worst.name != "weights":
         advice.append(f"--rollout.slots {max(shards, slots // 2)}")
     advice.append("more shards of the parameters (--mesh.fsdp, --mesh.tensor) or more chips")

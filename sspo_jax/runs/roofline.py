@@ -20,7 +20,7 @@ from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable, count
 from sspo_jax.sampler.kv_cache import column_bytes, delta_state_bytes
-from sspo_jax.sharding import batch_shards, shards
+from sspo_jax.sharding import shards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,7 +201,7 @@ def stage_works(
 
 def _weights_read(model: QwenConfig, mesh: Mesh) -> int:
     """Bytes that all devices together read of the weights: devices that cut them between them read one copy."""
-    return weight_bytes(model) * (batch_shards(mesh) // shards("experts", mesh))
+    return weight_bytes(model) * (shards("tokens", mesh) // shards("experts", mesh))
 
 
 def _prefill(counts: Counts, model: QwenConfig, weights: int) -> Work:

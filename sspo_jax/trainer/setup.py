@@ -24,7 +24,7 @@ from sspo_jax.models.trainable import Trainable
 from sspo_jax.runs.roofline import memory_of
 from sspo_jax.runs.trackers import find_trackers
 from sspo_jax.sampler.layout import DecodingLayout
-from sspo_jax.sharding import MeshConfig, batch_shards, make_mesh, shards
+from sspo_jax.sharding import MeshConfig, batch_shards, check_rows, make_mesh, shards
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.conversations import RememberingPrompts, load_environment
 from sspo_jax.trainer.rollout_engine import check_server, run_layout
@@ -63,11 +63,7 @@ def check(config: TrainConfig) -> RunInputs:
     reference_path = _reference(config.model, model, has_reference=config.loss.reads_reference)
     qwen_shardings(model, mesh)  # refuses a mesh that does not divide the model
     Trainable(model, config.model.lora).shardings(mesh)  # ... and adapters of weights that it does not have
-    if config.update.micro_rows % batch_shards(mesh):
-        raise ValueError(
-            f"--update.micro-rows is {config.update.micro_rows}; expected a multiple of the {batch_shards(mesh)} "
-            "shards of the batch"
-        )
+    check_rows(mesh, config.update.micro_rows, config.row_tokens)
     tokenizer = load_tokenizer(config.model.tokenizer or config.model.path or "")
     if len(tokenizer) > model.vocab_size:
         raise ValueError(
@@ -192,11 +188,6 @@ def _check_attention(model: QwenModel, mesh: Mesh, row_tokens: int, *, share_pro
             "handed from one prompt to several responses: expected --update.no-share-prompts"
         )
     computed, platform, parts = model.compute, mesh.devices.flat[0].platform, shards("time", mesh)
-    if row_tokens % parts:
-        raise ValueError(
-            f"a training row has {row_tokens} tokens; expected a multiple of --mesh.context = {parts}: set "
-            "--update.row-tokens"
-        )
     choose(
         computed.attention,
         platform=platform,
