@@ -237,7 +237,7 @@ def test_verdict_names_what_is_free_or_missing():
     (line,) = lines(program("update", 12.0), program("decode", 17.0))
     assert "decode is over by 1.25 GiB a chip; try --rollout.slots 192" in line
     (line,) = lines(program("update", 0.0, "exceeds"), program("decode", 15.0), shards=8)
-    assert line.startswith("DOES NOT FIT: update is over; try more shards")
+    assert line.startswith("DOES NOT FIT: update is over; try rows cut between devices (--mesh.context 2), or more")
 
 
 def test_known_names_need_no_files():

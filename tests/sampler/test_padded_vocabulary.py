@@ -65,7 +65,7 @@ def test_sampled_and_scored_alike(padded, prompts, temperature):
             continue
         mask = np.arange(rows.shape[1])[None] >= len(prompts[0])
         batch = _batch(rows, mask)
-        logprobs, entropies = jax.jit(sequence_logprobs, static_argnums=1, static_argnames="temperature")(
+        logprobs, entropies, _ = jax.jit(sequence_logprobs, static_argnums=1, static_argnames="temperature")(
             params, model, batch, temperature=scale
         )
         np.testing.assert_allclose(np.asarray(logprobs)[mask], expected[here], rtol=0, atol=3e-5)

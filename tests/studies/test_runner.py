@@ -79,6 +79,7 @@ def test_failures_are_recorded_and_the_rest_goes_on(folder: StudyFolder):
     assert processes[0] == processes[1] != processes[3]  # one goes on until it fails
 
 
+@pytest.mark.slow
 def test_a_cell_is_the_same_run_after_others_in_its_process(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     changes = {"warm_start.updates": 4, "warm_start.rows": 8, "steps": 2, "rollout.prompts": 4, "update.micro_rows": 8}
     plain = dataclasses.replace(STUDY, changes=changes, variants=(Variant(name="gspo", changes={"loss": Gspo()}),))

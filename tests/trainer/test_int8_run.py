@@ -77,6 +77,7 @@ def test_a_checkpoint_is_read_as_it_is_planned(tmp_path: pathlib.Path):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(rounded(base)))
 
 
+@pytest.mark.slow
 def test_a_run_samples_from_int8_and_exports_what_it_trained(cache: pathlib.Path, tmp_path: pathlib.Path):
     loss = dataclasses.replace(
         Sspo.paper_like(), entropy_coefficient=0.1, correction=RolloutCorrection(mode="truncate")

@@ -170,6 +170,7 @@ def test_loads_count_tokens_in_the_mask_and_add_up():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_records_loads_and_replays(cache: pathlib.Path, tmp_path: pathlib.Path):
     changes = {"steps": 2, "warm_start": None, "mesh__fsdp": 1, "run_dir": str(tmp_path / "run")}
     changes["loss"] = Grpo(entropy_coefficient=0.1)  # a gradient, whatever the rewards are

@@ -41,6 +41,7 @@ ARRANGEMENTS = [
     pytest.param(MeshConfig(fsdp=2, tensor=4), id="2x4", marks=pytest.mark.slow),
     pytest.param(MeshConfig(fsdp=1, tensor=8), id="1x8", marks=pytest.mark.slow),
     pytest.param(MeshConfig(data=4, tensor=2), id="data", marks=pytest.mark.slow),
+    pytest.param(MeshConfig(fsdp=2, context=2, tensor=2), id="cut-in-time", marks=pytest.mark.slow),
 ]
 
 
@@ -88,13 +89,13 @@ def _two_updates(config: MeshConfig) -> dict[str, Any]:
         params = init_qwen(MODEL, jax.random.key(0), mesh=mesh)
         state, gradients = programs.init_optimizer(params), programs.zero_gradients()
         batch = programs.place(_rows())
-        gradients, logprobs, entropies, _ = programs.micro_batch(params, gradients, batch, False)
+        gradients, (logprobs, entropies, _), _ = programs.micro_batch(params, gradients, batch, False)
         batch = dataclasses.replace(batch, old_logprobs=logprobs, entropies=entropies)
         batch = dataclasses.replace(batch, subsentence_ids=programs.segment(batch, programs.scalar(0.0)))
         batch = dataclasses.replace(batch, denominator=programs.denominator([batch]))
         found: dict[str, Any] = {"logprobs": np.asarray(logprobs), "ids": np.asarray(batch.subsentence_ids)}
         for number in range(2):
-            gradients, _, _, metrics = programs.micro_batch(params, gradients, batch, True)
+            gradients, _, metrics = programs.micro_batch(params, gradients, batch, True)
             found.setdefault("gradients", jax.device_get(gradients))
             found[f"metrics {number}"] = {name: float(metric.value) for name, metric in metrics.items()}
             params, state, gradients, _ = programs.apply_update(params, state, gradients)
