@@ -1,6 +1,6 @@
 """A real checkpoint on this machine: loading, decoding beside transformers, an update; one JSON line each.
 
-    python benchmarks/pretrained.py DIR load|decode|transformers|update [--unrolled]
+    python benchmarks/pretrained.py DIR load|decode|transformers|update|int8 [--unrolled]
 
 `decode` and `transformers` sample 4 responses of 64 tokens to each of the same 4 prompts, without end tokens, at
 temperature 1, float32, with the threads that the process is given (`taskset -c 0`: one core). Rates are also per second
@@ -140,6 +140,53 @@ def update(path: str) -> dict[str, float]:
     return {"seconds": seconds, "first_seconds": first, "tokens": rows * time_, "peak_mib": peak_mib()}
 
 
+def int8(path: str) -> dict[str, float]:
+    """What the matrices of the blocks in int8 do to the log-probs of responses sampled from the model itself.
+
+    Also the divergence KL(model, rounded) a token, the tokens whose most probable successor changes, and the bytes.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from sspo_jax.models import apply_qwen
+    from sspo_jax.models.int8 import quantize
+    from sspo_jax.sampler import Sampler, SamplingParams
+
+    params, config, _ = load(path)
+    rollout = Sampler(config, SamplingParams(max_new_tokens=NEW_TOKENS)).generate(
+        params, prompts(path)[1], group_size=SAMPLES, seed=0
+    )
+    blocks = {name: jax.jit(lambda x, name=name: quantize(name, x, lead=1))(x) for name, x in params["blocks"].items()}
+    rounded = params | {"blocks": blocks}
+    length = max(len(p) + len(r) for p, r in zip(rollout.prompts, rollout.responses, strict=True))
+
+    @jax.jit
+    def compared(params: Any, rounded: Any, tokens: Any) -> Any:
+        ours, theirs = (jax.nn.log_softmax(apply_qwen(p, config, tokens)[:, :-1], axis=-1) for p in (params, rounded))
+        chosen = [jnp.take_along_axis(x, tokens[:, 1:, None], axis=-1)[..., 0] for x in (ours, theirs)]
+        divergence = jnp.sum(jnp.exp(ours) * (ours - theirs), axis=-1)
+        return chosen[1] - chosen[0], divergence, jnp.argmax(ours, axis=-1) != jnp.argmax(theirs, axis=-1)
+
+    found: list[list[np.ndarray]] = []
+    for prompt, response in zip(rollout.prompts, rollout.responses, strict=True):
+        tokens = np.zeros((1, length), np.int32)
+        tokens[0, : len(prompt) + len(response)] = [*prompt, *response]
+        here = slice(len(prompt) - 1, len(prompt) + len(response) - 1)
+        found.append([np.asarray(x)[0, here] for x in compared(params, rounded, tokens)])
+    gaps, divergences, changed = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return {
+        "tokens": len(gaps),
+        "logprob_error_mean": float(np.abs(gaps).mean()),
+        "logprob_error_99th": float(np.quantile(np.abs(gaps), 0.99)),
+        "logprob_error_max": float(np.abs(gaps).max()),
+        "kl": float(divergences.mean()),
+        "argmax_changed": float(changed.mean()),
+        "blocks_mib_float32": sum(leaf.nbytes for leaf in jax.tree.leaves(params["blocks"])) / 2**20,
+        "blocks_mib_int8": sum(leaf.nbytes for leaf in jax.tree.leaves(blocks)) / 2**20,
+    }
+
+
 def _cores() -> set[int]:
     import os
 
@@ -149,7 +196,7 @@ def _cores() -> set[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", help="directory of a Hugging Face checkpoint with its tokenizer")
-    parser.add_argument("part", choices=("load", "decode", "transformers", "update"))
+    parser.add_argument("part", choices=("load", "decode", "transformers", "update", "int8"))
     parser.add_argument("--unrolled", action="store_true", help="each layer in arrays of its own (default: 8 or fewer)")
     arguments = parser.parse_args()
     path = str(pathlib.Path(arguments.path))
@@ -158,9 +205,9 @@ def main() -> None:
     elif arguments.part == "decode":
         found = decode(path, unrolled=arguments.unrolled or None)
     else:
-        found = {"transformers": transformers, "update": update}[arguments.part](path)
+        found = {"transformers": transformers, "update": update, "int8": int8}[arguments.part](path)
     record = {"part": arguments.part, "cores": len(_cores()), "unrolled": arguments.unrolled, **found}
-    print(json.dumps({name: round(value, 3) if isinstance(value, float) else value for name, value in record.items()}))
+    print(json.dumps({name: round(value, 6) if isinstance(value, float) else value for name, value in record.items()}))
 
 
 if __name__ == "__main__":
