@@ -32,13 +32,13 @@ def call(verifier: Verifier, function: str, *arguments: object, timeout_seconds:
 
 
 def test_a_late_worker_is_killed_and_its_neighbours_go_on():
-    with Verifier(workers=2, timeout_seconds=1.5, cache_size=0) as verifier:
+    with Verifier(workers=2, timeout_seconds=4.0, cache_size=0) as verifier:  # a busy machine may hold a worker up
         call(verifier, "math:sqrt", 2).result()
         started = time.monotonic()
         responses = [HANGS if index % 10 == 3 else NEEDS_A_WORKER for index in range(20)]
         statuses = [verdict.status for verdict in verifier.verify_batch(responses, ["1"] * 20)]
         assert statuses == ["timeout" if index % 10 == 3 else "correct" for index in range(20)]
-        assert time.monotonic() - started < 12
+        assert time.monotonic() - started < 20  # two that hang, at most one after the other; without a limit, hours
 
 
 def test_a_verdict_comes_within_the_limit(verifier: Verifier):

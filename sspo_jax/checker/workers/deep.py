@@ -35,6 +35,15 @@ def decide_with_sympy(answer: str, gold: str, options: Options) -> Decision:
     return ("correct", "equal by sympy") if equal else ("wrong", "different by sympy")
 
 
+def warm_up() -> None:
+    """Decide a few checks, so that what sympy loads and caches at first use is there before a worker is forked.
+
+    The first limit costs a fresh worker some 90 ms otherwise, a second on a busy machine, and that of its time limit.
+    """
+    for answer, gold in _FIRST:
+        decide_with_sympy(answer, gold, Options())
+
+
 def _equal_expressions(first: sympy.Expr, second: sympy.Expr) -> bool:
     difference = (first - second).doit()
     if difference.is_zero:
@@ -50,6 +59,12 @@ def _is_condition(node: Node) -> bool:
     return node.kind in (Kind.RELATION, Kind.BUILDER)
 
 
+_FIRST = (
+    (r"\lim_{x \to 0} \frac{\sin x}{x}", "1"),
+    (r"\int_0^1 x^2 dx", r"\frac{1}{3}"),
+    (r"\sum_{k=1}^{\infty} \frac{1}{k^2}", r"\frac{\pi^2}{6}"),
+)
+"""A limit, an integral, a sum: what loads most of sympy."""
 _SETS = (Kind.RELATION, Kind.LIST, Kind.UNION, Kind.GROUP, Kind.BUILDER, Kind.REALS, Kind.INTERSECTION,
          Kind.DIFFERENCE, Kind.SET)  # fmt: skip
 _RELATIONS = {"<": sympy.Lt, "<=": sympy.Le, ">": sympy.Gt, ">=": sympy.Ge, "=": sympy.Eq, "!=": sympy.Ne}

@@ -28,8 +28,9 @@ _STACK_BYTES = 256 << 20  # of a worker's thread; parsing and sympy recurse
 def main(control_fd: int, memory_limit_bytes: int) -> None:
     """Serve fork and kill requests until the parent closes its end or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    from . import deep  # noqa: F401  sympy, loaded once for all workers
+    from . import deep  # sympy, loaded once for all workers
 
+    deep.warm_up()
     control = socket.socket(fileno=control_fd)
     children: set[int] = set()
     while True:
