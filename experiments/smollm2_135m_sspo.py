@@ -24,14 +24,14 @@ from sspo_jax.losses import Sspo
 def config() -> TrainConfig:
     """The setting for two cores."""
     return TrainConfig(
-        steps=40,
+        steps=24,
         model=ModelConfig(path="HuggingFaceTB/SmolLM2-135M-Instruct", dtype="float32", remat="none"),
         data=StoryData(split="train", most_steps=1),
         prompt="stories",
         rollout=RolloutConfig(prompts=8, group_size=8, max_new_tokens=32, max_prompt_tokens=144, temperature=0.7),
         loss=Sspo.calibrated(),
-        update=UpdateConfig(per_rollout=2, row_tokens=176, micro_rows=4),
+        update=UpdateConfig(per_rollout=2, row_tokens=400, micro_rows=2, share_prompts=True),
         optimizer=OptimizerConfig(learning_rate=1e-5, warmup_updates=4, b2=0.99),
-        evaluation=EvaluationConfig(data=(StoryData(split="held_out", size=64, most_steps=1),), every=10, samples=0),
-        checkpoint=CheckpointConfig(every=10),
+        evaluation=EvaluationConfig(data=(StoryData(split="held_out", size=128, most_steps=1),), every=8, samples=0),
+        checkpoint=CheckpointConfig(every=8),
     )

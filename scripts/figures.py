@@ -1,7 +1,7 @@
 """The drawn figures of docs/pictures/: `make figures` writes them anew.
 
-ratio_levels.png comes out of the notebook; learning.svg from the results of the default_range study; step.svg and
-mesh.svg explain, with the numbers that stand here.
+ratio_levels.png comes out of the notebook; learning.svg from the results of the default_range study, removed.svg from
+those of ratio_levels; step.svg and mesh.svg explain, with the numbers that stand here.
 """
 
 import base64
@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 NOTEBOOK = ROOT / "notebooks" / "ratio_levels.ipynb"
 STUDY = ROOT / "docs" / "study" / "default_range.json"
+LEVELS = ROOT / "docs" / "study" / "ratio_levels.json"
 
 BLUE, RED, GREEN, YELLOW, GRAY = "#2563eb", "#dc2626", "#16a34a", "#f59e0b", "#9ca3af"
 
@@ -60,6 +61,35 @@ def learning() -> None:
     axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axis.legend(title=f"clip range; {len(study['seeds'])} seeds, 95 % interval", frameon=False)
     _save(figure, "learning")
+
+
+def removed() -> None:
+    """The last score over what the clip removes, a point a variant, in each setting of ratio_levels."""
+    study = read_json(LEVELS)
+    looks = {
+        "grpo": (BLUE, "s"), "token": (BLUE, "o"), "token-entropy": (BLUE, "^"),
+        "sspo": (RED, "s"), "subsentence": (RED, "o"), "subsentence-entropy": (RED, "^"),
+        "gspo": (GREEN, "s"), "response": (GREEN, "o"), "response-entropy": (GREEN, "^"),
+    }  # fmt: skip
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.6), sharex=True, sharey=True)
+    drawn = {}
+    for axis, setting in zip(axes.flat, study["settings"], strict=True):
+        for row in (row for row in study["table"] if row["setting"] == setting["name"]):
+            sides = [row["outcomes"][name] for name in ("mass removed", "final score")]
+            errors = [[[own["value"] - own["low"]], [own["high"] - own["value"]]] for own in sides]
+            color, marker = looks[row["variant"]]
+            drawn[row["variant"]] = axis.errorbar(
+                *(own["value"] for own in sides), xerr=errors[0], yerr=errors[1], color=color, marker=marker,
+                markersize=6, linewidth=0.8, linestyle="none",
+            )  # fmt: skip
+        axis.set_title(f"{setting['task']}, learning rate {setting['rate']:g}", fontsize=10)
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    figure.supxlabel("what the clip removes of the sum of |A d|", fontsize=10)
+    figure.supylabel("last held-out score", fontsize=10)
+    figure.legend([drawn[name] for name in looks], list(looks), loc="upper center", ncols=3, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0, 1, 0.89))
+    _save(figure, "removed", fits=False)
 
 
 def step() -> None:
@@ -124,14 +154,15 @@ def mesh() -> None:
     _save(figure, "mesh")
 
 
-def _save(figure: plt.Figure, name: str) -> None:
-    figure.tight_layout()
+def _save(figure: plt.Figure, name: str, *, fits: bool = True) -> None:
+    if fits:
+        figure.tight_layout()
     figure.savefig(PICTURES / f"{name}.svg", facecolor="white", metadata={"Date": None})
     plt.close(figure)
 
 
 if __name__ == "__main__":
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sspo_jax", "font.family": "sans-serif"})
-    for draw in (ratio_levels, learning, step, mesh):
+    for draw in (ratio_levels, learning, removed, step, mesh):
         draw()
         print(f"{draw.__name__} drawn")

@@ -53,6 +53,8 @@ RATES = {"plain": (1e-4, 2e-4), "worded": (2e-4, 3e-4)}
 """Around where those runs stop passing; in the plain task an earlier probe passed at 1e-4."""
 PILOT_RATE = 2e-4
 """Where clip fractions are matched."""
+RELATED = ("clip fraction", "mass removed", "extreme removed", "moderate removed", "responses touched")
+"""Which of these orders the variants as the last score does: asked after the runs, for the next study to test."""
 
 
 def study() -> Study:
@@ -87,6 +89,7 @@ def study() -> Study:
             *MECHANISM,
         ),
         comparisons=comparisons(),
+        related=RELATED,
         passing_score=PASSING,
         seconds_per_run=45.0,
     )

@@ -64,7 +64,7 @@ class StudyFolder:
         factors = self.factors()
         for cell in self.study.cells():
             if cell.name == name:
-                is_matched = cell.variant.match_clip is not None
+                is_matched = cell.variant.target is not None
                 factor = factors.get((cell.setting.task, cell.variant.name)) if is_matched else 1.0
                 if factor is None:
                     raise ValueError(

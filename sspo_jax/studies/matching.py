@@ -1,6 +1,7 @@
-"""Pilot runs that give every variant the same clip fraction, so that levels are compared and not ranges.
+"""Pilot runs that give every variant the same clip fraction, or the same strength of its clip, so that levels are
+compared and not ranges.
 
-Both bounds of an objective are multiplied by one factor; the wider they are, the less is clipped. A pilot is an
+Both bounds of an objective are multiplied by one factor; the wider they are, the less is removed. A pilot is an
 ordinary run, and the next factor follows from those that are done, so a study that is stopped goes on where it was.
 """
 
@@ -9,11 +10,9 @@ import math
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 
-from sspo_jax.studies.outcomes import CLIP, read_cell
-from sspo_jax.studies.study import Cell, Study, Variant
+from sspo_jax.studies.outcomes import read_cell
+from sspo_jax.studies.study import Cell, Study, Target, Variant
 
-TOLERANCE = 0.1
-"""A pilot is near enough where its clip fraction is within this share of the wanted one."""
 MOST_PILOTS = 8
 SMALLEST, LARGEST = 1e-4, 1e4
 _STEP = 4.0  # by which the factor moves while all pilots are on one side
@@ -43,30 +42,30 @@ class Match:
 
     task: str
     variant: str
+    outcome: str
+    """What was matched."""
     wanted: float
     factor: float
-    clip_fraction: float
-    """Of the nearest pilot."""
+    reached: float
+    """By the nearest pilot."""
+    is_near: bool
+    """Whether that is within the tolerance; else `MOST_PILOTS` were not enough, or no factor clips so much."""
     pilots: int
 
-    @property
-    def is_near(self) -> bool:
-        """Whether it is within the tolerance; else `MOST_PILOTS` were not enough, or no factor clips so much."""
-        return abs(self.clip_fraction - self.wanted) <= TOLERANCE * self.wanted
 
-
-def next_factor(done: Sequence[tuple[float, float]], wanted: float) -> float | None:
+def next_factor(done: Sequence[tuple[float, float]], target: Target) -> float | None:
     """The factor to try next, by bisection in its logarithm; None where one is near enough or no more are tried.
 
     Inside a bracket the line between its ends (both logarithms) says where, but never nearer to an end than a fifth.
 
     Args:
-      done: (factor, clip fraction) of the pilots so far.
-      wanted: clip fraction.
+      done: (factor, value of the outcome) of the pilots so far.
+      target: what is wanted.
     """
+    wanted = target.wanted
     if not done:
         return 1.0
-    if any(abs(clip - wanted) <= TOLERANCE * wanted for _, clip in done) or len(done) >= MOST_PILOTS:
+    if any(target.is_near(clip) for _, clip in done) or len(done) >= MOST_PILOTS:
         return None
     narrow = max((factor for factor, clip in done if clip > wanted), default=None)
     wide = min((factor for factor, clip in done if clip <= wanted), default=None)
@@ -90,14 +89,14 @@ def _rounded(factor: float) -> float:
 
 
 def pilots_done(study: Study, task: str, variant: Variant, folder: pathlib.Path) -> list[tuple[float, float]]:
-    """(factor, clip fraction) of the pilots of a task and a variant whose runs are complete, in the order tried."""
+    """(factor, value of the outcome) of a variant's pilots in a task whose runs are complete, in the order tried."""
     done: list[tuple[float, float]] = []
-    while variant.match_clip is not None:
-        factor = next_factor(done, variant.match_clip)
+    while (target := variant.target) is not None:
+        factor = next_factor(done, target)
         if factor is None:
             break
         run = read_cell(folder / Pilot(task=task, variant=variant, factor=factor).name)
-        clip = CLIP.measure(run) if run is not None else None
+        clip = target.outcome.measure(run) if run is not None else None
         if clip is None:
             break
         done.append((factor, clip))
@@ -123,8 +122,8 @@ def matched(
     while run is not None:
         due = []
         for task, variant in pairs:
-            assert variant.match_clip is not None
-            factor = next_factor(pilots_done(study, task, variant, folder), variant.match_clip)
+            assert variant.target is not None
+            factor = next_factor(pilots_done(study, task, variant, folder), variant.target)
             if factor is not None:
                 due.append(Pilot(task=task, variant=variant, factor=factor))
         due = [pilot for pilot in due if pilot.name not in failed]
@@ -133,13 +132,16 @@ def matched(
         failed |= set(run(due))
     found = []
     for task, variant in pairs:
-        assert variant.match_clip is not None
-        done, wanted = pilots_done(study, task, variant, folder), variant.match_clip
+        target = variant.target
+        assert target is not None
+        done = pilots_done(study, task, variant, folder)
         if done:
-            factor, clip = min(done, key=lambda pilot: abs(math.log(max(pilot[1], 1e-9) / wanted)))
+            wanted = target.wanted
+            factor, value = min(done, key=lambda pilot: abs(math.log(max(pilot[1], 1e-9) / wanted)))
             found.append(
                 Match(
-                    task=task, variant=variant.name, wanted=wanted, factor=factor, clip_fraction=clip, pilots=len(done)
+                    task=task, variant=variant.name, outcome=target.outcome.name, wanted=wanted, factor=factor,
+                    reached=value, is_near=target.is_near(value), pilots=len(done),
                 )
-            )
+            )  # fmt: skip
     return found

@@ -171,13 +171,14 @@ CLIP = mean_of(
     "ratio/clip_fraction_after_first", "tokens whose gradient the clip removes, without the first update of a step",
     name="clip fraction",
 )  # fmt: skip
+MASS = mean_of("clip/mass_removed", "of the sum of abs(A d), what is removed", name="mass removed")
 MECHANISM = (
     mean_of("clip/extreme_removed", "of the tokens whose own ratio is extreme, those removed", name="extreme removed",
             weight="clip/extreme_fraction"),
     mean_of("clip/moderate_removed", "of the other tokens, those removed", name="moderate removed"),
     mean_of("clip/precision", "of the removed tokens, those that are extreme", name="precision",
             weight="ratio/clip_fraction"),
-    mean_of("clip/mass_removed", "of the sum of abs(A d), what is removed", name="mass removed"),
+    MASS,
     mean_of("clip/response_fraction", "responses with a removed token", name="responses touched"),
     *(
         mean_of(f"ratio/{level}_effective_sample_size", f"effective sample size by {level}", name=f"ESS, {level}")

@@ -84,7 +84,9 @@ def facts(found: Mapping[str, Any]) -> list[str]:
 def sections(found: Mapping[str, Any]) -> Iterator[Section]:
     """The tables in the order in which they are read."""
     yield from _comparisons(found)
+    yield from _by_setting(found)
     yield from _boundaries(found)
+    yield from _related(found)
     yield from _outcomes(found)
     yield from _held_out(found)
     yield from _matched(found)
@@ -131,6 +133,48 @@ def _comparisons(found: Mapping[str, Any]) -> Iterator[Section]:
         header=("comparison", "seeds", "difference", "p", "p, Holm", *(f"seeds for {size}" for size in sizes)),
         rows=tuple(rows),
     )
+
+
+def _by_setting(found: Mapping[str, Any]) -> Iterator[Section]:
+    if found["by_setting"]:
+        settings = [own["name"] for own in found["settings"]]
+        cells = {
+            (own["first"], own["second"], own["setting"]): f"{_number(own['value'], 100.0)} "
+            f"[{_number(own['low'], 100.0)}, {_number(own['high'], 100.0)}]"
+            for own in found["by_setting"]
+        }
+        yield Section(
+            title="The same pairs, setting by setting",
+            text="Last score, first minus second, paired by seed, points of 100. To be read beside the comparisons: "
+            "these were not asked beforehand, and their intervals are not corrected for their number.",
+            header=("pair", *settings),
+            rows=tuple(
+                (f"{first} - {second}", *(cells.get((first, second, setting), "-") for setting in settings))
+                for first, second in dict.fromkeys((own["first"], own["second"]) for own in found["by_setting"])
+            ),
+        )
+
+
+def _related(found: Mapping[str, Any]) -> Iterator[Section]:
+    if found["related"]:
+        settings = [own["name"] for own in found["settings"]]
+        cells = {(own["outcome"], own["setting"]): _correlation(own) for own in found["related"]}
+        yield Section(
+            title="What goes with the last score",
+            text="Spearman's rank correlation over the variants of a setting (their number in brackets), between the "
+            "mean of an outcome and that of the last score; intervals by resampling seeds. It says which outcome "
+            "orders the variants as the score does, not what causes it.",
+            header=("outcome", *settings),
+            rows=tuple(
+                (name, *(cells.get((name, setting), "-") for setting in settings))
+                for name in dict.fromkeys(own["outcome"] for own in found["related"])
+            ),
+        )
+
+
+def _correlation(own: Mapping[str, Any]) -> str:
+    ends = [f"{own[end]:+.2f}" if own[end] is not None else "-" for end in ("value", "low", "high")]
+    return f"{ends[0]} [{ends[1]}, {ends[2]}] ({own['variants']})"
 
 
 def _boundaries(found: Mapping[str, Any]) -> Iterator[Section]:
@@ -225,16 +269,17 @@ def _average(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _matched(found: Mapping[str, Any]) -> Iterator[Section]:
     if found["matched"]:
         yield Section(
-            title="Matched clip fractions",
-            text="Factor of both bounds found by pilot runs of another seed; `clip fraction` above says what the runs "
-            "of the study then clipped.",
-            header=("task", "variant", "factor", "clip fraction of the pilot", "wanted", "pilots"),
+            title="Matched clips",
+            text="Factor of both bounds found by pilot runs of another seed; the tables of the settings say what the "
+            "runs of the study then came to.",
+            header=("task", "variant", "factor", "matched", "in the nearest pilot", "wanted", "pilots"),
             rows=tuple(
                 (
                     own["task"],
                     own["variant"],
                     f"{own['factor']:.4g}",
-                    f"{own['clip_fraction']:.2%}" + ("" if own["is_near"] else " (not near)"),
+                    own["outcome"],
+                    f"{own['reached']:.2%}" + ("" if own["is_near"] else " (not near)"),
                     f"{own['wanted']:.2%}",
                     str(own["pilots"]),
                 )

@@ -1,5 +1,6 @@
 """The numbers of a study, from the run directories that are there: one JSON document."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from sspo_jax.studies.statistics import (
     holm,
     mean_interval,
     paired_difference,
+    rank_correlation,
     seeds_needed,
     stability_boundary,
 )
@@ -46,9 +48,11 @@ def results(folder: StudyFolder) -> dict[str, Any]:
             ],
             "variants": [_variant(folder, own.name) for own in study.variants],
             "settings": [{"name": own.name, "task": own.task, "rate": _rate(folder, own)} for own in study.settings],
-            "matched": [vars(match) | {"is_near": match.is_near} for match in folder.matches()],
+            "matched": [vars(match) for match in folder.matches()],
             "table": _table(study, values),
             "comparisons": _comparisons(study, values),
+            "by_setting": _by_setting(study, values),
+            "related": _related(study, values),
             "boundaries": _boundaries(folder, runs),
             "held_out": _held_out(study, runs),
             "published": dict(study.published),
@@ -76,8 +80,21 @@ def _machine(folder: StudyFolder, runs: Mapping[Any, CellRun]) -> dict[str, list
 
 def _variant(folder: StudyFolder, name: str) -> dict[str, Any]:
     variant = next(own for own in folder.study.variants if own.name == name)
-    changes = {key: repr(value) for key, value in variant.changes.items()}
-    return {"name": name, "changes": changes, "match_clip": variant.match_clip}
+    changes = {key: _brief(value) for key, value in variant.changes.items()}
+    return {"name": name, "changes": changes, "match_clip": variant.match_clip, "match_mass": variant.match_mass}
+
+
+def _brief(value: Any) -> str:
+    """A value in a line: of a record, the fields that are not at their defaults."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return repr(value)
+    own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+    plain = {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(value)
+    }
+    told = ", ".join(f"{name}={_brief(inner)}" for name, inner in own.items() if inner != plain.get(name))
+    return f"{type(value).__name__}({told})"
 
 
 def _rate(folder: StudyFolder, setting: Any) -> float:
@@ -125,6 +142,39 @@ def _comparisons(study: Study, values: Values) -> list[dict[str, Any]]:
         }
         for (comparison, difference), p in zip(found, adjusted, strict=True)
     ]
+
+
+def _by_setting(study: Study, values: Values) -> list[dict[str, Any]]:
+    """The last score of every pair that is compared, in each setting; no p-value, since none of these was asked for."""
+    if len(study.settings) < 2:
+        return []
+    found = []
+    for first, second in dict.fromkeys((own.first, own.second) for own in study.comparisons):
+        for setting in study.settings:
+            one = Comparison(first=first, second=second, outcome=FINAL.name, settings=(setting.name,))
+            pairs = paired_values(study, one, values)
+            if pairs:
+                interval = mean_interval([first - second for first, second in pairs])
+                found.append({"setting": setting.name, "first": first, "second": second, **vars(interval)})
+    return found
+
+
+def _related(study: Study, values: Values) -> list[dict[str, Any]]:
+    """Rank correlation of outcomes with the last score over the variants of a setting, seeds that have all of them."""
+    found = []
+    for setting in study.settings:
+        for name in study.related:
+            variants = [
+                own.name for own in study.variants if any(key[:2] == (setting.name, own.name) for key in values)
+            ]
+            rows = [[values.get((setting.name, variant, seed), {}) for variant in variants] for seed in study.seeds]
+            whole = [row for row in rows if all(own.get(key) is not None for own in row for key in (name, FINAL.name))]
+            if len(variants) < 3 or not whole:
+                continue
+            sides = [np.array([[own[key] for own in row] for row in whole], float).T for key in (name, FINAL.name)]
+            interval = vars(rank_correlation(*sides))
+            found.append({"setting": setting.name, "outcome": name, "variants": len(variants), **interval})
+    return found
 
 
 def paired_values(study: Study, comparison: Comparison, values: Values) -> list[tuple[float, float]]:
@@ -200,17 +250,20 @@ def _held_out(study: Study, runs: Mapping[tuple[str, str, int], CellRun]) -> dic
                     {"setting": setting.name, "variant": variant.name, "set": name, "samples": samples, **means}
                 )
             verdicts[variant.name] = _verdicts(own)
-        for comparison in study.comparisons_of(list(verdicts)):
-            one, two = verdicts[comparison.first], verdicts[comparison.second]
+        pairs_compared = [
+            (own.first, own.second) for own in study.comparisons_of(list(verdicts)) if own.outcome == FINAL.name
+        ]
+        for first, second in dict.fromkeys(pairs_compared):
+            one, two = verdicts[first], verdicts[second]
             for kind in ("avg", "greedy"):
                 pairs = {
                     name: (one[kind][name], two[kind][name])
                     for name in one.get(kind, {})
                     if name in two.get(kind, {}) and len(one[kind][name]) == len(two[kind][name])
                 }
-                if pairs and comparison.outcome == FINAL.name:
+                if pairs:
                     entry = vars(paired_average_difference(pairs))
-                    who = {"first": comparison.first, "second": comparison.second}
+                    who = {"first": first, "second": second}
                     differences.append({"setting": setting.name, "kind": kind, "sets": list(pairs), **who, **entry})
     return {"scores": rows, "differences": differences}
 

@@ -113,9 +113,9 @@ class Runner:
             return self.run([pilot.name for pilot in pilots], what="pilots")
 
         for match in matched(self._folder.study, self._folder.path, run, names=set(names)):
-            near = "" if match.is_near else f", NOT within a tenth of {match.wanted:.2%}"
+            near = "" if match.is_near else f", NOT near enough to {match.wanted:.2%}"
             self._console.print(
-                f"{match.task}, {match.variant}: bounds x {match.factor:.4g} clip {match.clip_fraction:.2%} "
+                f"{match.task}, {match.variant}: bounds x {match.factor:.4g}, {match.outcome} {match.reached:.2%} "
                 f"after {match.pilots} pilots{near}"
             )
 

@@ -8,10 +8,10 @@ import dataclasses
 import functools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import mpmath
 import numpy as np
+import scipy.stats
 from jaxtyping import Float
 
 LEVEL = 0.95
@@ -81,6 +81,41 @@ def paired_difference(first: Sequence[float], second: Sequence[float], *, seed: 
         deviation=float(differences.std(ddof=1)) if len(differences) > 1 else math.nan,
         differences=tuple(differences.tolist()),
     )
+
+
+def rank_correlation(
+    first: Float[np.ndarray, "variants seeds"], second: Float[np.ndarray, "variants seeds"], *, seed: int = 0
+) -> Interval:
+    """Spearman's rank correlation over variants between the means over seeds of two outcomes.
+
+    Its interval resamples seeds, the same for all variants: it speaks of other seeds, not of other variants.
+
+    Args:
+      first, second: the outcomes; at least three variants.
+
+    Raises:
+      ValueError: other shapes, or fewer variants.
+    """
+    if first.shape != second.shape or first.ndim != 2 or first.shape[0] < 3 or not first.shape[1]:
+        raise ValueError(f"outcomes of shapes {first.shape} and {second.shape}; expected two of [variants >= 3, seeds]")
+    count = first.shape[1]
+    value = float(_spearman(first.mean(axis=1, keepdims=True), second.mean(axis=1, keepdims=True))[0])
+    if count < 2:
+        return Interval(value=value, low=math.nan, high=math.nan, seeds=count)
+    draws = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+    resampled = _spearman(first[:, draws].mean(axis=2), second[:, draws].mean(axis=2))
+    low, high = np.nanquantile(resampled, _quantiles(count)) if not np.isnan(resampled).all() else (math.nan, math.nan)
+    return Interval(value=value, low=float(low), high=float(high), seeds=count)
+
+
+def _spearman(
+    first: Float[np.ndarray, "variants draws"], second: Float[np.ndarray, "variants draws"]
+) -> Float[np.ndarray, " draws"]:
+    """Of each column; not-a-number where all variants are equal in one of the two."""
+    ranks = [scipy.stats.rankdata(values, axis=0) for values in (first, second)]
+    one, two = (own - own.mean(axis=0) for own in ranks)
+    with np.errstate(invalid="ignore"):
+        return (one * two).sum(axis=0) / np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0))
 
 
 def sign_flip_p(differences: Float[np.ndarray, " seeds"], *, seed: int = 0) -> float:
@@ -206,28 +241,6 @@ def _checked(values: Sequence[float] | np.ndarray) -> Float[np.ndarray, " seeds"
 @functools.cache
 def _quantiles(count: int) -> tuple[float, float]:
     """Which quantiles of the resampled means are the ends of the interval."""
-    far = math.sqrt(count / (count - 1)) * student_quantile((1 + LEVEL) / 2, count - 1)
+    far = math.sqrt(count / (count - 1)) * float(scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1))
     below = statistics.NormalDist().cdf(-far)
     return below, 1 - below
-
-
-@functools.cache
-def student_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's distribution above its median.
-
-    >>> round(student_quantile(0.975, 13), 4)
-    2.1604
-    """
-
-    def below(t: float) -> float:
-        return 1 - float(mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True)) / 2
-
-    return _solve(lambda t: below(t) - probability, 0.0, 1e3)
-
-
-def _solve(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising function is 0, by bisection."""
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (low, middle) if function(middle) > 0 else (middle, high)
-    return (low + high) / 2

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from sspo_jax.config import TrainConfig
-from sspo_jax.studies.outcomes import FINAL, Outcome
+from sspo_jax.studies.outcomes import CLIP, FINAL, MASS, Outcome
 
 Load = Callable[[str], TrainConfig]
 """Gives an experiment by its name."""
@@ -39,8 +39,33 @@ class Variant:
     changes: Changes
     match_clip: float | None = None
     """Clip fraction to which pilot runs scale both bounds of the objective, per task; None: bounds as they are."""
+    match_mass: float | None = None
+    """The same by the share of the sum of |A d| that the clip removes: clips of the same strength."""
     settings: tuple[str, ...] | None = None
     """Only in these settings; None: in all."""
+
+    @property
+    def target(self) -> "Target | None":
+        """What pilot runs are to find; None where the bounds are as they are."""
+        if self.match_clip is not None:
+            return Target(outcome=CLIP, wanted=self.match_clip, tolerance=0.1)
+        if self.match_mass is not None:
+            return Target(outcome=MASS, wanted=self.match_mass, tolerance=0.05)
+        return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """A value of an outcome, which falls as bounds are widened."""
+
+    outcome: Outcome
+    wanted: float
+    tolerance: float
+    """A pilot is near enough where it is within this share of what is wanted."""
+
+    def is_near(self, value: float) -> bool:
+        """Whether it is within the tolerance."""
+        return abs(value - self.wanted) <= self.tolerance * self.wanted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +108,8 @@ class Study:
     """Task to the score below which the last evaluation of a seed is a failure: gives the stability boundary."""
     differences_of_interest: tuple[float, ...] = (0.02, 0.05)
     """Of the last score: how many seeds would show them."""
+    related: tuple[str, ...] = ()
+    """Outcomes whose rank correlation with the last score, over the variants of a setting, is shown."""
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Variant to the score that a paper reports, shown beside."""
     seconds_per_run: float = 60.0
@@ -113,9 +140,14 @@ class Study:
             raise ValueError(f"seeds are {self.seeds}; expected at least one seed and warm start, each seed once")
         known = [setting.name for setting in self.settings]
         for variant in self.variants:
+            if variant.match_clip is not None and variant.match_mass is not None:
+                raise ValueError(f"{variant.name}: match_clip and match_mass are set; one factor cannot match both")
             for name in variant.settings or ():
                 if name not in known:
                     raise ValueError(f"{variant.name}: no setting {name!r}; expected one of {', '.join(known)}")
+        for name in self.related:
+            if name not in (known := [outcome.name for outcome in self.outcomes]):
+                raise ValueError(f"related: no outcome {name!r}; expected some of {', '.join(known)}")
         for comparison in self.comparisons:
             self._check_comparison(comparison)
 
@@ -158,7 +190,7 @@ class Study:
         """
         cells = [cell for cell in self.cells() if names is None or cell.name in names]
         pairs = {(cell.setting.task, cell.variant.name): cell.variant for cell in cells}
-        return [(task, variant) for (task, _), variant in pairs.items() if variant.match_clip is not None]
+        return [(task, variant) for (task, _), variant in pairs.items() if variant.target is not None]
 
     def comparisons_of(self, cells: Sequence[str]) -> tuple[Comparison, ...]:
         """Comparisons whose variants are both among these."""

@@ -5,28 +5,24 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from sspo_jax.studies.statistics import (
     holm,
     mean_interval,
     paired_difference,
+    rank_correlation,
     rising,
     seeds_needed,
     sign_flip_p,
     stability_boundary,
-    student_quantile,
 )
-
-
-@pytest.mark.parametrize(("freedom", "expected"), [(1, 12.7062), (4, 2.7764), (13, 2.1604), (30, 2.0423)])
-def test_quantiles_of_student_are_those_of_the_tables(freedom: int, expected: float):
-    assert student_quantile(0.975, freedom) == pytest.approx(expected, abs=5e-5)
 
 
 def test_the_interval_of_normal_values_is_that_of_the_t_test():
     values = np.random.default_rng(1).normal(0.3, 0.2, 14)
     found = mean_interval(values.tolist())
-    half = student_quantile(0.975, 13) * values.std(ddof=1) / math.sqrt(14)
+    half = 2.1604 * values.std(ddof=1) / math.sqrt(14)
     assert found.value == pytest.approx(values.mean(), rel=1e-12)
     assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
     assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
@@ -118,3 +114,21 @@ def test_the_boundary_is_where_half_of_the_seeds_fail():
 def test_seeds_that_were_not_run_everywhere_count_where_they_were():
     failed = np.array([[0, math.nan, 1], [0, 0, 1], [0, 1, 1]], float)
     assert stability_boundary(failed, [1.0, 2.0, 4.0]).value == pytest.approx(2.0)
+
+
+def test_the_rank_correlation_is_of_the_means_and_its_interval_over_seeds():
+    random = np.random.default_rng(0)
+    strength = np.linspace(0, 1, 7)[:, None] + 0.2 * random.normal(size=(7, 14))
+    score = 0.3 * strength + 0.1 * random.normal(size=(7, 14))
+    found = rank_correlation(strength, score)
+    wanted = scipy.stats.spearmanr(strength.mean(axis=1), score.mean(axis=1)).statistic
+    assert found.value == pytest.approx(wanted)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert found.low < found.high
+    assert found.seeds == 14
+    opposite = rank_correlation(strength, -score)
+    assert (opposite.value, opposite.low, opposite.high) == pytest.approx((-found.value, -found.high, -found.low))
+    assert math.isnan(rank_correlation(strength[:, :1], score[:, :1]).low)
+    assert math.isnan(rank_correlation(np.ones((3, 4)), score[:3, :4]).value)
+    with pytest.raises(ValueError, match="variants >= 3"):
+        rank_correlation(strength[:2], score[:2])

@@ -63,6 +63,7 @@ def test_both_bounds_are_scaled():
         ({"seeds": (1, 1)}, "each seed once"),
         ({"variants": ()}, "variants are empty"),
         ({"variants": (Variant(name="a/b", changes={}),)}, "names a folder"),
+        ({"variants": (Variant(name="a", changes={}, match_clip=0.02, match_mass=0.5),)}, "cannot match both"),
         ({"settings": (Setting(name="a"), Setting(name="a"))}, "each name once"),
         ({"variants": (Variant(name="a", changes={}, settings=("quick",)),)}, "a: no setting 'quick'; .* slow, fast"),
         ({"comparisons": (Comparison(first="sspo", second="grpo", outcome="final score"),)}, "no variant 'grpo'"),
@@ -94,7 +95,7 @@ def test_the_shipped_studies_can_be_run(name: str):
 
 
 def test_an_unknown_study_lists_the_known(tmp_path: pathlib.Path):
-    with pytest.raises(ValueError, match="no study 'x'; expected the path of a file or one of:\n  default_range"):
+    with pytest.raises(ValueError, match="no study 'x'; expected the path of a file or one of:\n  clip_strength"):
         load_study("x")
     (tmp_path / "own.py").write_text("def study():\n    return 3\n")
     with pytest.raises(ValueError, match=r"expected a function study\(\) that returns a Study; there is one that"):

@@ -1,5 +1,6 @@
 """Tables, comparisons and reports of a study, from run directories with made-up numbers."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -13,8 +14,8 @@ from sspo_jax.studies import Comparison, Setting, Study, Variant
 from sspo_jax.studies.cells import StudyFolder
 from sspo_jax.studies.outcomes import AREA, CLIP, FINAL, collapsed, mean_of, read_cell, stable, steps_to
 from sspo_jax.studies.report import markdown, write_reports
-from sspo_jax.studies.results import results
-from sspo_jax.studies.statistics import holm, paired_difference, seeds_needed
+from sspo_jax.studies.results import _related, results
+from sspo_jax.studies.statistics import holm, mean_interval, paired_difference, rank_correlation, seeds_needed
 from tests.report.conftest import make_run
 from tests.trainer.conftest import SMALL
 
@@ -95,6 +96,41 @@ def test_comparisons_are_paired_by_seed_over_the_settings(found: dict):
     assert [each["p_holm"] for each in (first, second)] == holm([first["p_value"], second["p_value"]])
 
 
+def test_the_pairs_setting_by_setting(found: dict):
+    rows = {(own["first"], own["second"], own["setting"]): own for own in found["by_setting"]}
+    assert list(rows) == [("grpo", "gspo", f"rate-{rate:g}") for rate in RATES]  # once, though compared twice
+    expected = mean_interval([score(1, "grpo", seed) - score(1, "gspo", seed) for seed in SEEDS])
+    own = rows["grpo", "gspo", "rate-0.0002"]
+    assert (own["value"], own["low"], own["high"]) == pytest.approx((expected.value, expected.low, expected.high))
+
+
+def test_which_outcomes_go_with_the_score():
+    """Three variants, one seed without a value of the outcome: it is left out for all."""
+    study = dataclasses.replace(STUDY, related=("area under curve",))
+    numbers = np.random.default_rng(1).normal(size=(3, 2, len(SEEDS)))
+    values = {
+        ("rate-0.0001", variant.name, seed): dict(zip(("final score", "area under curve"), column, strict=True))
+        for variant, own in zip(study.variants, numbers, strict=True)
+        for seed, column in zip(SEEDS, own.T, strict=True)
+    }
+    values["rate-0.0001", "gspo", SEEDS[2]]["area under curve"] = None
+    kept = np.delete(numbers, 2, axis=2)
+    (found,) = _related(study, values)
+    expected = rank_correlation(kept[:, 1], kept[:, 0])
+    assert (found["setting"], found["outcome"], found["variants"], found["seeds"]) == (
+        "rate-0.0001", "area under curve", 3, 3,
+    )  # fmt: skip
+    assert (found["value"], found["low"], found["high"]) == (expected.value, expected.low, expected.high)
+    text = markdown({**results_of_nothing(study), "related": [found]})
+    assert f"| area under curve | {expected.value:+.2f} [" in text
+    with pytest.raises(ValueError, match="related: no outcome 'x'; expected some of final score"):
+        dataclasses.replace(STUDY, related=("x",)).check()
+
+
+def results_of_nothing(study: Study) -> dict:
+    return results(StudyFolder(study=study, name="levels", path=pathlib.Path("none"), load=load_experiment))
+
+
 def test_the_table_and_what_was_not_run(folder: StudyFolder, found: dict):
     assert found["runs"] == {"planned": 24, "done": 16, "failed": folder.failures()}
     row = found["table"][0]
@@ -155,4 +191,6 @@ def test_the_reports_say_the_same(folder: StudyFolder, found: dict):
     for title in ("Comparisons", "Stability boundary", "Where pairs part", "Last held-out scores"):
         assert f"## {title}" in text
         assert f"<h2>{title}</h2>" in page
+    assert text.count("rate-0.0001: grpo - gspo, avg") == 1  # compared in two outcomes, the same problems
+    assert "| other | loss = Gspo(clip_low=0.1) |" in text  # what is at its default is not told
     assert "| 43.01 |" not in text  # the paper's is beside an average over sets, of which there is one here
