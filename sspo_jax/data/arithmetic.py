@@ -52,7 +52,7 @@ class ArithmeticData:
     """Fewest steps of a chain."""
     max_steps: Count = 6
     """Most steps of a chain."""
-    reasoned_fraction: Fraction = 0.4
+    reasoned_fraction: FileOnly[Fraction] = 0.4
     """Share of the demonstrations that reason step by step; the others guess a digit at once."""
 
     def __post_init__(self) -> None:

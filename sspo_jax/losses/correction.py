@@ -157,11 +157,11 @@ class RolloutCorrection:
     reduction: FileOnly[Reduction] = "mean"
     """How the log-ratios of a subsentence or response become one: their mean (geometric), or their sum, which grows
     with the length."""
-    truncate_at: Positive = 2.0
+    truncate_at: FileOnly[Positive] = 2.0
     """The largest weight."""
-    reject_below: NotNegative = 0.5
+    reject_below: FileOnly[NotNegative] = 0.5
     """Weights below this are set to 0."""
-    reject_above: Positive = 2.0
+    reject_above: FileOnly[Positive] = 2.0
     """Weights above this are set to 0."""
 
     def __call__(self, batch: TrainBatch) -> tuple[Float[Array, "batch time"] | None, dict[str, Mean | Max]]:

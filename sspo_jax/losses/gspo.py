@@ -90,7 +90,7 @@ class Gspo(Objective):
     """Width of the bound below 1."""
     clip_high: NotNegative = 4e-4
     """Width of the bound above 1."""
-    gradient: Gradient = "token"
+    gradient: FileOnly[Gradient] = "token"
     """Gradient through each token's own ratio ("token", GSPO-token) or the geometric mean ("plain", GSPO)."""
     log_ratio_limit: FileOnly[Positive | None] = RESPONSE_LOG_RATIO_LIMIT
     """Clamp of log s from above, nats; None means none."""

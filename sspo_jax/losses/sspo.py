@@ -234,22 +234,22 @@ class Sspo(Objective):
     """Width of the bound below 1."""
     clip_high: NotNegative = 0.2
     """Width of the bound above 1."""
-    gradient: Gradient = "token"
+    gradient: FileOnly[Gradient] = "token"
     """Gradient through each token's own ratio ("token") or through the geometric mean ("plain")."""
     ratio_level: Level = "subsentence"
     """The unit of the ratio: "token" is GRPO's, "response" GSPO's; "turn" is what the policy says at a time,
     between texts of an environment."""
     adapt_entropy: bool = True
     """Whether the entropy of a unit scales its bounds."""
-    entropy_rule: EntropyRule = "power"
+    entropy_rule: FileOnly[EntropyRule] = "power"
     """How: a power of H_k / Hbar, tanh of the z-score, or H_k over log(vocabulary)."""
     entropy_exponent: Annotated[float | int, Range(-100, 100)] = 0.5
     """Exponent alpha of the rules that have a power."""
-    entropy_floor: NotNegative = 0.5
+    entropy_floor: FileOnly[NotNegative] = 0.5
     """The smallest factor g_min."""
-    entropy_ceiling: NotNegative = 2.0
+    entropy_ceiling: FileOnly[NotNegative] = 2.0
     """The largest factor g_max."""
-    entropy_bounds: EntropyBounds = "both"
+    entropy_bounds: FileOnly[EntropyBounds] = "both"
     """Which bounds the factor moves."""
     entropy_level: FileOnly[EntropyLevel] = "unit"
     """Entropy of the unit, or of each token."""

@@ -155,7 +155,7 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
                 "factor",
                 "SSPO: mean of g_k l_k, the factor by which entropy and length scale the bounds.",
                 "0.7 to 1.4",
-                "at --loss.entropy-floor or --loss.entropy-ceiling throughout: lower --loss.entropy-exponent",
+                "at entropy_floor or entropy_ceiling of the loss throughout: lower --loss.entropy-exponent",
             ),
         ),
     ),
