@@ -90,9 +90,12 @@ format: $(DEV)  ## let ruff rewrite what it can
 bench: $(DEV)  ## speed and memory, one JSON line each
 	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
-bench-peers:  ## an environment with Tunix beside .venv, for `make bench` to compare with
+bench-peers:  ## environments with Tunix and TRL beside .venv, for `make bench` to compare with
 	test -x .venv-tunix/bin/python || $(PYTHON) -m venv .venv-tunix
 	.venv-tunix/bin/python -m pip install -q google-tunix==0.1.7
+	test -x .venv-trl/bin/python || $(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install -q torch==2.13.0
+	.venv-trl/bin/python -m pip install -q trl==1.16.0
 
 smoke-real: $(DEV)  ## the 1.5B experiment end to end at a small size: train, evaluate, export, load elsewhere
 	$(BIN)/python tests/smoke_real.py $(ARGS)

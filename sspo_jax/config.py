@@ -502,11 +502,6 @@ class TrainConfig:
                 "rollout.environment is set with --rollout.partial: a conversation is not taken up again in a later "
                 "step; expected one of them"
             )
-        if rollout.environment is not None and rollout.server is not None:
-            raise ValueError(
-                "rollout.environment talks to the policy of this process, but --rollout.server.url samples elsewhere: "
-                "expected one of them"
-            )
         if rollout.mesh is not None and rollout.server is not None:
             raise ValueError(
                 "--rollout.mesh lays out this process's devices for sampling, but --rollout.server.url samples "

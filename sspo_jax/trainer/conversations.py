@@ -4,6 +4,8 @@ What the policy has said is kept as the tokens that were drawn, and the texts of
 put after them: nothing is ever decoded and encoded again. The response of a conversation is all that follows the
 prompt, its `Rollout.said` is false where the environment wrote, and its log-prob there 0.
 
+Where several processes train together, the environments are those of process 0, which hands on what they say.
+
 Each turn prefills its whole context again. A turn's noise is that of (seed, step, prompt, sample, turn, position), so
 that a step repeats whatever else is sampled beside it.
 """
@@ -25,9 +27,10 @@ from sspo_jax.checker.workers.pool import search_path
 from sspo_jax.checker.workers.zygote import load_function
 from sspo_jax.data.problems import Problem
 from sspo_jax.data.prompts import PromptTokenizer
+from sspo_jax.distributed.processes import is_main, on_main
 from sspo_jax.environments import Environment, EnvironmentConfig, Reply, Task
 from sspo_jax.rewards import RewardError
-from sspo_jax.sampler import LocalEngine, RolloutEngine, SamplingParams
+from sspo_jax.sampler import RolloutEngine, SamplingParams
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.types import FinishReason, Rollout, rows_of_groups
 
@@ -61,7 +64,7 @@ class RememberingPrompts(PromptTokenizer):
 class Conversation:
     """One response while it grows."""
 
-    environment: Environment
+    environment: Environment | None  # None: another process talks to it
     task: Task
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
@@ -119,7 +122,7 @@ class ConversationEngine:
 
     def __init__(
         self,
-        engine: LocalEngine,
+        engine: RolloutEngine,
         config: EnvironmentConfig,
         make: Callable[[], Environment],
         prompts: RememberingPrompts,
@@ -154,10 +157,14 @@ class ConversationEngine:
         budgets: Sequence[int] | None = None,
         keys: np.ndarray | None = None,
         places: Sequence[int] | None = None,
+        is_alone: bool = False,
         on_finished: Callable[[int, list[int]], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Rollout:
         """As `RolloutEngine.generate`; the budget of a response is for all of its turns and the environment's texts.
+
+        Args:
+          is_alone: process 0 calls it and the others do not: the rollout stays there.
 
         Raises:
           RewardError: the environment failed and `on_failure` is "stop".
@@ -172,7 +179,9 @@ class ConversationEngine:
             self._begin(problems[int(group)], int(sample), row_keys(seed, step, own, 0)[0])
             for group, own, sample in zip(rows["group_ids"], ids, rows["sample_ids"], strict=True)
         ]
-        self._ask(talks, lambda talk: talk.environment.reset(talk.task), functools.partial(self._opened, budget=budget))
+        ask = functools.partial(self._ask, budget=budget, is_alone=is_alone)
+        alone: dict[str, Any] = {"is_alone": True} if is_alone else {}
+        ask(talks, self._reset, self._opened)
         for turn in range(self._config.max_turns):
             going = [row for row, talk in enumerate(talks) if not talk.is_over]
             if not going:
@@ -186,11 +195,11 @@ class ConversationEngine:
                 budgets=[budget - len(talks[row].tokens) for row in going],
                 keys=row_keys(seed, step, ids[going], rows["sample_ids"][going].astype(np.int64) + turn * _TURN),
                 progress=None if progress is None else lambda tokens, done=done: progress(done + tokens),
+                **alone,
             )
             for place, row in enumerate(going):
                 talks[row].take_turn(sampled, place)
-            self._ask([talks[row] for row in going if not talks[row].is_over], self._step,
-                      functools.partial(self._replied, budget=budget))  # fmt: skip
+            ask([talks[row] for row in going if not talks[row].is_over], self._step, self._replied)
             for row in going:
                 talks[row].is_over |= turn == self._config.max_turns - 1
                 if talks[row].is_over and on_finished is not None:
@@ -216,26 +225,28 @@ class ConversationEngine:
             sample=sample,
             seed=int(key[0]),
         )
-        return Conversation(self._make(), task)
+        return Conversation(self._make() if is_main() else None, task)
+
+    def _reset(self, talk: Conversation) -> Any:
+        assert talk.environment is not None
+        return talk.environment.reset(talk.task)
 
     def _step(self, talk: Conversation) -> Any:
-        text = self._tokenizer.decode(talk.latest, skip_special_tokens=True)
-        return talk.environment.step(text)
+        assert talk.environment is not None
+        return talk.environment.step(self._tokenizer.decode(talk.latest, skip_special_tokens=True))
 
-    def _opened(self, talk: Conversation, text: Any, *, budget: int) -> None:
+    def _opened(self, talk: Conversation, said: Reply, *, budget: int) -> None:
         """Takes in what the environment says before the first turn."""
-        if text is not None:
-            self._hear(talk, [self._tokenizer.eos_token_id, *self._encode(text)], budget)
+        if said.text is not None:
+            self._hear(talk, [self._tokenizer.eos_token_id, *self._encode(said.text)], budget)
 
-    def _replied(self, talk: Conversation, reply: Any, *, budget: int) -> None:
+    def _replied(self, talk: Conversation, said: Reply, *, budget: int) -> None:
         """Takes in what it answers to a turn."""
-        if not isinstance(reply, Reply) or not math.isfinite(reply.reward):
-            raise ValueError(f"step returned {reply!r:.200}; expected a Reply with a finite reward")
-        talk.reward += float(reply.reward)
-        if reply.text is None or talk.turns == self._config.max_turns:
+        talk.reward += said.reward
+        if said.text is None or talk.turns == self._config.max_turns:
             talk.is_over = True
         else:
-            self._hear(talk, self._encode(reply.text), budget)
+            self._hear(talk, self._encode(said.text), budget)
 
     def _hear(self, talk: Conversation, tokens: list[int], budget: int) -> None:
         if len(talk.tokens) + len(tokens) < budget:
@@ -243,9 +254,7 @@ class ConversationEngine:
         else:  # the policy could say nothing after it
             talk.is_over, talk.finish = True, FinishReason.LENGTH
 
-    def _encode(self, text: Any) -> list[int]:
-        if not isinstance(text, str):
-            raise ValueError(f"the environment says {text!r:.200}; expected a text, or None")
+    def _encode(self, text: str) -> list[int]:
         for special in self._special:  # which would end its turn early
             text = text.replace(special, "")
         return self._tokenizer.encode(f"{self._config.before}{text}{self._config.after}", add_special_tokens=False)
@@ -254,31 +263,48 @@ class ConversationEngine:
         self,
         talks: Sequence[Conversation],
         call: Callable[[Conversation], Any],
-        take: Callable[[Conversation, Any], None],
+        take: Callable[..., None],
+        *,
+        budget: int,
+        is_alone: bool,
     ) -> None:
         """Calls the environments of conversations side by side and takes in their answers, in order."""
         if not talks:
             return
-        for talk, answer in zip(talks, asyncio.run(self._answers(talks, call)), strict=True):
-            try:
-                if isinstance(answer, BaseException):
-                    raise answer
-                take(talk, answer)
-            except Exception as error:  # whatever an environment raises
-                if self._config.on_failure == "stop":
-                    reason = f"{type(error).__name__}: {error}"
-                    if isinstance(error, TimeoutError):
-                        reason = f"it took longer than {self._config.timeout_seconds} s"
-                    raise RewardError(f"environment {self._config.environment} failed: {reason}") from error
-                talk.is_over = True
-                talk.reward = math.nan if self._config.on_failure == "exclude" else talk.reward
+
+        def ask() -> list[list[Any]]:
+            return [self._plain(answer, talks[0].turns) for answer in asyncio.run(self._answers(talks, call))]
+
+        for talk, (failure, text, reward) in zip(talks, ask() if is_alone else on_main(ask), strict=True):
+            if failure is None:
+                take(talk, Reply(text=text, reward=reward), budget=budget)
+                continue
+            if self._config.on_failure == "stop":
+                raise RewardError(f"environment {self._config.environment} failed: {failure}")
+            talk.is_over = True
+            talk.reward = math.nan if self._config.on_failure == "exclude" else talk.reward
+
+    def _plain(self, answer: Any, turns: int) -> list[Any]:
+        """How it failed, or the text and the reward of an answer after some turns, in what JSON holds."""
+        if isinstance(answer, TimeoutError):
+            return [f"it took longer than {self._config.timeout_seconds} s", None, 0.0]
+        if isinstance(answer, BaseException):
+            return [f"{type(answer).__name__}: {answer}", None, 0.0]
+        said = answer if turns else Reply(text=answer)
+        if not isinstance(said, Reply) or not math.isfinite(said.reward):
+            return [f"step returned {answer!r:.200}; expected a Reply with a finite reward", None, 0.0]
+        if said.text is not None and not isinstance(said.text, str):
+            return [f"it says {said.text!r:.200}; expected a text, or None", None, 0.0]
+        return [None, said.text, float(said.reward)]
 
     async def _answers(self, talks: Sequence[Conversation], call: Callable[[Conversation], Any]) -> list[Any]:
         slots, loop = asyncio.Semaphore(self._config.concurrency), asyncio.get_running_loop()
 
         async def one(talk: Conversation) -> Any:
             async with slots, asyncio.timeout(self._config.timeout_seconds):
-                if any(map(inspect.iscoroutinefunction, (talk.environment.step, talk.environment.reset))):
+                own = talk.environment
+                assert own is not None
+                if any(map(inspect.iscoroutinefunction, (own.step, own.reset))):
                     answer = call(talk)
                 else:
                     answer = await loop.run_in_executor(self._threads, call, talk)
@@ -294,5 +320,4 @@ def talking(
     if config is None:
         return engine
     assert isinstance(prompts, RememberingPrompts)
-    assert isinstance(engine, LocalEngine)  # `TrainConfig.check` refuses a server beside an environment
     return ConversationEngine(engine, config, load_environment(config), prompts, tokenizer)

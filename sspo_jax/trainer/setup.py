@@ -152,8 +152,6 @@ def _open_prompts(template: PromptTemplate, tokenizer: Any, rollout: RolloutConf
     """What makes prompts of problems; with an environment, that can be made, they are remembered for it."""
     if rollout.environment is None:
         return PromptTokenizer(template, tokenizer, max_tokens=rollout.max_prompt_tokens)
-    if jax.process_count() > 1:
-        raise ValueError("rollout.environment is set, and several processes train: expected one process")
     load_environment(rollout.environment)
     return RememberingPrompts(template, tokenizer, max_tokens=rollout.max_prompt_tokens)
 

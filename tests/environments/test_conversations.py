@@ -18,7 +18,7 @@ from sspo_jax.losses.ratios import level_units
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import apply_qwen, init_qwen
 from sspo_jax.rewards import Correctness, RewardError, score
-from sspo_jax.sampler import LocalEngine, SamplingParams
+from sspo_jax.sampler import LocalEngine, RolloutEngine, SamplingParams
 from sspo_jax.trainer.batch import entropy_labels, pack_rows
 from sspo_jax.trainer.conversations import ConversationEngine, RememberingPrompts, load_environment
 from sspo_jax.trainer.rollout_record import decoded, encoded
@@ -70,8 +70,16 @@ class Odd(Counting):
         return "hello"  # pyright: ignore[reportReturnType]
 
 
-class Scripted(LocalEngine):
+class Scripted:
     """Says the next of its lines in every conversation, cut at the budget."""
+
+    version = 0
+
+    def sync(self, params, version, *, poll=None) -> None:
+        """Needs no weights."""
+
+    def release(self) -> None:
+        """Holds none."""
 
     def __init__(self, *lines: str | list[int]):
         self.lines = [line if isinstance(line, list) else [*TOKENIZER.encode(line), END] for line in lines]
@@ -92,7 +100,7 @@ class Scripted(LocalEngine):
         )
 
 
-def talk(engine: LocalEngine, environment: str, *, group_size: int = 1, problems: int = 1, **settings):
+def talk(engine: RolloutEngine, environment: str, *, group_size: int = 1, problems: int = 1, **settings):
     """(rollout, rows in the order they ended) of conversations about a few products."""
     generate = {name: settings.pop(name) for name in ("prompt_ids", "seed", "sampling") if name in settings}
     config = EnvironmentConfig(environment=environment, **settings)

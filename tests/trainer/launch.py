@@ -19,10 +19,10 @@ def environment(folder: pathlib.Path) -> dict[str, str]:
     return {**os.environ, **own, "PYTHONPATH": str(SMALL.parents[2])}
 
 
-def run_alone(run_dir: pathlib.Path, experiment: pathlib.Path, environment: dict[str, str]) -> None:
+def run_alone(run_dir: pathlib.Path, experiment: pathlib.Path, environment: dict[str, str], *options: str) -> None:
     """One process with two devices, to the end."""
     alone = subprocess.run(
-        [sys.executable, "-m", "sspo_jax", "train", str(experiment), "--run-dir", str(run_dir)],
+        [sys.executable, "-m", "sspo_jax", "train", str(experiment), "--run-dir", str(run_dir), *options],
         env={**environment, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"},
         capture_output=True,
         text=True,

@@ -92,21 +92,39 @@ def _without_entropies() -> Sspo:
     return Sspo(adapt_entropy=False, entropy_target=0.2)
 
 
+AVERAGED = """
+import dataclasses
+
+from sspo_jax.commands.experiments import load_experiment
+
+
+def config():
+    plain = load_experiment({small!r})
+    return dataclasses.replace(plain, model=dataclasses.replace(plain.model, reference_mix={mix}))
+"""
+
+
 @pytest.mark.slow
-def test_a_killed_run_goes_on_with_the_same_reference_and_weight(cache: pathlib.Path, tmp_path: pathlib.Path):
-    whole = run_cli("train", str(SMALL), "--run-dir", "whole", *MOVING, cwd=tmp_path)
+@pytest.mark.parametrize("mix", [1.0, 0.25], ids=["replaced", "averaged"])
+def test_a_killed_run_goes_on_with_the_same_reference_and_weight(
+    cache: pathlib.Path, tmp_path: pathlib.Path, mix: float
+):
+    experiment = tmp_path / "moving.py"
+    experiment.write_text(AVERAGED.format(mix=mix, small=str(SMALL)))
+    whole = run_cli("train", str(experiment), "--run-dir", "whole", *MOVING, cwd=tmp_path)
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    process = start(tmp_path / "run", tmp_path, *MOVING)
+    process = start(tmp_path / "run", tmp_path, *MOVING, experiment=experiment)
     wait_for_step(tmp_path / "run", 3, process)  # the reference has moved, after step 2
     process.kill()
     process.communicate()
-    again = run_cli("train", str(SMALL), "--run-dir", "run", *MOVING, cwd=tmp_path)
+    again = run_cli("train", str(experiment), "--run-dir", "run", *MOVING, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "resuming after step" in again.stdout
     same_as(tmp_path / "run", tmp_path / "whole")
     rows = {row["step"]: row for row in metrics(tmp_path / "run")}
     weights = [rows[step]["loss/entropy_coefficient"] for step in (1, 2, 3, 4)]
     assert weights == pytest.approx([0.01, 0.015, 0.02, 0.025])
-    # Two updates a step: at the first of step 3 the reference is the policy itself, after step 3 it lags behind.
-    assert 0 < rows[3]["loss/kl"] < rows[2]["loss/kl"]
-    assert rows[3]["loss/kl"] < rows[4]["loss/kl"]
+    assert rows[3]["loss/kl"] > 0
+    if mix == 1.0:  # two updates a step: at the first of step 3 the reference is the policy itself
+        assert rows[3]["loss/kl"] < rows[2]["loss/kl"]
+        assert rows[3]["loss/kl"] < rows[4]["loss/kl"]

@@ -30,9 +30,9 @@ def metrics(run: pathlib.Path) -> list[dict[str, float]]:
     ]
 
 
-def start(run: pathlib.Path, cwd: pathlib.Path, *options: str) -> subprocess.Popen:
+def start(run: pathlib.Path, cwd: pathlib.Path, *options: str, experiment: pathlib.Path = SMALL) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "sspo_jax", "train", str(SMALL), "--run-dir", str(run), "--log.quiet", *options],
+        [sys.executable, "-m", "sspo_jax", "train", str(experiment), "--run-dir", str(run), "--log.quiet", *options],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
