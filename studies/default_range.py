@@ -24,6 +24,8 @@ def study() -> Study:
         question="Which range clips between 0.5 and 5 % in the default experiment and leaves what it learns as it is?",
         base="arithmetic_tiny",
         changes={
+            "steps": 30,
+            "update.micro_rows": 2,
             "evaluation.best": "none",
             "checkpoint.every": 1000,
             "log.tokens_every": 0,

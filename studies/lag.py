@@ -31,6 +31,7 @@ def study() -> Study:
             "rollout.prompts": 8,
             "rollout.group_size": 8,
             "update.per_rollout": 4,
+            "update.micro_rows": 2,
             "optimizer.learning_rate": 2e-4,
             "evaluation.data": (ArithmeticData(split="held_out", size=64),),
             "evaluation.samples": 4,

@@ -27,6 +27,7 @@ SMALL_STEPS: Changes = {
     "rollout.group_size": 8,
     "update.per_rollout": 4,
     "update.epochs": 4,
+    "update.micro_rows": 2,
     "evaluation.samples": 4,
     "evaluation.first": False,
     "evaluation.greedy": False,
