@@ -24,7 +24,7 @@ from sspo_jax.models.configs import QwenConfig
 def config() -> TrainConfig:
     """The default experiment."""
     return TrainConfig(
-        steps=25,
+        steps=20,
         model=ModelConfig(
             shape=QwenConfig(
                 vocab_size=512,

@@ -22,7 +22,7 @@ def test_what_is_less_than_in_the_experiment():
     assert of("arithmetic_tiny", "--steps", "40", "--optimizer.learning-rate", "1e-5") == []
     options = ("--steps", "5", "--evaluation.problems", "16", "--evaluation.samples", "2", "--rollout.prompts", "8")
     assert of("arithmetic_tiny", *options) == [
-        "--steps 5 of 25",
+        "--steps 5 of 20",
         "--rollout.prompts 8 of 32",
         "--evaluation.problems 16 of all",
         "--evaluation.samples 2 of 8",
@@ -39,8 +39,8 @@ def test_the_final_table_says_it(tmp_path, capsys):
     display.console = Console(width=200)
     show_summary(display, summary, tmp_path)
     assert "SHORTENED" not in capsys.readouterr().out.upper()
-    show_summary(display, dataclasses.replace(summary, shortened=("--steps 5 of 25",)), tmp_path)
-    assert "hello: 5 steps (SHORTENED: --steps 5 of 25)" in capsys.readouterr().out
+    show_summary(display, dataclasses.replace(summary, shortened=("--steps 5 of 20",)), tmp_path)
+    assert "hello: 5 steps (SHORTENED: --steps 5 of 20)" in capsys.readouterr().out
 
 
 def test_hello_is_a_smaller_default_experiment():
