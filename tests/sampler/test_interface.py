@@ -67,9 +67,13 @@ def test_both_engines_are_engines(tiny, tmp_path):
         remote.generate([[4]], dataclasses.replace(SAMPLING, entropies=True), seed=0)
 
 
-def test_deep_models_are_unrolled_on_gpus_only(tiny, monkeypatch):
+def test_how_deep_a_model_may_be_to_be_unrolled(tiny, monkeypatch):
     config = dataclasses.replace(tiny[0], num_layers=28)
-    for platform, is_unrolled in (("cpu", False), ("tpu", False), ("gpu", True), ("cuda", True)):
+    deeper = dataclasses.replace(tiny[0], num_layers=36)
+    for platform, is_unrolled, if_deeper in (
+        ("cpu", True, False), ("tpu", False, False), ("gpu", True, True), ("cuda", True, True),
+    ):  # fmt: skip
         monkeypatch.setattr("sspo_jax.sampler.sampler.platform", lambda platform=platform: platform)
         assert Sampler(config, SAMPLING).unrolled is is_unrolled
+        assert Sampler(deeper, SAMPLING).unrolled is if_deeper
     assert not Sampler(config, SAMPLING, unrolled=False).unrolled
