@@ -141,7 +141,7 @@ def main() -> None:
         found: dict[str, list[dict]] = {}
         for number, _ in enumerate(range(options.rounds)):
             steps = options.steps + SKIPPED
-            shared = ("--update.share-prompts", "--update.row-tokens", "1088", "--update.micro-rows", "1")
+            shared = ("--update.share-prompts", "--update.row-tokens", "1095", "--update.micro-rows", "1")
             systems = {"ours": ours(folder, steps, number, *shared), "ours-rows": ours(folder, steps, number)}
             if pathlib.Path(options.trl_python).exists():
                 systems["trl"] = trl(folder, steps, number, options.trl_python)

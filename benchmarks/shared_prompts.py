@@ -44,7 +44,7 @@ def settings() -> dict[str, Setting]:
     tiny = load_experiment("arithmetic_tiny")
     assert tiny.model.shape is not None
     return {
-        "A": Setting(CASES["A"].config, 8, 64, (128, 128), (192, 8), (576, 2)),
+        "A": Setting(CASES["A"].config, 8, 64, (128, 128), (192, 8), (579, 2)),
         "study": Setting(tiny.model.computed(tiny.model.shape), 2, 25, (15, 52), (96, 16), (192, 2)),
         "default": Setting(tiny.model.computed(tiny.model.shape), 8, 25, (15, 52), (96, 8), (192, 2)),
     }

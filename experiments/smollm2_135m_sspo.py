@@ -30,7 +30,7 @@ def config() -> TrainConfig:
         prompt="stories",
         rollout=RolloutConfig(prompts=8, group_size=8, max_new_tokens=32, max_prompt_tokens=144, temperature=0.7),
         loss=Sspo.calibrated(),
-        update=UpdateConfig(per_rollout=2, row_tokens=400, micro_rows=2, share_prompts=True),
+        update=UpdateConfig(per_rollout=2, row_tokens=408, micro_rows=2, share_prompts=True),
         optimizer=OptimizerConfig(learning_rate=1e-5, warmup_updates=4, b2=0.99),
         evaluation=EvaluationConfig(data=(StoryData(split="held_out", size=128, most_steps=1),), every=8, samples=0),
         checkpoint=CheckpointConfig(every=8),

@@ -73,8 +73,8 @@ def test_the_experiment_has_room_for_its_prompts():
     template = load_template(config.prompt)
     source = config.data.open()
     assert max(len(template.fill(source[i].problem).split()) for i in range(200)) < config.rollout.max_prompt_tokens
-    rollout = config.rollout  # a row has room for a prompt and all of its responses
-    assert config.update.row_tokens == rollout.max_prompt_tokens + rollout.group_size * rollout.max_new_tokens
+    rollout = config.rollout  # a row has room for a prompt and all of its responses, each with the prompt's last token
+    assert config.update.row_tokens > rollout.max_prompt_tokens - 1 + rollout.group_size * (rollout.max_new_tokens + 1)
 
 
 def test_a_record_of_stories_is_read_as_stories():
