@@ -229,6 +229,7 @@ def _find_file(name: str, data_dir: str | None) -> str:
     raise FileNotFoundError(
         f"no problems called {name!r}: looked for {', '.join(tried)}. Put the file there, name its folder with "
         f"--data-dir or ${DATA_VARIABLE}, or give the path of a .jsonl file, tfds:NAME, hf:NAME or arithmetic:held_out"
+        "; `sspo data get` fetches known sets"
     )
 
 

@@ -25,7 +25,7 @@ class Units(NamedTuple):
 
 
 def check_shapes(like: Array, **arrays: Array | None) -> None:
-    """Refuses the first of `arrays` whose shape is not that of `like`, and a `mask` of numbers.
+    """Refuses the first of `arrays` whose shape is not that of `like`, a `mask` of numbers and ids that are none.
 
     Raises:
       ValueError: which array, its shape or type, what was expected, and where arrays are one position apart or have
@@ -39,12 +39,15 @@ def check_shapes(like: Array, **arrays: Array | None) -> None:
             raise ValueError(f"{name} has shape {array.shape}, expected {like.shape}, the shape of logprobs{hint}")
         if name == "mask" and array.dtype != bool:
             raise ValueError(f"mask has type {array.dtype}, expected bool, true where a token counts: mask > 0")
+        if name == "subsentence_ids" and not jnp.issubdtype(array.dtype, jnp.integer):
+            raise ValueError(f"subsentence_ids has type {array.dtype}, expected integers, -1 where the mask is false")
 
 
 def _shape_hint(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
     """How two common mistakes are mended; nothing for others."""
-    if shape == expected[:1]:
-        return f". One number a row: {name}[:, None], broadcast to that shape"
+    if shape in (expected[:1], (*expected[:1], 1)):
+        column = name if len(shape) == 2 else f"{name}[:, None]"
+        return f". One number a row: jnp.broadcast_to({column}, {expected})"
     is_of_rows = len(shape) == len(expected) == 2 and shape[0] == expected[0]
     if is_of_rows and abs(shape[1] - expected[1]) == 1:
         return (

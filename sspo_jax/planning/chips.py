@@ -40,7 +40,8 @@ def chip_of(topology: str) -> Chip:
     generation = topology.partition(":")[0]
     if generation not in CHIPS:
         raise ValueError(
-            f"topology {topology!r}: expected one of {', '.join(CHIPS)}, then a colon and a shape, as in v5e:2x4"
+            f"topology {topology!r}: expected one of {', '.join(CHIPS)}, then a colon and a shape, as in v5e:2x4; or "
+            "GPUs and how many, as in h100:8"
         )
     return CHIPS[generation]
 

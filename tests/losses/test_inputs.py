@@ -60,8 +60,14 @@ def test_the_advice_mends_it():
 
 
 def test_one_number_a_row_and_other_shapes():
-    with pytest.raises(ValueError, match=r"shape \(2,\), expected \(2, 6\).*One number a row: advantages\[:, None\]"):
+    with pytest.raises(
+        ValueError, match=r"shape \(2,\), expected \(2, 6\).*broadcast_to\(advantages\[:, None\], \(2, 6\)\)"
+    ):
         check_shapes(ONES, advantages=jnp.ones(2))
+    with pytest.raises(ValueError, match=r"shape \(2, 1\), expected \(2, 6\).*broadcast_to\(advantages, \(2, 6\)\)"):
+        check_shapes(ONES, advantages=jnp.ones((2, 1)))
+    with pytest.raises(ValueError, match="subsentence_ids has type float32, expected integers"):
+        check_shapes(ONES, subsentence_ids=ONES)
     for shape in [(2, 4), (3, 6), (3, 5), (6,), (2, 6, 1)]:
         with pytest.raises(ValueError, match=r"shape \(.*\), expected \(2, 6\), the shape of logprobs$"):
             check_shapes(ONES, weights=jnp.ones(shape))
