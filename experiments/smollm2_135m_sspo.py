@@ -5,7 +5,7 @@
     make train EXP=smollm2_135m_sspo ARGS="--loss grpo"               (or gspo: the same run with their objectives)
 
 Two worked examples in the prompt show the form of an answer; greedily the model then solves 45 % of the problems, and
-81 % after the run, which takes an hour on one core. docs/real_runs.md has what was measured.
+81 % after the run, which took 73 minutes on one core. docs/real_runs.md has what was measured.
 """
 
 from sspo_jax.config import (
