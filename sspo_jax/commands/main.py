@@ -28,7 +28,18 @@ COMMANDS = {
 PACKAGES = {
     "checker": ("mpmath", "rich", "sympy", "tyro"),
     "train": (
-        *("flax", "grain", "jinja2", "ml_dtypes", "optax", "orbax", "safetensors", "tensorboardX", "tokenizers"),
+        *(
+            "flax",
+            "grain",
+            "jinja2",
+            "ml_dtypes",
+            "optax",
+            "orbax",
+            "safetensors",
+            "scipy",
+            "tensorboardX",
+            "tokenizers",
+        ),
         "transformers",
     ),
     "serve": ("h11", "starlette", "uvicorn"),
