@@ -28,18 +28,7 @@ COMMANDS = {
 PACKAGES = {
     "checker": ("mpmath", "rich", "sympy", "tyro"),
     "train": (
-        *(
-            "flax",
-            "grain",
-            "jinja2",
-            "ml_dtypes",
-            "optax",
-            "orbax",
-            "safetensors",
-            "scipy",
-            "tensorboardX",
-            "tokenizers",
-        ),
+        *("flax", "grain", "jinja2", "ml_dtypes", "optax", "orbax", "safetensors", "tensorboardX", "tokenizers"),
         "transformers",
     ),
     "serve": ("h11", "starlette", "uvicorn"),

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
+import scipy.stats  # comes with jax
 from jaxtyping import Float
 
 LEVEL = 0.95
