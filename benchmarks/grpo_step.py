@@ -1,11 +1,12 @@
 """A whole step of GRPO (sampling, reward, update) beside TRL, each as its users run it: one JSON line for each.
 
-    python benchmarks/grpo_step.py [--rounds 3] [--steps 6] [--core 0] [--trl-python PYTHON]
+    python benchmarks/grpo_step.py [--rounds 3] [--steps 6] [--equal 0.5] [--core 0] [--trl-python PYTHON]
 
 Workload A of benchmarks/sampler.py: a random Qwen2 of hidden 256, 4 layers, 8/2 heads, intermediate 704 and vocabulary
 4,096; 8 prompts of 64 tokens x 8 samples of at most 128 (one of the 4,096 tokens ends a response), float32,
 temperature 1, a reward that costs nothing, one update with AdamW on what was sampled, no scoring pass, since the policy
-that sampled is the one that is trained. Both load the same checkpoint and tokenizer.
+that sampled is the one that is trained. Both load the same checkpoint and tokenizer. `--equal` is the share of problems
+all responses to which earn the same, as too easy and too hard ones do: their groups have no gradient. By default none.
 
 Ours is `sspo train` with `--update.share-prompts` (and without, as `ours-rows`). TRL's is GRPOTrainer without gradient
 checkpointing. They run in turn, `--rounds` times, on one core; the first `SKIPPED` steps of a run, which compile, do
@@ -47,7 +48,7 @@ def config():
         data=JsonlData(path="problems.jsonl"),
         prompt="none",
         rollout=RolloutConfig(prompts=8, group_size=8, max_new_tokens=128, max_prompt_tokens=64, temperature=1.0),
-        reward=RewardConfig(user=(UserReward(function="own_reward:seventh"),)),
+        reward=RewardConfig(user=(UserReward(function="own_reward:made_up"),)),
         loss=Grpo(),
         update=UpdateConfig(per_rollout=1, row_tokens=192, micro_rows=4, old_logprobs="sampler"),
         optimizer=OptimizerConfig(learning_rate=1e-6),
@@ -57,13 +58,20 @@ def config():
     )
 """
 REWARD = """
-def seventh(response):
-    return float(len(response) % 7)
+import zlib
+
+
+def made_up(problem, response):
+    return 0.0 if problem.startswith("a") else float(zlib.crc32(response.encode()) % 7)
 """
 
 
-def prepare(folder: pathlib.Path) -> None:
-    """A checkpoint, problems and a reward that both systems read."""
+def prepare(folder: pathlib.Path, equal: float) -> None:
+    """A checkpoint, problems and a reward that both systems read.
+
+    Args:
+      equal: share of the problems whose responses all earn the same; they begin with an a.
+    """
     import tokenizers
     import torch
     import transformers
@@ -85,7 +93,11 @@ def prepare(folder: pathlib.Path) -> None:
     )  # fmt: skip
     transformers.Qwen2ForCausalLM(config).save_pretrained(folder / "model")
     draw = random.Random(0)
-    texts = (" ".join(draw.choice(words) for _ in range(PROMPT)) for _ in range(8 * STEPS_OF_DATA))
+    of_both = [[word for word in words if word.startswith("a") == is_equal] for is_equal in (False, True)]
+    texts = (
+        " ".join([draw.choice(of_both[draw.random() < equal]), *draw.choices(words, k=PROMPT - 1)])
+        for _ in range(8 * STEPS_OF_DATA)
+    )
     rows = [json.dumps({"id": str(i), "problem": text, "answer": "0"}) for i, text in enumerate(texts)]
     (folder / "problems.jsonl").write_text("\n".join(rows) + "\n")
     (folder / "experiment.py").write_text(EXPERIMENT)
@@ -132,12 +144,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6, help="that count, in each run")
+    parser.add_argument("--equal", type=float, default=0.0, help="share of problems whose responses all earn the same")
     parser.add_argument("--core", type=int, default=0, help="the core all are pinned to; -1: not pinned")
     parser.add_argument("--trl-python", default=str(TRL), help="interpreter of an environment with trl")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        prepare(folder)
+        prepare(folder, options.equal)
         found: dict[str, list[dict]] = {}
         for number, _ in enumerate(range(options.rounds)):
             steps = options.steps + SKIPPED
@@ -170,6 +183,7 @@ def main() -> None:
             "generate_seconds": round(statistics.median(step["generate"] for step in steps), 3),
             "tokens": round(statistics.median(step["tokens"] for step in steps)),
             "steps": len(steps),
+            "equal": options.equal,
             "ours_is": round(middle / best, 2),
         }
         print(json.dumps(line), flush=True)

@@ -21,6 +21,11 @@ for word in "${ARGUMENTS[@]}"; do
   esac
 done
 
+experiment=${ARGUMENTS[0]} root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+if [[ ! -e $experiment && ! -e $root/$experiment && ! -e $root/experiments/$experiment.py ]]; then
+  fail "no experiment $experiment: expected the path of a file, or one of $(cd "$root/experiments" && ls ./*.py | sed 's|^./||; s|[.]py$||; /^_/d' | tr '\n' ' ')"
+fi
+
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 hosts=$(num_hosts) || exit 1 # also says early that there is no TPU VM

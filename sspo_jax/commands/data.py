@@ -18,6 +18,7 @@ from sspo_jax.data.problems import iterate
 from sspo_jax.data.sources import open_problems
 from sspo_jax.files import write_json_lines
 from sspo_jax.ranges import Count, Range, Whole
+from sspo_jax.runs.next_commands import next_commands
 
 _USAGE = """usage: sspo data COMMAND ... (`sspo data COMMAND --help` for its options)
 
@@ -123,6 +124,6 @@ def overlap_command(config: OverlapConfig) -> int:
         dropped = {overlap.train_index for overlap in found}
         write_problems(config.write, (problem for index, problem in enumerate(iterate(train)) if index not in dropped))
         print(f"\nwrote {len(train) - len(dropped)} problems to {config.write}")
-        print(f"next: sspo train EXPERIMENT --data.path {config.write}")
+        print(next_commands(f"train EXPERIMENT --data.path {config.write}"))
         return 0
     return 1 if found else 0

@@ -9,6 +9,7 @@ import tyro
 
 from sspo_jax.data.published import EVALUATION, SETS, Entry, HubUnreachableError, PublishedFile, copy, download, present
 from sspo_jax.data.sources import DATA_VARIABLE
+from sspo_jax.runs.next_commands import next_commands
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,6 @@ def _next(names: tuple[str, ...], files: list[PublishedFile], out: pathlib.Path)
     training = next((file.path for file in files if file.path.startswith("train/")), None)
     where = "" if os.path.normpath(out) == "data" else f"{DATA_VARIABLE}={out} "
     if training:
-        return f"next: {where}sspo train qwen25_math_1p5b_sspo --data.path {out / training}"
+        return next_commands(f"train qwen25_math_1p5b_sspo --data.path {out / training}", before=where)
     sets = ",".join(dict.fromkeys(name for each in names for name in (EVALUATION if each == "eval" else (each,))))
-    return f"next: {where}sspo evaluate --model MODEL --data {sets}"
+    return next_commands(f"evaluate --model MODEL --data {sets}", before=where)

@@ -13,6 +13,7 @@ from sspo_jax.commands.options import parse
 from sspo_jax.evaluation.results import read_results
 from sspo_jax.evaluation.run import EvaluateConfig, evaluate
 from sspo_jax.files import replace_text
+from sspo_jax.runs.next_commands import next_commands
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,7 +34,7 @@ def evaluate_command(config: EvaluateConfig) -> int:
 
     print(summary_table(evaluation))
     print(f"\nreport: {directory / 'report.html'}")
-    print(f"next: sspo evaluate --compare {directory} OTHER, with the evaluation of another model")
+    print(next_commands(f"evaluate --compare {directory} OTHER"), " # OTHER: the evaluation of another model")
     return 0
 
 

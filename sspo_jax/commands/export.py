@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from sspo_jax.ranges import Whole
+from sspo_jax.runs.next_commands import next_commands
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,5 +42,5 @@ def main(arguments: Sequence[str]) -> int:
         step, what = export(run, out, dtype=config.dtype, step=config.step, base=config.base), config.dtype
     print(f"policy of {config.run} after step {step}, {what}, written to {config.out}")
     if not config.adapters:
-        print(f"next: sspo evaluate --model {config.out}, or sspo serve --model {config.out}")
+        print(next_commands(f"evaluate --model {config.out}", f"serve --model {config.out}"))
     return 0

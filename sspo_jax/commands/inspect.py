@@ -11,6 +11,7 @@ from rich.text import Text
 from sspo_jax.files import step_files
 from sspo_jax.ranges import Whole
 from sspo_jax.runs.metric_table import reading_order
+from sspo_jax.runs.next_commands import next_commands
 from sspo_jax.runs.records import read_rollout
 from sspo_jax.runs.token_log import LoggedResponse, TokenLog, read_token_log
 
@@ -98,7 +99,7 @@ def show(config: InspectConfig) -> None:
     if step is not None and config.responses:
         log = read_token_log(logs[step])
         display.console.print(clauses(log))
-    display.console.print(f"next: sspo report {path} --open", soft_wrap=True, highlight=False)
+    display.console.print(next_commands(f"report {path} --open"), soft_wrap=True, highlight=False, markup=False)
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], starts: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import dis
 import importlib
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -48,7 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keep_freed_memory()
         pass_over_closed_loops()
         arguments = sys.argv[1:]
-    arguments = list(arguments)
+    code = 141  # as of a process that SIGPIPE ended
+    try:
+        code = _run(list(arguments))
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+    if _is_unread():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to be written
+        return 141
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0 if arguments else 2
@@ -66,9 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return getattr(importlib.import_module(module), function)(rest)
     except (ValueError, OSError, ArithmeticError) as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            raise
         if os.environ.get("SSPO_TRACEBACK") or not is_explained(error):
             raise
-        print(f"sspo {name}: {error}", file=sys.stderr)
+        print(f"sspo {name}: {described(error)}", file=sys.stderr)
         is_temporary = isinstance(error, ConnectionError) or is_disk_full(error)
         return 75 if is_temporary else 1  # 75: it may be tried again
     except ModuleNotFoundError as error:
@@ -79,6 +94,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"sspo {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def described(error: Exception) -> str:
+    """The text of an error; where the system made it, the file and what is wrong with it, without a number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads the standard output any more, as after `| head`."""
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # none, closed, or an object of a caller's
+        return False
+    watched = select.poll()
+    watched.register(output, 0)
+    return any(event & select.POLLERR for _, event in watched.poll(0))
 
 
 def missing_extra(command: str, error: ModuleNotFoundError) -> str | None:

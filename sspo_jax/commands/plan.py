@@ -14,6 +14,7 @@ from sspo_jax.planning.cost import cost, disk, gpus_of, step_floor
 from sspo_jax.planning.plan import fits, plan
 from sspo_jax.planning.programs import resolve_shape
 from sspo_jax.ranges import NotNegative
+from sspo_jax.runs.next_commands import next_commands
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,5 +65,5 @@ def main(arguments: Sequence[str]) -> int:
     tokens = config.steps * samples * rollout.max_new_tokens if config.log.rollouts_every else 0
     keeps_best = config.evaluation.best != "none"
     print(disk(model, config.checkpoint, lora=lora, keeps_best=keeps_best, response_tokens=tokens))
-    print(f"next: sspo train {options.experiment} {' '.join(overrides)}".rstrip())
+    print(next_commands(f"train {options.experiment} {' '.join(overrides)}"))
     return 0 if fits(programs, chip) else 3

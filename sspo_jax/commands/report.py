@@ -12,6 +12,7 @@ from sspo_jax.commands.options import parse
 from sspo_jax.files import check_writable_file
 from sspo_jax.report.page import write_report
 from sspo_jax.report.reader import RunReader
+from sspo_jax.runs.next_commands import next_commands
 from sspo_jax.runs.policy import read_record
 
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     write_report([RunReader(path) for path in paths], file)
     print(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB)")
     if not config.open:
-        print(f"next: open it in a browser (--open does), or sspo inspect {paths[0]}")
+        print(next_commands(f"report {' '.join(config.runs)} --open", f"inspect {paths[0]}"))
     if config.open and not webbrowser.open(file.resolve().as_uri()):
         print("no browser answered; open the file by hand")
     return 0

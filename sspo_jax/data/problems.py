@@ -152,6 +152,18 @@ class NamedSource:
         return dataclasses.replace(self._source[index], set=self.name)
 
 
+def require_file(path: str) -> None:
+    """Refuses the path of problems at which there is no file.
+
+    Raises:
+      FileNotFoundError: says so.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{path}: no such file; expected JSON lines of {{id, problem, answer, ...}}: give another path"
+        )
+
+
 class JsonlSource:
     """A JSON-lines file (UTF-8, one problem per line) as a source: validated once, then read row by row on demand.
 
@@ -174,10 +186,7 @@ class JsonlSource:
         unknown = [name for name in self._fields if name not in _FIELDS]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is not a field of a problem; expected {', '.join(_FIELDS)}")
-        if not os.path.isfile(self.path):
-            raise FileNotFoundError(
-                f"{self.path}: no such file; expected JSON lines of {{id, problem, answer, ...}}: give another path"
-            )
+        require_file(self.path)
         self.name, suffix = os.path.splitext(os.path.basename(self.path))
         if suffix in _OTHER_FORMATS:
             raise ValueError(

@@ -16,7 +16,7 @@ from sspo_jax.data.arithmetic import ArithmeticData
 from sspo_jax.data.dialogues import DialogueData
 from sspo_jax.data.filters import KEEP_ALL, ProblemFilter, SubsetSource, filtered
 from sspo_jax.data.mixtures import MixtureSource
-from sspo_jax.data.problems import JsonlSource, ProblemSource
+from sspo_jax.data.problems import JsonlSource, ProblemSource, require_file
 from sspo_jax.data.stories import StoryData
 from sspo_jax.data.worded import WordedData
 from sspo_jax.ranges import Count, Positive, from_record
@@ -106,6 +106,19 @@ class MixtureData:
 
 
 Data = JsonlData | TfdsData | HubData | ArithmeticData | StoryData | WordedData | DialogueData | MixtureData
+
+
+def require_files(*sources: Data) -> None:
+    """Refuses sources whose file is not there; nothing is read, so it costs nothing before what is expensive.
+
+    Raises:
+      FileNotFoundError: names the file.
+    """
+    for source in sources:
+        if isinstance(source, MixtureData):
+            require_files(*source.parts)
+        elif isinstance(source, JsonlData):
+            require_file(source.path)
 
 
 def data_from_record(record: Any) -> Data:

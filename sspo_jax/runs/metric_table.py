@@ -375,6 +375,12 @@ SECTIONS: tuple[tuple[str, tuple[Metric, ...]], ...] = (
                 "--update.micro-rows that divides the rows of an update, or another --update.row-tokens",
             ),
             Metric(
+                "update/backward_fraction",
+                "share of micro-batches",
+                "Those with a gradient; the others, whose advantages are all 0, say, have no backward pass.",
+                "1; less where many groups have equal rewards",
+            ),
+            Metric(
                 "update/<n>/clip_fraction",
                 "share of tokens",
                 "ratio/clip_fraction of update n alone.",

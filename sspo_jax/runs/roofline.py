@@ -164,6 +164,8 @@ class Counts:
     """Updates of the parameters, all epochs together."""
     slots: int
     """Responses decoded at once, at most."""
+    backward: float = 1.0
+    """Share of the micro-batches that have a gradient, which alone run backward."""
 
 
 def stage_works(
@@ -186,16 +188,17 @@ def stage_works(
     forward = sum(length * model_flops(model, length) for length in counts.trained)
     trained = count(Trainable(model, lora).abstract())
     adapters = 2.0 * sum(counts.trained) * trained if lora else 0.0
-    backward = (2 * epochs if lora else 3 * epochs) * forward + 3 * epochs * adapters
+    back = counts.backward  # takes the time of two forward passes, or with adapters on frozen weights of one
+    update = epochs * ((1 + (back if lora else 2 * back)) * forward + (1 + 2 * back) * adapters)
     # A micro-batch reads the weights forward and backward and adds to a gradient; AdamW reads parameters, gradient and
     # two moments and writes all but the gradient; float32.
-    moved = epochs * counts.micro_batches * (2 * weights + 8 * trained) + counts.updates * 28 * trained
+    moved = epochs * counts.micro_batches * (weights + back * (weights + 8 * trained)) + counts.updates * 28 * trained
     sampled = _weights_read(model, decoding or mesh)
     rollout = (_prefill(counts, model, sampled), _decoding(counts, model, sampled)) if counts.sampled else ()
     return {
         "rollout": rollout,  # none where a server samples
         "score": (Work(flops=scorings * (forward + adapters), bytes=scorings * counts.micro_batches * weights),),
-        "update": (Work(flops=backward, bytes=moved),),
+        "update": (Work(flops=update, bytes=moved),),
     }
 
 

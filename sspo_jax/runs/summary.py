@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sspo_jax.files import write_json
 from sspo_jax.runs.display import Display
+from sspo_jax.runs.next_commands import next_commands
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,9 +99,10 @@ def show_summary(display: Display, summary: Summary, path: pathlib.Path) -> None
             *([("shortened", ", ".join(summary.shortened))] if summary.shortened else []),
             ("best policy", _best(summary.best)),
             ("written to", str(path)),
-            ("next", f"sspo report {path} --open, sspo inspect {path}, sspo export {path} DIRECTORY"),
         ],
     )
+    following = next_commands(f"report {path} --open", f"inspect {path}", f"export {path} DIRECTORY")
+    display.console.print(following, soft_wrap=True, highlight=False, markup=False)
 
 
 def _less(shortened: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ Everything here is NumPy on the host; the order of responses is kept as far as p
 but the lengths, so that a resumed run packs the same rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,12 @@ NO_ROLLOUT = Rollout(
 
 
 def assign_rows(
-    rollout: Rollout, chosen: np.ndarray, *, row_tokens: int, share_prompts: bool = False
+    rollout: Rollout,
+    chosen: np.ndarray,
+    *,
+    row_tokens: int,
+    share_prompts: bool = False,
+    advantages: Float[np.ndarray, " batch"] | None = None,
 ) -> list[list[int]]:
     """Which of the chosen responses each training row holds, in order: segment n of row r is `[r][n - 1]`.
 
@@ -37,6 +42,8 @@ def assign_rows(
       chosen: indices of the responses to place.
       row_tokens: length of a row.
       share_prompts: a row holds a prompt once for all responses to it; see `pack_rows`.
+      advantages: of all responses; those with 0 are placed after the others, so that they fill the last micro-batches,
+        whose backward pass is then left out.
 
     Raises:
       ValueError: a prompt and its response are longer than a row.
@@ -47,9 +54,10 @@ def assign_rows(
             f"a prompt with its response has {lengths.max()} tokens, a training row {row_tokens}: raise "
             "--update.row-tokens, or lower --rollout.max-new-tokens or --rollout.max-prompt-tokens"
         )
-    decreasing = [int(chosen[place]) for place in np.argsort(-lengths, kind="stable")]
+    is_last = np.zeros(len(chosen), bool) if advantages is None else advantages[chosen] == 0
+    decreasing = [int(chosen[place]) for place in np.lexsort((-lengths, is_last))]
     if share_prompts:
-        return _assign_groups(rollout, decreasing, row_tokens)
+        return _assign_groups(rollout, decreasing, row_tokens, last={int(one) for one in chosen[is_last]})
     members: list[list[int]] = []
     room: list[int] = []
     for response in decreasing:
@@ -68,17 +76,20 @@ def _prompt_of(rollout: Rollout, response: int) -> tuple[int, bytes]:
     return int(rollout.group_ids[response]), rollout.prompts[response].tobytes()
 
 
-def _assign_groups(rollout: Rollout, decreasing: Sequence[int], row_tokens: int) -> list[list[int]]:
+def _assign_groups(
+    rollout: Rollout, decreasing: Sequence[int], row_tokens: int, *, last: Collection[int]
+) -> list[list[int]]:
     groups: dict[tuple[int, bytes], list[int]] = {}
     for response in decreasing:
         groups.setdefault(_prompt_of(rollout, response), []).append(response)
 
-    def tokens(group: Sequence[int]) -> int:
-        return len(rollout.prompts[group[0]]) + sum(len(rollout.responses[response]) for response in group)
+    def order(group: Sequence[int]) -> tuple[bool, int]:
+        tokens = len(rollout.prompts[group[0]]) + sum(len(rollout.responses[response]) for response in group)
+        return all(response in last for response in group), -tokens
 
     rows: list[list[list[int]]] = []  # parts of groups in each row
     room: list[int] = []
-    for group in sorted(groups.values(), key=tokens, reverse=True):
+    for group in sorted(groups.values(), key=order):
         parts: dict[int, list[int]] = {}  # by row
         for response in group:
             more = 1 + len(rollout.responses[response])  # where the prompt is; else all of it

@@ -285,7 +285,8 @@ class Trainer:
         self.state.ahead = self.schedule.state()
         if self.state.entropy_coefficient is not None:
             self.state.entropy_coefficient = self.bonus[1]
-        self.profiler.add(step, lambda: self.counts(groups, minibatches), watch.seconds)
+        backward = learning.get("update/backward_fraction", 1.0)
+        self.profiler.add(step, lambda: self.counts(groups, minibatches, backward), watch.seconds)
         tokens = float(sampled.rollout.lengths.sum())
         times = {f"time/{name}_seconds": seconds for name, seconds in watch.seconds.items()}
         # Verification that went on while others were still sampled; the wait for the rest is time/verify_seconds.
@@ -338,7 +339,7 @@ class Trainer:
             say=self.display.say,
         )
 
-    def counts(self, groups: GradedRollout, minibatches: list[list[TrainBatch]]) -> Counts:
+    def counts(self, groups: GradedRollout, minibatches: list[list[TrainBatch]], backward: float) -> Counts:
         """What a step consisted of, for its roofline."""
         trained = groups.rollout.take(np.flatnonzero(self.is_trained(groups)))
         sampled, engine = self.sampled_groups.rollout, self.engine
@@ -350,6 +351,7 @@ class Trainer:
             epochs=self.config.update.epochs,
             slots=slots,
             share_prompts=self.config.update.share_prompts,
+            backward=backward,
         )
 
     def parts(self, groups: GradedRollout) -> list[np.ndarray]:
@@ -372,7 +374,7 @@ class Trainer:
             self.engine.release()  # gradients and activations take over the memory of its weights
         programs, update = self.programs, self.config.update
         how = {"row_tokens": self.config.row_tokens, "share_prompts": update.share_prompts}
-        placed = [assign_rows(groups.rollout, part, **how) for part in self.parts(groups)]
+        placed = [assign_rows(groups.rollout, part, advantages=advantages, **how) for part in self.parts(groups)]
         minibatches = [
             pack_rows(groups.rollout, advantages, members, micro_rows=update.micro_rows, **how) for members in placed
         ]

@@ -54,6 +54,7 @@ def step_counts(
     epochs: int,
     slots: int | None,
     share_prompts: bool = False,
+    backward: float = 1.0,
 ) -> Counts:
     """What a step consisted of.
 
@@ -63,6 +64,7 @@ def step_counts(
       minibatches: micro-batches of each update of an epoch.
       slots: responses decoded at once; None: a server's, and nothing of the sampling is counted.
       share_prompts: a prompt counts once for its group, and the attention of its responses to it not at all.
+      backward: share of the micro-batches that had a gradient.
     """
     is_here = slots is not None
     _, first = np.unique(sampled.group_ids, return_index=True)
@@ -78,4 +80,5 @@ def step_counts(
         micro_batches=sum(map(len, minibatches)),
         updates=epochs * len(minibatches),
         slots=slots or 1,
+        backward=backward,
     )

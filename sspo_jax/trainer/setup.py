@@ -12,6 +12,7 @@ from sspo_jax.config import EvaluationConfig, ModelConfig, RolloutConfig, Segmen
 from sspo_jax.data.filters import SubsetSource
 from sspo_jax.data.problems import ProblemSource, iterate
 from sspo_jax.data.prompts import PromptTemplate, PromptTokenizer, load_template
+from sspo_jax.data.sources import require_files
 from sspo_jax.data.tokenizer import count_tokens, load_tokenizer, tokenizer_digest
 from sspo_jax.distributed.processes import is_main
 from sspo_jax.models.attention import choose
@@ -58,6 +59,7 @@ def check(config: TrainConfig) -> RunInputs:
     config.check()
     config.reward.check()
     find_trackers(config.log.trackers)
+    require_files(config.data, *config.evaluation.chosen)  # before a model is downloaded
     mesh, apart = _meshes(config.mesh, config.rollout.devices)
     model, path = resolve_model(config.model)
     reference_path = _reference(config.model, model, has_reference=config.loss.reads_reference)

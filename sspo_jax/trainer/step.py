@@ -255,6 +255,9 @@ class TrainPrograms:
     ) -> tuple[Params, SequenceScores, dict[str, Any]]:
         """(gradients + this batch's if is_update, scores, metrics); `base`: see `trainable`.
 
+        A micro-batch whose loss depends on no log-prob and no entropy, as where all advantages are 0, has no gradient
+        to add, and its backward pass is left out.
+
         The experts among the scores are those to record: None unless routing is replayed.
         """
 
@@ -276,7 +279,9 @@ class TrainPrograms:
         def add(gradients: Params) -> Params:
             return jax.tree.map(jnp.add, gradients, pullback(cotangents)[0])
 
-        is_update = after(jnp.asarray(is_update), metrics)
+        has_gradient = jnp.any(cotangents[0] != 0) | jnp.any(cotangents[1] != 0)  # also where one is NaN
+        metrics["update/backward_fraction"] = Mean(has_gradient.astype(jnp.float32), jnp.float32(1))
+        is_update = after(jnp.asarray(is_update) & has_gradient, metrics)
         gradients = jax.lax.cond(is_update, add, lambda gradients: gradients, gradients)
         return gradients, SequenceScores(logprobs, entropies, experts), metrics
 

@@ -12,7 +12,7 @@ from sspo_jax.runs.token_log import LoggedResponse, TokenLog
 from sspo_jax.sharding import fetch
 from sspo_jax.trainer.batch import assign_rows
 from sspo_jax.trainer.grading import GradedRollout
-from sspo_jax.types import TrainBatch
+from sspo_jax.types import Rollout, TrainBatch
 
 
 class TokenRecord:
@@ -71,7 +71,8 @@ class TokenRecord:
         ]
         places = {}
         for minibatch, part in enumerate(parts):
-            for response, cell in _places(groups, part, shared[minibatch], share_prompts=share_prompts).items():
+            how = {"share_prompts": share_prompts, "advantages": advantages}
+            for response, cell in _places(groups.rollout, part, shared[minibatch], **how).items():
                 places[response] = (minibatch, cell)
 
         def read(response: int) -> dict[str, np.ndarray]:
@@ -147,20 +148,20 @@ def _shared(batch: TrainBatch) -> dict[str, Any]:
 
 
 def _places(
-    groups: GradedRollout, part: np.ndarray, batches: Sequence[dict[str, np.ndarray]], *, share_prompts: bool
+    rollout: Rollout, part: np.ndarray, batches: Sequence[dict[str, np.ndarray]], **how: Any
 ) -> dict[int, tuple[int, int, np.ndarray]]:
     """Response to (micro-batch, row, positions of its tokens)."""
     if not batches:
         return {}
     micro_rows, row_tokens = batches[0]["tokens"].shape
     found = {}
-    assigned = assign_rows(groups.rollout, part, row_tokens=row_tokens, share_prompts=share_prompts)
+    assigned = assign_rows(rollout, part, row_tokens=row_tokens, **how)
     for row, members in enumerate(assigned):
         micro, own = divmod(row, micro_rows)
         batch = batches[micro]
         for segment, response in enumerate(members, 1):
             tokens = np.flatnonzero(batch["segment_ids"][own] == segment)
-            tokens = tokens[len(tokens) - len(groups.rollout.responses[response]) :]  # behind what it has of the prompt
+            tokens = tokens[len(tokens) - len(rollout.responses[response]) :]  # behind what it has of the prompt
             if batch["mask"][own, tokens].any():
                 found[response] = micro, own, tokens
     return found

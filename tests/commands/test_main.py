@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import subprocess
 import sys
 import types
 import typing
@@ -128,3 +129,19 @@ def test_help_names_what_a_command_takes(command: str, usage: str, capsys):
 def test_without_a_command_it_says_how_to_begin(capsys):
     assert main([]) == 2
     assert "`sspo train hello`" in capsys.readouterr().out
+
+
+def test_an_error_of_the_system_names_the_file_and_no_number(capsys):
+    assert main(["segment", "nowhere.txt", "--tokenizer", "tiny"]) == 1
+    assert capsys.readouterr().err == "sspo segment: nowhere.txt: No such file or directory\n"
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """As in `sspo train hello --help | head -1`."""
+    command = [sys.executable, "-c", "import sys; from sspo_jax.commands.main import main; sys.exit(main(['--help']))"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

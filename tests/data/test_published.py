@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from sspo_jax.runs.next_commands import next_commands
 from sspo_jax.commands.main import main
 from sspo_jax.data.problems import JsonlSource
 from sspo_jax.data.published import _FILES, EVALUATION, SETS, HubUnreachableError, download
@@ -159,7 +160,7 @@ def test_get_says_licence_and_what_comes_next_and_fetches_nothing_twice(hub: Hub
     said = capsys.readouterr().out
     assert "data/eval/aime24.jsonl: 3 problems, sha256" in said
     assert "licence, as stated upstream: mit" in said
-    assert said.splitlines()[-1] == "next: sspo evaluate --model MODEL --data aime24,math500"
+    assert said.splitlines()[-1] == next_commands("evaluate --model MODEL --data aime24,math500")
     hub.shutdown()
     assert main(["data", "get", "aime24", "math500"]) == 0
     assert capsys.readouterr().out.count("there already, and intact") == 2

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sspo_jax.runs.next_commands import next_commands
 from sspo_jax.commands.experiments import load_experiment
 from sspo_jax.commands.main import main
 from sspo_jax.models.configs import QWEN25_1P5B
@@ -48,7 +49,7 @@ def test_gpus_are_planned_without_a_compiler(capsys):
     assert "8 GPUs: nothing is compiled for them" in said
     assert "10 steps:" in said
     assert "at 2.5 per chip hour" in said
-    assert said.splitlines()[-1] == "next: sspo train qwen25_math_1p5b_sspo --steps 10"
+    assert said.splitlines()[-1] == next_commands("train qwen25_math_1p5b_sspo --steps 10")
     assert gpus_of("v5e:2x4") is None
     assert main(["plan", "hello", "--topology", "h100"]) == 1
     assert "expected a number of GPUs after the colon, as in h100:8" in capsys.readouterr().err

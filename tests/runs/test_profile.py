@@ -59,6 +59,8 @@ def test_the_work_of_a_step_by_hand():
     assert found["update"] == (Work(flops=3 * 5008, bytes=2 * (2 * 816 + 8 * TRAINED) + 2 * 28 * TRAINED),)
     assert works(COUNTS, has_reference=True)["score"][0].flops == 2 * 5008
     assert works(COUNTS, epochs=2)["update"][0].flops == 6 * 5008
+    half = works(dataclasses.replace(COUNTS, backward=0.5))["update"][0]  # one of the two micro-batches goes back
+    assert half == Work(flops=2 * 5008, bytes=3 * 816 + 8 * TRAINED + 2 * 28 * TRAINED)
     # Adapters of rank 1: 5 matrices; no gradients of the weights, but forward and backward through the adapters.
     adapters = (4 + 4) * 2 + (4 + 2) * 2 + (4 + 8) * 3
     assert works(COUNTS, lora=LoraConfig(rank=1))["update"][0].flops == 2 * 5008 + 3 * 2 * 12 * adapters

@@ -162,7 +162,7 @@ def test_words_too_many_are_errors(gcloud):
     assert "what is 'now'?" in gcloud("create", "now").stderr
     assert "what is '1'?" in gcloud("logs", "0", "1").stderr
     assert "unknown option --yes: this script asks nothing" in gcloud("stop", "--yes").stderr
-    assert "--dry-run comes after the experiment" in gcloud("launch", "exp", "--dry-run").stderr
+    assert "--dry-run comes after the experiment" in gcloud("launch", "hello", "--dry-run").stderr
     assert gcloud.calls == []
 
 
@@ -263,7 +263,7 @@ def end_runs(gcloud: Gcloud) -> None:
 def test_launch_keeps_the_words_of_the_command_line(gcloud):
     """Through this shell, gcloud and the host's shell; the fake runs the command for real, in two homes."""
     folders = install(gcloud, '#!/bin/bash\nprintf "<%s>" "$@" > words\n' + FOREVER, hosts=2)
-    words = ["exp", "--data.path", "a b;$HOME'x'.jsonl", "--run-dir", "/mnt/*"]
+    words = ["hello", "--data.path", "a b;$HOME'x'.jsonl", "--run-dir", "/mnt/*"]
     for folder in folders:
         (folder / words[2]).touch()
     added = ["--supervise=20", "--distributed.launcher", "auto"]
@@ -285,7 +285,7 @@ def test_launch_keeps_the_words_of_the_command_line(gcloud):
 )
 def test_a_run_that_dies_at_once_is_not_called_started(gcloud, program, said):
     install(gcloud, "#!/bin/bash\n" + program)
-    result = gcloud("launch", "exp", FAKE_RUN="1", settings="TPU_CHECK_SECONDS=20\n")  # or until it has ended
+    result = gcloud("launch", "hello", FAKE_RUN="1", settings="TPU_CHECK_SECONDS=20\n")  # or until it has ended
     assert result.returncode == 1
     assert "the run has ended already" in result.stderr
     assert said in result.stderr
@@ -299,7 +299,7 @@ def test_data_and_model_are_carried_to_all_hosts_once(gcloud, tmp_path):
     (tmp_path / "my model").mkdir()
     (tmp_path / "my model" / "config.json").write_text("{}")
     (tmp_path / "data.jsonl").write_text("a\n")
-    words = ["exp", "--model.path", "my model", "--data.path=data.jsonl"]  # from where launch.sh is called
+    words = ["hello", "--model.path", "my model", "--data.path=data.jsonl"]  # from where launch.sh is called
     for _ in range(2):
         result = gcloud("launch", *words, FAKE_HOSTS="10.0.0.1;10.0.0.2", FAKE_RUN="1")
         assert result.returncode == 0, result.stderr
@@ -315,11 +315,11 @@ def test_data_and_model_are_carried_to_all_hosts_once(gcloud, tmp_path):
 
 def test_what_is_nowhere_is_named_before_anything_starts(gcloud):
     (folder,) = install(gcloud, LIVING + FOREVER)
-    result = gcloud("launch", "exp", "--data.path", "/absent/file.jsonl", FAKE_RUN="1")
+    result = gcloud("launch", "hello", "--data.path", "/absent/file.jsonl", FAKE_RUN="1")
     assert result.returncode == 1
     assert "--data.path /absent/file.jsonl is neither here nor on all hosts: put it here, to be copied" in result.stderr
     assert not (folder / "starts").exists()
-    hub = gcloud("launch", "exp", "--model.path", "Owner/a-model", FAKE_RUN="1")
+    hub = gcloud("launch", "hello", "--model.path", "Owner/a-model", FAKE_RUN="1")
     assert hub.returncode == 0, hub.stderr
     assert "taken for a name on the Hugging Face Hub" in hub.stderr
     end_runs(gcloud)
@@ -329,7 +329,7 @@ def test_secrets_reach_the_run_and_nothing_else(gcloud):
     program = '#!/bin/bash\necho "$HF_TOKEN,$HF_HOME,$WANDB_API_KEY" > got\n' + FOREVER
     folders = install(gcloud, program, hosts=2)
     secrets = {"HF_TOKEN": "hf_s3cret 'x'", "WANDB_API_KEY": "k3y", "HF_HOME": "/mnt/hf"}
-    result = gcloud("launch", "exp", FAKE_HOSTS="10.0.0.1;10.0.0.2", FAKE_RUN="1", **secrets)
+    result = gcloud("launch", "hello", FAKE_HOSTS="10.0.0.1;10.0.0.2", FAKE_RUN="1", **secrets)
     assert result.returncode == 0, result.stderr
     assert "passing on HF_TOKEN HF_HOME WANDB_API_KEY" in result.stdout
     for folder in folders:
@@ -338,12 +338,12 @@ def test_secrets_reach_the_run_and_nothing_else(gcloud):
     seen = json.dumps(gcloud.calls) + result.stdout + result.stderr
     assert "s3cret" not in seen
     assert "k3y" not in seen
-    dry = gcloud("launch", "--dry-run", "exp", **secrets)
+    dry = gcloud("launch", "--dry-run", "hello", **secrets)
     assert "s3cret" not in dry.stdout + dry.stderr
     end_runs(gcloud)
     (folders[0].parent / "sspo.pid").unlink()
     shutil.rmtree(folders[0])  # not installed: the secrets do not stay there either
-    assert gcloud("launch", "exp", FAKE_RUN="1", **secrets).returncode == 1
+    assert gcloud("launch", "hello", FAKE_RUN="1", **secrets).returncode == 1
     assert not list(folders[0].parent.glob("sspo.environment*"))
 
 
@@ -352,13 +352,13 @@ def running(gcloud):
     """A host on which a run is going on that takes a second to save, and counts the signals."""
     (folder,) = install(gcloud, LIVING + FOREVER)
     (gcloud.folder / "break-0").touch()
-    result = gcloud("launch", "exp", FAKE_RUN="1")
+    result = gcloud("launch", "hello", FAKE_RUN="1")
     assert result.returncode == 0, result.stderr
     return folder
 
 
 def test_a_connection_that_breaks_after_the_start_starts_no_second_run(gcloud, running):
-    again = gcloud("launch", "exp", FAKE_RUN="1")
+    again = gcloud("launch", "hello", FAKE_RUN="1")
     assert again.returncode == 1
     assert "a run is going on: stop.sh first" in again.stderr
     assert "again in" not in again.stderr  # it will not get better by trying
@@ -372,7 +372,7 @@ def test_stop_waits_until_the_run_has_saved_and_sends_one_signal(gcloud, running
     assert result.returncode == 0, result.stderr
     assert (running / "saved").exists()
     assert (running / "signals").read_text() == "x\n"
-    assert gcloud("launch", "exp", FAKE_RUN="1").returncode == 0
+    assert gcloud("launch", "hello", FAKE_RUN="1").returncode == 0
     late = gcloud("stop", FAKE_RUN="1", settings="TPU_STOP_SECONDS=0\n")
     assert late.returncode == 1
     assert "the run has not ended yet" in late.stderr
@@ -381,10 +381,18 @@ def test_stop_waits_until_the_run_has_saved_and_sends_one_signal(gcloud, running
 
 
 def test_launch_before_setup_says_so(gcloud):
-    result = gcloud("launch", "exp", FAKE_RUN="1")
+    result = gcloud("launch", "hello", FAKE_RUN="1")
     assert result.returncode == 1
     assert "setup.sh first" in result.stderr
     assert "attempt 1" not in result.stderr
+
+
+def test_launch_knows_a_mistyped_experiment_before_a_host_is_asked(gcloud):
+    result = gcloud("launch", "helo", FAKE_RUN="1")
+    assert result.returncode == 1
+    assert "no experiment helo: expected the path of a file, or one of arithmetic_tiny " in result.stderr
+    assert " hello " in result.stderr
+    assert "__init__" not in result.stderr
 
 
 def test_launch_wants_an_experiment(gcloud):

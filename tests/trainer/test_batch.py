@@ -117,6 +117,26 @@ def test_shared_prompts_take_fewer_rows():
     assert [len(own) for own in rows] == [6, 3]
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=6), min_size=1, max_size=8),
+    st.sampled_from([20, 33, 90]),
+    st.booleans(),
+)
+def test_responses_of_advantage_0_come_last(lengths, row_tokens, share_prompts):
+    """No row that begins with such a response stands before one that begins with another."""
+    sampled = grouped([(4, widths) for widths in lengths])
+    advantages = (sampled.group_ids % 2).astype(np.float32)  # of whole groups
+    how = {"row_tokens": row_tokens, "share_prompts": share_prompts}
+    members = assign_rows(sampled, np.arange(len(sampled)), advantages=advantages, **how)
+    assert sorted(response for row in members for response in row) == list(range(len(sampled)))
+    first = [advantages[row[0]] for row in members]
+    assert first == sorted(first, reverse=True)
+    ones = np.ones_like(advantages)
+    alone = assign_rows(sampled, np.arange(len(sampled)), **how)
+    assert assign_rows(sampled, np.arange(len(sampled)), advantages=ones, **how) == alone
+
+
 def test_only_chosen_responses_are_packed():
     rows = packed(rollout([(2, 3)] * 6), np.zeros(6, np.float32), np.array([1, 4]), 20)
     assert sorted(set(rows.tokens[rows.mask] // 1000 - 1)) == [1, 4]

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from sspo_jax.config import EvaluationConfig, RolloutConfig, ServerConfig, UpdateConfig
+from sspo_jax.data.sources import JsonlData, MixtureData
 from sspo_jax.data.tokenizer import load_tokenizer
 from sspo_jax.losses import Grpo
 from sspo_jax.models.hf.hub import model_digest
@@ -33,6 +34,15 @@ PLAIN = small(warm_start=None)
 def inputs(cache: pathlib.Path) -> RunInputs:
     with one_device():
         return check(PLAIN)
+
+
+def test_a_file_of_problems_that_is_not_there_is_noticed_before_the_model_is_looked_for(tmp_path: pathlib.Path):
+    model = dataclasses.replace(PLAIN.model, path="Owner/is-not-fetched", shape=None)
+    absent = JsonlData(path=str(tmp_path / "absent.jsonl"))
+    mixture = MixtureData(parts=(PLAIN.data, absent))  # type: ignore[arg-type]
+    for changes in ({"data": absent}, {"data": mixture}, {"evaluation": EvaluationConfig(data=(absent,))}):
+        with pytest.raises(FileNotFoundError, match=r"absent\.jsonl: no such file"):
+            check(dataclasses.replace(PLAIN, model=model, **changes))
 
 
 def test_a_run_from_a_checkpoint_has_the_digest_of_its_weights(tmp_path: pathlib.Path):

@@ -10,6 +10,7 @@ import pytest
 from sspo_jax.config import AdvantageConfig
 from sspo_jax.losses import Sspo
 from sspo_jax.losses.ratios import Level
+from sspo_jax.models.qwen import Params
 from sspo_jax.runs.metrics_file import combine, host_value
 from sspo_jax.subsentences import Segmenter
 from sspo_jax.trainer.batch import assign_rows, pack_rows
@@ -72,6 +73,51 @@ def test_micro_batches_add_up_to_the_whole_update(trainer: Trainer, groups: Grad
     assert norm > 0
     for first, second in zip(*(jax.tree.leaves(gradients) for gradients, _, _ in results), strict=True):
         np.testing.assert_allclose(first, second, atol=2e-6 * norm)
+
+
+def gradient_of(trainer: Trainer, batches: list[TrainBatch]) -> tuple[Params, dict[str, float]]:
+    """Gradient and metrics of an update made of these scored micro-batches."""
+    shared = {"denominator": trainer.programs.denominator(batches), "mean_entropy": trainer.programs.scalar(1.0)}
+    gradients, parts = trainer.programs.zero_gradients(), []
+    for batch in batches:
+        batch = dataclasses.replace(batch, subsentence_ids=batch.segment_ids - 1, **shared)
+        gradients, _, metrics = trainer.programs.micro_batch(trainer.state.params, gradients, batch, True)
+        parts.append(jax.device_get(metrics))
+    return gradients, {name: host_value(value) for name, value in combine(parts).items()}
+
+
+def test_rows_without_advantage_lie_apart_and_are_not_gone_through_backward(trainer: Trainer, groups: GradedRollout):
+    """Half of the groups have advantage 0: gradient and metrics are those of micro-batches in which all are mixed."""
+    rollout, found = groups.rollout, []
+    advantages = np.where(rollout.group_ids % 2, trainer.advantages(groups), 0).astype(np.float32)
+    members = assign_rows(rollout, np.arange(len(rollout)), row_tokens=64, advantages=advantages)
+    has_gradient = [bool(advantages[row].any()) for row in members]
+    assert has_gradient == sorted(has_gradient, reverse=True)
+    for own, micro_rows in (([*members[::2], *members[1::2]], 8), (members, 1)):
+        rows = pack_rows(rollout, advantages, own, row_tokens=64, micro_rows=micro_rows)
+        found.append(gradient_of(trainer, [scored(trainer, cut) for cut in rows]))
+    (expected, mixed), (gradients, apart) = found
+    assert mixed["update/backward_fraction"] == 1
+    assert apart["update/backward_fraction"] == sum(has_gradient) / len(members) < 1
+    norm = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    assert norm > 0
+    for first, second in zip(*map(jax.tree.leaves, (gradients, expected)), strict=True):
+        np.testing.assert_allclose(first, second, atol=2e-6 * norm)
+    of_all = [name for name in mixed if name.startswith(("ratio/", "policy/", "counterfactual/"))]
+    assert of_all
+    for name in of_all:
+        assert apart[name] == pytest.approx(mixed[name], rel=1e-5, abs=1e-6), name
+
+
+def test_what_is_not_finite_is_not_taken_for_no_gradient(trainer: Trainer, groups: GradedRollout):
+    """All advantages are 0 but one, which is NaN: the gradient has to show it."""
+    advantages = np.zeros(len(groups), np.float32)
+    advantages[3] = np.nan
+    members = assign_rows(groups.rollout, np.arange(len(groups)), row_tokens=64, advantages=advantages)
+    rows = pack_rows(groups.rollout, advantages, members, row_tokens=64, micro_rows=8)
+    gradients, metrics = gradient_of(trainer, [scored(trainer, cut) for cut in rows])
+    assert metrics["update/backward_fraction"] > 0
+    assert any(not bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
 
 
 def test_steps_compile_once(trainer: Trainer, groups: GradedRollout):
@@ -178,5 +224,6 @@ def test_the_fill_counts_empty_rows(trainer: Trainer, groups: GradedRollout):
     places = sum(batch.tokens.size for batches in updates for batch in batches)
     tokens = sum(map(len, groups.rollout.prompts)) + int(groups.rollout.lengths.sum())
     assert metrics["update/fill"] == tokens / places < 1
-    rows = [assign_rows(groups.rollout, part, row_tokens=64) for part in trainer.parts(groups)]
+    how = {"row_tokens": 64, "advantages": trainer.advantages(groups)}
+    rows = [assign_rows(groups.rollout, part, **how) for part in trainer.parts(groups)]
     assert places == 64 * sum(-(-len(members) // 8) * 8 for members in rows)
