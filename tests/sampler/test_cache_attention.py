@@ -118,8 +118,11 @@ def test_the_kernel_for_gpus_is_lowered_without_one_and_not_taken_where_it_does_
     shapes = [(8, 12, 128), (8, 2, 128, 2944), (8, 2, 2944, 128)]
     query, keys, values = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes)
     integers = jax.ShapeDtypeStruct((8,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
-    traced = jax.jit(held_attention.attend_held_on_gpu).trace(query, keys, values, *integers)
-    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("one",), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):  # jax 0.12 lowers for a GPU that it knows
+        traced = jax.jit(held_attention.attend_held_on_gpu).trace(query, keys, values, *integers)
+        assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
     assert held_attention.suits_gpu(query, keys)
     assert not held_attention.suits_gpu(*(jnp.asarray(x) for x in arrays[:2]))  # float32
 
