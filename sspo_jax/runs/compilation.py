@@ -1,6 +1,10 @@
 """How many programs a run compiled and how long that took, from JAX's own events."""
 
+import contextlib
 import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 
@@ -33,6 +37,39 @@ class CompileLog:
                 release_freed_memory()
         elif event in _TRACE:
             self.trace_seconds += duration_secs
+
+
+class CompileAhead:
+    """Compiles programs in a thread while the first responses are sampled; they are found in the persistent cache.
+
+    Where there is no such cache nothing is done. An error is left to the call that needs the program.
+
+    Args:
+      traced: called in the thread; gives what is to be compiled, one after the other.
+    """
+
+    def __init__(self, traced: Callable[[], Iterable[Any]]):
+        self._traced, self._is_over = traced, threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="compile ahead")
+        if jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir:
+            self._thread.start()
+
+    def _work(self) -> None:
+        with contextlib.suppress(Exception):
+            for program in self._traced():
+                if self._is_over.is_set():
+                    return
+                program.lower().compile()
+
+    def wait(self) -> None:
+        """Returns when it is compiled, so that nothing is compiled twice."""
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def stop(self) -> None:
+        """As `wait`, but begins with no further program."""
+        self._is_over.set()
+        self.wait()
 
 
 def enable_compilation_cache() -> None:

@@ -10,7 +10,8 @@ sampled ahead (`schedule.py`): noise is a function of (seed, step, prompt, sampl
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ from sspo_jax.report.page import RunReport
 from sspo_jax.rewards import RewardError
 from sspo_jax.runs.base_weights import frozen_weights
 from sspo_jax.runs.checkpoint import Checkpoint
-from sspo_jax.runs.compilation import CompileLog
+from sspo_jax.runs.compilation import CompileAhead, CompileLog
 from sspo_jax.runs.directory import RunDirectory
 from sspo_jax.runs.display import Display
 from sspo_jax.runs.health import remarks
@@ -217,6 +218,7 @@ class Trainer:
             seed=config.seed,
             responses_at_once=config.rollout.prompts * config.rollout.group_size,
         )
+        self.ahead: CompileAhead | None = None
         self.gradients: Params | None = None
         self.bonus = (0.0, 0.0)  # weight of an entropy bonus that follows the entropy: of this step, before the next
         self.skipped = 0  # updates in a row that were not finite
@@ -234,6 +236,7 @@ class Trainer:
         manager.open()
         try:
             self.start()
+            self.ahead = self.compile_ahead()
             with jax.set_mesh(self.inputs.mesh), self.display.bars("steps", total, completed=self.state.step):
                 if self.state.unrecorded is not None:
                     self.finish_step(self.state.unrecorded)
@@ -259,6 +262,8 @@ class Trainer:
             self.schedule.abandon()
             self.profiler.close()
             manager.close()
+            if self.ahead is not None:
+                self.ahead.stop()
         return self.failure is None and self.state.step == self.config.steps and self.state.unrecorded is None
 
     def step(self, step: int) -> dict[str, float]:
@@ -370,6 +375,9 @@ class Trainer:
         self, groups: GradedRollout, advantages: Float[np.ndarray, " batch"]
     ) -> tuple[list[list[TrainBatch]], dict[str, float]]:
         """Old log-probs, entropies, subsentences: micro-batches of each update; fill and sampler/logprob_gap_*."""
+        if self.ahead is not None:
+            self.ahead.wait()
+            self.ahead = None
         if not self.schedule.is_sampling:
             self.engine.release()  # gradients and activations take over the memory of its weights
         programs, update = self.programs, self.config.update
@@ -686,6 +694,23 @@ class Trainer:
             self.state.reference = self.reference
         self.manager.begin(self.state, is_resumed=restored is not None)
         self.is_started = True
+
+    def compile_ahead(self) -> CompileAhead | None:
+        """Begins to compile the programs of the updates, beside the first rollout and what comes before it.
+
+        Not where several processes train: each would have to find what it compiles in a cache that only one writes.
+        """
+        if jax.process_count() > 1 or self.state.step == self.config.steps:
+            return None
+        update = self.config.update
+        how = {"micro_rows": update.micro_rows, "row_tokens": self.config.row_tokens}
+
+        def traced() -> Iterator[Any]:
+            for program in self.programs.programs_for(**how, share_prompts=update.share_prompts).values():
+                with jax.set_mesh(self.inputs.mesh):
+                    yield program.traced
+
+        return CompileAhead(traced)
 
     def open_schedule(self) -> Schedule:
         """What samples ahead of the steps, with nothing sampled yet."""

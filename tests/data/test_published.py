@@ -12,12 +12,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sspo_jax.runs.next_commands import next_commands
 from sspo_jax.commands.main import main
 from sspo_jax.data.problems import JsonlSource
 from sspo_jax.data.published import _FILES, EVALUATION, SETS, HubUnreachableError, download
 from sspo_jax.evaluation.presets import PAPER_SETS
 from sspo_jax.files import read_json
+from sspo_jax.runs.next_commands import next_commands
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROWS = {

@@ -2,12 +2,12 @@
 
 import pytest
 
-from sspo_jax.runs.next_commands import next_commands
 from sspo_jax.commands.experiments import load_experiment
 from sspo_jax.commands.main import main
 from sspo_jax.models.configs import QWEN25_1P5B
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.planning.cost import GPUS, REACHED, cost, disk, gpus_of, step_floor
+from sspo_jax.runs.next_commands import next_commands
 
 CONFIG = load_experiment("qwen25_math_1p5b_sspo")
 MODEL = QWEN25_1P5B.computed(dtype="bfloat16", remat="full")
