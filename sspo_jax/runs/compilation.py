@@ -51,7 +51,7 @@ class CompileAhead:
     def __init__(self, traced: Callable[[], Iterable[Any]]):
         self._traced, self._is_over = traced, threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True, name="compile ahead")
-        if jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir:
+        if all(getattr(jax.config, name) for name in ("jax_enable_compilation_cache", "jax_compilation_cache_dir")):
             self._thread.start()
 
     def _work(self) -> None:
