@@ -31,7 +31,7 @@ MOST = 2**31 - 1
 """The largest integer where a range names none: what the devices count in."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Range:
     """Numbers from `least` to `most`, both included; never NaN or infinite."""
 
@@ -57,6 +57,8 @@ class Range:
         stated = [f"{word} {_plain(bound)}" for word, bound in bounds.items() if math.isfinite(bound)]
         also = "".join(f", or {value}" for value in self.besides)
         return " and ".join(stated) + also
+
+    __repr__ = __str__  # messages of other libraries show annotations by it
 
 
 __all__ = [
