@@ -1,19 +1,20 @@
-"""A whole step of GRPO (sampling, reward, update) beside TRL, each as its users run it: one JSON line for each.
+"""A whole step of GRPO (sampling, reward, update) beside TRL and Tunix, as their users run it: a JSON line for each.
 
-    python benchmarks/grpo_step.py [--rounds 3] [--steps 6] [--equal 0.5] [--core 0] [--trl-python PYTHON]
+    python benchmarks/grpo_step.py [--rounds 3] [--steps 6] [--equal 0.5] [--core 0]
 
 Workload A of benchmarks/sampler.py: a random Qwen2 of hidden 256, 4 layers, 8/2 heads, intermediate 704 and vocabulary
 4,096; 8 prompts of 64 tokens x 8 samples of at most 128 (one of the 4,096 tokens ends a response), float32,
 temperature 1, a reward that costs nothing, one update with AdamW on what was sampled, no scoring pass, since the policy
-that sampled is the one that is trained. Both load the same checkpoint and tokenizer. `--equal` is the share of problems
+that sampled is the one that is trained. All load the same checkpoint and tokenizer. `--equal` is the share of problems
 all responses to which earn the same, as too easy and too hard ones do: their groups have no gradient. By default none.
 
 Ours is `sspo train` with `--update.share-prompts` (and without, as `ours-rows`). TRL's is GRPOTrainer without gradient
-checkpointing. They run in turn, `--rounds` times, on one core; the first `SKIPPED` steps of a run, which compile, do
-not count. `seconds` is the median over all other steps, of the time from the end of one step to the end of the next;
-wall clock, so nothing else may use the core.
+checkpointing, Tunix's its GRPOLearner. They run in turn, `--rounds` times, on one core; the first `SKIPPED` steps of a
+run, which compile, do not count. `seconds` is the median over all other steps, of the time from the end of one step to
+the end of the next; wall clock, so nothing else may use the core.
 
-TRL has an environment of its own, `.venv-trl`, which `make bench-peers` makes; without one only ours is measured.
+TRL and Tunix have environments of their own, `.venv-trl` and `.venv-tunix`, which `make bench-peers` makes (others:
+`--trl-python`, `--tunix-python`); without one its line is missing.
 """
 
 import argparse
@@ -30,7 +31,7 @@ import tempfile
 from collections.abc import Callable
 
 HERE = pathlib.Path(__file__).parent
-TRL = HERE.parent / ".venv-trl" / "bin" / "python"
+TRL, TUNIX = (HERE.parent / f".venv-{name}" / "bin" / "python" for name in ("trl", "tunix"))
 SKIPPED = 2
 VOCABULARY, PROMPT, STEPS_OF_DATA = 4096, 64, 64
 EXPERIMENT = """
@@ -124,10 +125,12 @@ def ours(folder: pathlib.Path, steps: int, number: int, *options: str) -> tuple[
     return [*command, "--steps", str(steps)], read
 
 
-def trl(folder: pathlib.Path, steps: int, number: int, python: str) -> tuple[list[str], Callable[[], list[dict]]]:
-    """The same of TRL's trainer."""
-    file = folder / f"trl-{number}.jsonl"
-    command = [python, str(HERE / "peers" / "trl_grpo_step.py"), "--steps", str(steps), "--out", str(file)]
+def peer(
+    name: str, folder: pathlib.Path, steps: int, number: int, python: str
+) -> tuple[list[str], Callable[[], list[dict]]]:
+    """The same of another trainer."""
+    file = folder / f"{name}-{number}.jsonl"
+    command = [python, str(HERE / "peers" / f"{name}_grpo_step.py"), "--steps", str(steps), "--out", str(file)]
 
     def read() -> list[dict]:
         rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -147,6 +150,7 @@ def main() -> None:
     parser.add_argument("--equal", type=float, default=0.0, help="share of problems whose responses all earn the same")
     parser.add_argument("--core", type=int, default=0, help="the core all are pinned to; -1: not pinned")
     parser.add_argument("--trl-python", default=str(TRL), help="interpreter of an environment with trl")
+    parser.add_argument("--tunix-python", default=str(TUNIX), help="interpreter of an environment with google-tunix")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -156,11 +160,12 @@ def main() -> None:
             steps = options.steps + SKIPPED
             shared = ("--update.share-prompts", "--update.row-tokens", "1095", "--update.micro-rows", "1")
             systems = {"ours": ours(folder, steps, number, *shared), "ours-rows": ours(folder, steps, number)}
-            if pathlib.Path(options.trl_python).exists():
-                systems["trl"] = trl(folder, steps, number, options.trl_python)
+            for name, python in (("trl", options.trl_python), ("tunix", options.tunix_python)):
+                if pathlib.Path(python).exists():
+                    systems[name] = peer(name, folder, steps, number, python)
             for system, (command, read) in systems.items():
                 environment = {**os.environ, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
-                environment |= {"PYTHONPATH": str(HERE.parent)} if system != "trl" else {}
+                environment |= {"PYTHONPATH": str(HERE.parent)} if system.startswith("ours") else {}
                 environment |= {"OMP_NUM_THREADS": "1"} if options.core >= 0 else {}
                 done = subprocess.run(
                     command, cwd=folder, env=environment, capture_output=True, text=True,
