@@ -13,6 +13,7 @@ from sspo_jax.host_memory import release_freed_memory
 
 _COMPILE = "/jax/core/compile/backend_compile_duration"
 _TRACE = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
+_LAST_SECONDS = 10.0  # of a run that has been interrupted while a program is compiled
 _SMALL_SECONDS = 0.1  # below it is a helper of a few operations, not one of the run's programs
 
 
@@ -67,9 +68,10 @@ class CompileAhead:
             self._thread.join()
 
     def stop(self) -> None:
-        """As `wait`, but begins with no further program."""
+        """Begins with no further program, and waits for the present one, but not long."""
         self._is_over.set()
-        self.wait()
+        if self._thread.is_alive():
+            self._thread.join(_LAST_SECONDS)
 
 
 def enable_compilation_cache() -> None:
