@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sspo_jax.commands.options import parse
 from sspo_jax.files import cache_directory
+from sspo_jax.runs.next_commands import next_commands
 
 _KINDS = {
     "compiled": ("compiled/*", "programs that XLA compiled; made again by the next run"),
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False)
     if config.empty == "none":
         console.print(listing(root))
-        console.print(f"in {root}\nsspo cache --empty compiled|warm_start|boundaries|all deletes them", soft_wrap=True)
+        console.print(f"in {root}\n{next_commands('cache --empty all')}", soft_wrap=True)
         return 0
     freed = sum(_delete(path) for kind in _KINDS if config.empty in (kind, "all") for path in entries(root, kind))
     console.print(f"{_size(freed)} freed in {root}", soft_wrap=True)
