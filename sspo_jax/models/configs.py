@@ -283,7 +283,7 @@ class QwenConfig:
         """Tokens that the layer attends to at most; None: all that precede."""
         return self.sliding_window if layer in self.sliding_layers else None
 
-    def attended(self, context: float, *, last: bool = False) -> float:
+    def attended(self, context: float | int, *, last: bool = False) -> float | int:
         """Tokens that a token attends to, summed over the layers with attention.
 
         On average over a context of this length, half of which precedes a token; or of its last one alone.
@@ -586,10 +586,15 @@ def config_from_hf(path: pathlib.Path) -> QwenConfig:
     if architecture in _WITH_DELTA:
         fields |= _delta_from_hf(hf, rope, is_fused=architecture == "Qwen3NextForCausalLM")
     fields |= _windows(str(file), hf, architecture)
+    if fields.get("sliding_layers") and not has_bias and architecture == "Qwen2ForCausalLM":
+        raise ValueError(
+            f"{file}: a sliding window, and no biases of the queries beside it, which no family is written with: "
+            "expected the biases of a Qwen2 model, or use_sliding_window false"
+        )
     dense = _dense_layers(str(file), hf, architecture)
     if architecture in _WITH_EXPERTS and len(dense) < hf["num_hidden_layers"]:
         fields["dense_layers"] = dense
-        fields["num_experts"] = hf["num_local_experts"] if hf.get("num_experts") is None else hf["num_experts"]
+        fields["num_experts"] = _num_experts(hf)
         fields["experts_per_token"] = hf["num_experts_per_tok"]
         fields["expert_size"] = hf["moe_intermediate_size"]
         always = architecture == "Qwen3_5MoeForCausalLM" or hf.get("norm_topk_prob", architecture in _WITH_DELTA)
@@ -647,7 +652,12 @@ def _dense_layers(file: str, hf: dict[str, Any], architecture: str) -> tuple[int
     if step is None or step < 1:
         raise ValueError(f"{file}: decoder_sparse_step is {step}; expected a number above 0: 1 where all have experts")
     layers = range(hf["num_hidden_layers"])
-    return tuple(i for i in layers if i in only or (i + 1) % step or hf.get("num_experts") == 0)
+    return tuple(i for i in layers if i in only or (i + 1) % step or _num_experts(hf) == 0)
+
+
+def _num_experts(hf: dict[str, Any]) -> int | None:
+    """Under either of its names."""
+    return hf.get("num_local_experts") if hf.get("num_experts") is None else hf["num_experts"]
 
 
 def _windows(file: str, hf: dict[str, Any], architecture: str) -> dict[str, Any]:
@@ -661,8 +671,8 @@ def _windows(file: str, hf: dict[str, Any], architecture: str) -> dict[str, Any]
     window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
     if architecture in _WITH_DELTA:
         return {}
-    if architecture == "Qwen3MoeForCausalLM":  # all layers, whatever max_window_layers and layer_types are
-        near = range(layers if window is not None else 0)
+    if architecture == "Qwen3MoeForCausalLM" and window is not None:  # all, whatever the others of these fields say
+        near = range(layers)
     elif types:
         near = [i for i, kind in enumerate(types) if kind == "sliding_attention"]
     else:
@@ -768,7 +778,7 @@ def _is_object(hf: dict[str, Any], name: str) -> bool:
 def _needed(hf: dict[str, Any]) -> tuple[str, ...]:
     """The sizes without which there is no model; none where the architecture is refused anyhow."""
     architecture = _architecture(hf)
-    has_experts = architecture in _WITH_EXPERTS and hf.get("num_experts") != 0
+    has_experts = architecture in _WITH_EXPERTS and _num_experts(hf) != 0
     experts = ("num_experts_per_tok", "moe_intermediate_size") if has_experts else ()
     if experts and hf.get("num_experts") is None:
         experts = (*experts, "num_local_experts")

@@ -111,7 +111,11 @@ def test_what_is_not_computed_is_refused(make_checkpoint, tmp_path):
             ("qwen3moe", {"mlp_only_layers": 1}, r"mlp_only_layers is 1; expected list"),
             ("qwen3next", {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
             ("qwen35", {"layer_types": ["linear_attention"] * 4}, "no 'full_attention', expected at least one"),
-            ("qwen35", {"layer_types": ["sliding_attention", "full_attention"] * 2}, "layer_types has 'sliding_attention', expected 'full_attention' or 'linear_attention'"),
+            (
+                "qwen35",
+                {"layer_types": ["sliding_attention", "full_attention"] * 2},
+                "layer_types has 'sliding_attention', expected 'full_attention' or 'linear_attention'",
+            ),
             ("qwen35", {"linear_num_value_heads": 6}, "a multiple of the key heads"),
             ("qwen35", {"architectures": ["Qwen3_5MoeForSequenceClassification"]}, "expected one of .*Qwen3_5Moe"),
         ]

@@ -199,8 +199,14 @@ def test_missing_shard_is_named(make_checkpoint, tmp_path):
         ({"eos_token_id": 96}, "config.json: eos_token_id is 96; expected 0 to 95"),
         ({"eos_token_id": [5, 151645]}, "eos_token_id is 151645; expected 0 to 95"),
         ({"eos_token_id": -1}, "eos_token_id is -1; expected 0 to 95"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "there is no window: expected use_sliding_window true"),
-        ({"layer_types": ["full_attention", "chunked_attention"]}, "layer_types has 'chunked_attention', expected 'full"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "there is no window: expected use_sliding_window true",
+        ),
+        (
+            {"layer_types": ["full_attention", "chunked_attention"]},
+            "layer_types has 'chunked_attention', expected 'full",
+        ),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "scaling 'dynamic'.*'yarn'"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"tie_word_embeddings": True}, "lm_head.weight' differs.*tie_word_embeddings"),
