@@ -227,7 +227,7 @@ def test_a_reference_policy_takes_its_place(measured):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("case", ["kl", "16x8-slots384", "25x4", "40x5", "lora"])
+@pytest.mark.parametrize("case", ["kl", "16x8-slots384", "25x4", "40x5", "lora", "layers"])
 def test_what_is_planned_is_what_a_step_compiles(case, devices):
     """The same programs with the same arguments: trees, shapes, dtypes, and the part on a device where it is known."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
