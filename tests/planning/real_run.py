@@ -34,8 +34,8 @@ LAYERS = {"num_layers": 3, "qk_norm": True, "num_experts": 4, "experts_per_token
 
 
 def with_layers_that_differ() -> TrainConfig:
-    """Windows, and experts in some layers; what goes through the experts is recorded."""
-    config = small(update__replay_routing=True)
+    """Windows, and experts in some layers."""
+    config = small()
     assert config.model.shape is not None
     shape = dataclasses.replace(config.model.shape, **LAYERS)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, shape=shape))
