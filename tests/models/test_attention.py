@@ -139,11 +139,16 @@ def test_a_kernel_that_cannot_is_refused():
 
 @pytest.mark.accelerator
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
-def test_cudnn_on_a_gpu():
+@pytest.mark.parametrize("window", [TIME, 20], ids=["all", "window"])
+def test_cudnn_on_a_gpu(window):
     query, key, value = inputs(4, 2, 64)
-    attend = attention.make_attention(jnp.asarray(SEGMENTS), implementation="cudnn", dtype="bfloat16", head_dim=64)
-    half = jax.jit(attend)(*(x.astype(jnp.bfloat16) for x in (query, key, value)))
-    np.testing.assert_allclose(half.astype(jnp.float32), naive(query, key, value), rtol=0, atol=3e-2)
+    attend = attention.make_attention(
+        jnp.asarray(SEGMENTS), implementation="cudnn", dtype="bfloat16", head_dim=64, window=window
+    )
+    half = jax.jit(attend)(*(x.astype(jnp.bfloat16) for x in (query, key, value)), jnp.array(True))
+    is_token = SEGMENTS > 0
+    found, expected = np.asarray(half, np.float32), naive(query, key, value, SEGMENTS, window)
+    np.testing.assert_allclose(found[is_token], expected[is_token], rtol=0, atol=3e-2)
 
 
 def test_linear_scaling_by_hand():
