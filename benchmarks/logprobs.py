@@ -72,7 +72,7 @@ def gflop(config: configs.QwenConfig, variant: str) -> float:
 def machine_gflops(config: configs.QwenConfig) -> float:
     """The rate of the MLP's product, both cores; the best of a few."""
     x = jnp.ones((ROWS * LENGTH, config.hidden_size))
-    w = jnp.ones((config.hidden_size, config.mlp_size))
+    w = jnp.ones((config.hidden_size, config.intermediate_size))
     product = jax.jit(jnp.matmul)
     jax.block_until_ready(product(x, w))
     best = float("inf")

@@ -4,6 +4,8 @@
 - `cudnn`: the fused kernel of NVIDIA's library, through `jax.nn.dot_product_attention`; bfloat16 on GPUs.
 - `splash`: the Pallas kernel of JAX for TPUs; skips the blocks above the diagonal and never holds the scores.
 
+Each has a sliding window where one is wanted: in its mask, or in the blocks that the kernel skips.
+
 Training and scoring use this; decoding against a cache is the sampler's own.
 """
 
@@ -21,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sspo_jax.sharding import GPU, constrain, part_of, partition_spec, platform, shards
 
 Implementation = Literal["auto", "xla", "cudnn", "splash"]
-Attention = Callable[[Array, Array, Array], Array]
+Attention = Callable[..., Array]
 
 _SPLASH_BLOCK = 128  # the kernel's tiles: time must be a multiple
 _EXCLUDED = -1e30  # finite, because -inf - -inf is NaN
@@ -69,27 +71,62 @@ def make_attention(
     implementation: Implementation,
     dtype: str,
     head_dim: int,
+    positions: Int[Array, "batch time"] | None = None,
+    window: int = 0,
 ) -> Attention:
     """A function of query [batch, time, heads, head_dim], key and value [batch, time, kv_heads, head_dim].
 
-    It returns [batch, time, heads, head_dim]: each token attends to itself and to what precedes it in its segment.
+    It returns [batch, time, heads, head_dim]: each token attends to itself and to what precedes it in its segment. A
+    fourth argument, false by default, says whether it attends to no more than a window of that: a bool, or an array,
+    which may differ between the layers of a loop.
 
     Args:
       segment_ids: of each token, 0 for padding.
       prefix_ids: of each token, the segment that it attends to as well, such as the prompt of its response; its own
         where there is none. None: of no token is there one.
+      positions: of each token in its sequence, rising by one along a segment; a segment's go on from those of its
+        prefix. None: the places in the row, which do where there are no prefixes.
+      window: tokens that a token attends to at most, itself among them; 0: there is none.
     """
     time, parts = segment_ids.shape[1], shards("time")
     chosen = choose(implementation, platform=platform(), dtype=dtype, head_dim=head_dim, time=time, time_shards=parts)
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.arange(time)[None], segment_ids.shape)
+    if window >= time:  # all of the row is inside
+        window = 0
     if chosen == "splash":
-        return functools.partial(_splash, segment_ids=segment_ids, prefix_ids=prefix_ids)
+        ids = (segment_ids,) if prefix_ids is None else (segment_ids, prefix_ids, positions)
+        every, near = (functools.partial(_splash, ids=ids, window=size) for size in (0, window))
+        return functools.partial(_either, every, near if window else every)
     mask = constrain(segment_mask(segment_ids, prefix_ids), "batch", None, "time", None)
+    near_mask = mask
+    if window:
+        near_mask = constrain(mask & _near(positions, positions, window), "batch", None, "time", None)
+    attend = _xla
     if chosen == "cudnn":
-        fused = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
-        return (
-            functools.partial(fused, mask=mask) if parts == 1 else functools.partial(_on_own_queries, fused, mask=mask)
-        )
-    return functools.partial(_xla, mask=mask)
+        attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+        attend = attend if parts == 1 else functools.partial(_on_own_queries, attend)
+    return functools.partial(_masked, attend, mask, near_mask)
+
+
+def _masked(
+    attend: Any, mask: Array, near_mask: Array, query: Array, key: Array, value: Array, slides: Array | bool = False
+) -> Array:
+    """By the mask for layers with the window or by that for the others."""
+    if isinstance(slides, bool):
+        chosen = near_mask if slides else mask
+    else:
+        chosen = mask if near_mask is mask else jnp.where(slides, near_mask, mask)
+    return attend(query, key, value, mask=chosen)
+
+
+def _either(
+    every: Attention, near: Attention, query: Array, key: Array, value: Array, slides: Array | bool = False
+) -> Array:
+    """By the kernel for layers with the window or by that for the others."""
+    if isinstance(slides, bool) or near is every:
+        return (near if slides is True else every)(query, key, value)
+    return jax.lax.cond(slides, near, every, query, key, value)
 
 
 def _on_own_queries(fused: Any, query: Array, key: Array, value: Array, *, mask: Array) -> Array:
@@ -123,6 +160,13 @@ def _seen(
         same |= prefix_ids[:, :, None] == segment_ids[:, None, :]
     is_earlier = jnp.arange(segment_ids.shape[1])[None, :] <= start + jnp.arange(own_ids.shape[1])[:, None]
     return (same & is_earlier[None])[:, None]
+
+
+def _near(
+    own_positions: Int[Array, "batch own"], positions: Int[Array, "batch time"], window: int
+) -> Bool[Array, "batch 1 own time"]:
+    """Whether the second token is less than the window before the first."""
+    return (own_positions[:, None, :, None] - positions[:, None, None, :]) < window
 
 
 def _xla(
@@ -167,29 +211,35 @@ def _splash(
     key: Float[Array, "batch time kv_heads head_dim"],
     value: Float[Array, "batch time kv_heads head_dim"],
     *,
-    segment_ids: Int[Array, "batch time"],
-    prefix_ids: Int[Array, "batch time"] | None,
+    ids: tuple[Int[Array, "batch time"], ...],
+    window: int,
 ) -> Float[Array, "batch time heads head_dim"]:
-    """The same, by the Pallas kernel; on a mesh each device runs it on its own rows, heads and queries."""
+    """The same, by the Pallas kernel; on a mesh each device runs it on its own rows, heads and queries.
+
+    Args:
+      ids: segments; where there are prefixes, these and the positions as well.
+      window: 0: all that precedes.
+    """
     mesh, parts = jax.sharding.get_abstract_mesh(), shards("time")
     time, group = query.shape[1], query.shape[2] // key.shape[2]
-    causal = None if prefix_ids is not None else _causal_kernel(time, group, parts)
-    ids = (segment_ids,) if prefix_ids is None else (segment_ids, prefix_ids)
+    causal = _causal_kernel(time, group, parts, window) if len(ids) == 1 else None
+    whole_ids = ids[::2]
+    attend = functools.partial(_splash_local, window=window)
     if mesh.empty:
-        return _splash_local(query, key, value, segment_ids, ids, causal)
+        return attend(query, key, value, whole_ids, ids, causal)
     heads = partition_spec(("batch", "time", "heads", "head_dim"))
     whole = partition_spec(("batch", None, "kv_heads", "head_dim"))
     rows, own = partition_spec(("batch", None)), partition_spec(("batch", "time"))
     own_queries = NamedSharding(mesh, partition_spec((None, "time")))
     return jax.shard_map(
-        _splash_local,
+        attend,
         in_specs=(
-            *(heads, whole, whole, rows, (own,) * len(ids)),
+            *(heads, whole, whole, (rows,) * len(whole_ids), (own,) * len(ids)),
             None if causal is None else causal.manual_sharding_spec(own_queries),
         ),
         out_specs=heads,
         check_vma=False,  # the kernel does not say how its outputs vary over the mesh
-    )(query, key, value, segment_ids, ids, causal)
+    )(query, key, value, whole_ids, ids, causal)
 
 
 def _kernel(mask: splash_attention_mask.MultiHeadMask | Array, *, queries: int, keys: int, parts: int = 1) -> Any:
@@ -222,19 +272,30 @@ def _kernel(mask: splash_attention_mask.MultiHeadMask | Array, *, queries: int, 
     return made
 
 
-def _causal_kernel(time: int, group: int, parts: int) -> Any:
-    causal = splash_attention_mask.MultiHeadMask([splash_attention_mask.CausalMask((time, time))] * group)
-    return _kernel(causal, queries=time // parts, keys=time, parts=parts)
+def _causal_kernel(time: int, group: int, parts: int, window: int) -> Any:
+    mask = splash_attention_mask.CausalMask((time, time))
+    if window:  # a token and window - 1 before it, none after it
+        mask = splash_attention_mask.LocalMask((time, time), window_size=(window - 1, 0), offset=0)
+    heads = splash_attention_mask.MultiHeadMask([mask] * group)
+    return _kernel(heads, queries=time // parts, keys=time, parts=parts)
 
 
 def _splash_local(
-    query: Array, key: Array, value: Array, segment_ids: Array, own_ids: tuple[Array, ...], causal: Any
+    query: Array,
+    key: Array,
+    value: Array,
+    whole_ids: tuple[Array, ...],
+    own_ids: tuple[Array, ...],
+    causal: Any,
+    *,
+    window: int,
 ) -> Array:
     """On one device.
 
     Args:
-      query: of its part of the row; keys, values and `segment_ids` are of all of it.
-      own_ids: segments of the queries, and their prefixes where there are any.
+      query: of its part of the row; keys and values are of all of it.
+      whole_ids: segments of the row, and where there are prefixes its positions.
+      own_ids: segments of the queries, and where there are any their prefixes and positions.
       causal: the kernel where there are none.
     """
     batch, own, heads, head_dim = query.shape
@@ -257,8 +318,10 @@ def _splash_local(
 
     if causal is not None:
         # [batch, kv_heads, group, time, head_dim]
-        attended = jax.vmap(row)((query, key, value, own_ids[0], segment_ids))
+        attended = jax.vmap(row)((query, key, value, own_ids[0], whole_ids[0]))
     else:
-        mask = _seen(own_ids[0], segment_ids, own_ids[1], part_of("time") * own)
+        mask = _seen(own_ids[0], whole_ids[0], own_ids[1], part_of("time") * own)
+        if window:
+            mask &= _near(own_ids[2], whole_ids[1], window)
         attended = jax.lax.map(row_with_prefixes, (query, key, value, mask[:, 0]))
     return attended.transpose(0, 3, 1, 2, 4).reshape(batch, own, heads, head_dim).astype(value.dtype)

@@ -5,7 +5,8 @@ both in one record: a `QwenConfig` that every function of the model and of the s
 
 One decoder covers the families Qwen 2, 2.5, 3, 3-MoE, 3-Next and 3.5 (its text part) and Llama (SmolLM2 is one): they
 differ in biases, norms of the heads, experts, the stretching of the rotary frequencies, and in which layers have the
-gated delta rule in the place of attention; each of these is a field. The names say Qwen for all.
+gated delta rule in the place of attention, a sliding window, or one MLP in the place of experts; each of these is a
+field. The names say Qwen for all.
 """
 
 import dataclasses
@@ -38,6 +39,7 @@ _WITH_VISION = {
 }
 _WITH_EXPERTS = ("Qwen3MoeForCausalLM", "Qwen3NextForCausalLM", "Qwen3_5MoeForCausalLM")
 _WITH_DELTA = ("Qwen3NextForCausalLM", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM")
+_WITH_DENSE_LAYERS = ("Qwen3MoeForCausalLM", "Qwen3NextForCausalLM")
 LayerType = Literal["full_attention", "linear_attention"]
 
 HYBRID_FIELDS = (
@@ -45,6 +47,10 @@ HYBRID_FIELDS = (
     "delta_value_dim", "delta_taps", "delta_fused",
 )  # fmt: skip
 """Fields of a `QwenConfig` that have other values than their defaults in models with the gated delta rule alone."""
+
+LAYER_FIELDS = ("sliding_window", "sliding_layers", "dense_layers")
+"""Fields of a `QwenConfig` that have other values than their defaults in models with a window, or with layers without
+experts among layers with them."""
 
 _NOT_ARCHITECTURE = ("max_positions", "init_scale", "eos_token_ids")
 
@@ -129,6 +135,13 @@ class QwenConfig:
     """Tokens that its convolution reaches over."""
     delta_fused: bool = False
     """Its projections are stored as two matrices (Qwen3-Next), not as four (Qwen3.5)."""
+    sliding_window: int = 0
+    """Tokens that a layer of `sliding_layers` attends to at most, the token itself among them; 0: no layer has a
+    window."""
+    sliding_layers: tuple[int, ...] = ()
+    """The layers with a sliding window, rising from 0; of a model with experts all or none."""
+    dense_layers: tuple[int, ...] = ()
+    """Of a model with experts, the layers that have one MLP of `intermediate_size` in their place, rising from 0."""
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -141,8 +154,53 @@ class QwenConfig:
             raise ValueError(
                 f"experts_per_token is {self.experts_per_token}, expected 1 to num_experts = {self.num_experts}"
             )
+        self._check_windows()
+        self._check_dense_layers()
         if self.layer_types:
             self._check_layers()
+
+    def _check_windows(self) -> None:
+        if not self.sliding_window and not self.sliding_layers:
+            return
+        if self.sliding_window < 1 or not self.sliding_layers:
+            raise ValueError(
+                f"sliding_window is {self.sliding_window} with sliding_layers {list(self.sliding_layers)}; expected a "
+                "window above 0 and the layers that have it, or neither"
+            )
+        self._check_places("sliding_layers")
+        if self.layer_types:
+            raise ValueError(
+                "sliding_layers are given with layer_types, as Qwen3-Next and Qwen3.5 have them, which know no window: "
+                "leave out one of them"
+            )
+        if self.num_experts and len(self.sliding_layers) < self.num_layers:
+            raise ValueError(
+                f"sliding_layers are {list(self.sliding_layers)}; expected all {self.num_layers} layers or none: "
+                "Qwen3-MoE has one window for all"
+            )
+        if not self.qk_norm and (self.output_bias or not self.attention_bias):
+            raise ValueError(
+                "sliding_layers are given without qk_norm and with the biases of Llama, which has no window: expected "
+                "qk_norm, or attention_bias without output_bias"
+            )
+
+    def _check_dense_layers(self) -> None:
+        if not self.dense_layers:
+            return
+        self._check_places("dense_layers")
+        if not self.num_experts or len(self.dense_layers) == self.num_layers:
+            raise ValueError(
+                f"dense_layers are {list(self.dense_layers)} of {self.num_layers} layers with num_experts "
+                f"{self.num_experts}; expected some layers of a model whose other layers have experts"
+            )
+        if self.layer_types and not self.delta_fused:
+            raise ValueError("dense_layers are given of a Qwen3.5 model, whose layers all have experts: leave them out")
+
+    def _check_places(self, name: str) -> None:
+        """Raises ValueError unless they are some layers, each once, in their order."""
+        places = getattr(self, name)
+        if places != tuple(i for i in range(self.num_layers) if i in places):
+            raise ValueError(f"{name} is {list(places)}; expected numbers from 0 to {self.num_layers - 1}, rising")
 
     def _check_layers(self) -> None:
         if len(self.layer_types) != self.num_layers:
@@ -183,12 +241,57 @@ class QwenConfig:
         return tuple(i for i in range(self.num_layers) if i not in self.delta_layers)
 
     @property
-    def period(self) -> int:
-        """The least number of layers after which the kinds of layers repeat."""
-        count, kinds = self.num_layers, self.layer_types
-        return next(
-            (p for p in range(1, count) if count % p == 0 and kinds == kinds[:p] * (count // p)), count if kinds else 1
-        )
+    def expert_layers(self) -> tuple[int, ...]:
+        """The layers with experts."""
+        return tuple(i for i in range(self.num_layers) if i not in self.dense_layers) if self.num_experts else ()
+
+    @property
+    def mlp_layers(self) -> tuple[int, ...]:
+        """The layers with one MLP."""
+        return self.dense_layers if self.num_experts else tuple(range(self.num_layers))
+
+    @property
+    def has_kinds(self) -> bool:
+        """Whether layers may differ in their parameters, of which those of one kind are then stacked."""
+        return self.is_hybrid or bool(self.dense_layers)
+
+    @property
+    def kinds(self) -> tuple[tuple[str, ...], ...]:
+        """Of each layer, what mixes the tokens and what follows: those of one kind have the same parameters."""
+        mixers = self.layer_types or ("full_attention",) * self.num_layers
+        return tuple((mixer, "experts" if i in self.expert_layers else "mlp") for i, mixer in enumerate(mixers))
+
+    @property
+    def turns(self) -> tuple[int, int, int]:
+        """(first, size, count): from layer `first` on the kinds of `size` layers repeat, `count` times in all.
+
+        The loop over the layers goes through these; it is chosen so that it and what is ahead and behind are the
+        fewest layers to compile.
+        """
+        kinds, layers = self.kinds, self.num_layers
+        found = []
+        for size in range(1, layers + 1):
+            for first in range(layers - size + 1):
+                one, count = kinds[first : first + size], 1
+                while kinds[first + count * size : first + (count + 1) * size] == one:
+                    count += 1
+                outside = layers - count * size
+                found.append((outside + size, outside, first, size, count))
+        return min(found)[2:]
+
+    def window_of(self, layer: int) -> int | None:
+        """Tokens that the layer attends to at most; None: all that precede."""
+        return self.sliding_window if layer in self.sliding_layers else None
+
+    def attended(self, context: float | int, *, last: bool = False) -> float | int:
+        """Tokens that a token attends to, summed over the layers with attention.
+
+        On average over a context of this length, half of which precedes a token; or of its last one alone.
+        """
+        window = min(self.sliding_window, context)
+        near = window if last else window - window * window / (2 * max(context, 1))
+        without = len(self.attention_layers) - len(self.sliding_layers)
+        return without * (context if last else context / 2) + len(self.sliding_layers) * near
 
     @property
     def delta_group(self) -> int:
@@ -237,11 +340,6 @@ class QwenConfig:
         return min(self.compute.num_tokens or self.vocab_size, self.vocab_size)
 
     @property
-    def mlp_size(self) -> int:
-        """Inner width of the MLP, or of one expert's."""
-        return self.expert_size if self.num_experts else self.intermediate_size
-
-    @property
     def architecture(self) -> dict[str, Any]:
         """As JSON holds it: what must be the same for weights to fit and to mean the same."""
         fields = json.loads(json.dumps(dataclasses.asdict(self.shape)))
@@ -255,15 +353,17 @@ class QwenConfig:
         attention = 2 * self.hidden_size * (heads + kv_heads) + self.hidden_size * heads * self.is_hybrid
         attention += (heads + 2 * kv_heads) * self.attention_bias + 2 * self.head_dim * self.qk_norm
         attention += self.hidden_size * self.output_bias
-        mlp = 3 * self.hidden_size * self.mlp_size * max(self.num_experts, 1) + self.hidden_size * self.num_experts
-        mlp += (3 * self.shared_expert_size + 1) * self.hidden_size if self.shared_expert_size else 0
+        experts = (3 * self.expert_size + 1) * self.hidden_size * self.num_experts
+        experts += (3 * self.shared_expert_size + 1) * self.hidden_size if self.shared_expert_size else 0
+        mlp = 3 * self.hidden_size * self.intermediate_size
         values = self.delta_value_heads * self.delta_value_dim
         channels = self.delta_key_heads * self.delta_channels
         delta = self.hidden_size * (channels + 2 * values + 2 * self.delta_value_heads)
         delta += channels * self.delta_taps + 2 * self.delta_value_heads + self.delta_value_dim
         layers = len(self.attention_layers) * attention + len(self.delta_layers) * delta
+        layers += len(self.expert_layers) * experts + len(self.mlp_layers) * mlp
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
-        return layers + self.num_layers * (mlp + 2 * self.hidden_size) + embeddings + self.hidden_size
+        return layers + self.num_layers * 2 * self.hidden_size + embeddings + self.hidden_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -485,8 +585,16 @@ def config_from_hf(path: pathlib.Path) -> QwenConfig:
     }
     if architecture in _WITH_DELTA:
         fields |= _delta_from_hf(hf, rope, is_fused=architecture == "Qwen3NextForCausalLM")
-    if architecture in _WITH_EXPERTS:
-        fields["num_experts"] = hf.get("num_experts") or hf["num_local_experts"]
+    fields |= _windows(str(file), hf, architecture)
+    if fields.get("sliding_layers") and not has_bias and architecture == "Qwen2ForCausalLM":
+        raise ValueError(
+            f"{file}: a sliding window, and no biases of the queries beside it, which no family is written with: "
+            "expected the biases of a Qwen2 model, or use_sliding_window false"
+        )
+    dense = _dense_layers(str(file), hf, architecture)
+    if architecture in _WITH_EXPERTS and len(dense) < hf["num_hidden_layers"]:
+        fields["dense_layers"] = dense
+        fields["num_experts"] = _num_experts(hf)
         fields["experts_per_token"] = hf["num_experts_per_tok"]
         fields["expert_size"] = hf["moe_intermediate_size"]
         always = architecture == "Qwen3_5MoeForCausalLM" or hf.get("norm_topk_prob", architecture in _WITH_DELTA)
@@ -534,29 +642,51 @@ def _check_computable(file: pathlib.Path, hf: dict[str, Any], architecture: str)
         raise ValueError(f"{file}: hidden_act {hf['hidden_act']!r}, expected 'silu'")
     if architecture == "LlamaForCausalLM" and hf.get("mlp_bias"):
         raise ValueError(f"{file}: mlp_bias is not supported, expected false")
-    if architecture in _WITH_EXPERTS and (hf.get("mlp_only_layers") or hf.get("decoder_sparse_step", 1) != 1):
-        raise ValueError(f"{file}: mlp_only_layers and decoder_sparse_step are not supported; all layers have experts")
-    if _windows(hf, architecture):
-        raise ValueError(f"{file}: sliding-window attention is not supported; this model attends to the full context")
 
 
-def _windows(hf: dict[str, Any], architecture: str) -> bool:
-    """Whether a layer attends to less than the whole context, as transformers reads the config."""
+def _dense_layers(file: str, hf: dict[str, Any], architecture: str) -> tuple[int, ...]:
+    """The layers of a model with experts that have one MLP, as transformers reads the config; Qwen3.5 has none."""
+    if architecture not in _WITH_DENSE_LAYERS:
+        return ()
+    step, only = hf.get("decoder_sparse_step", 1), hf.get("mlp_only_layers") or ()
+    if step is None or step < 1:
+        raise ValueError(f"{file}: decoder_sparse_step is {step}; expected a number above 0: 1 where all have experts")
+    layers = range(hf["num_hidden_layers"])
+    return tuple(i for i in layers if i in only or (i + 1) % step or _num_experts(hf) == 0)
+
+
+def _num_experts(hf: dict[str, Any]) -> int | None:
+    """Under either of its names."""
+    return hf.get("num_local_experts") if hf.get("num_experts") is None else hf["num_experts"]
+
+
+def _windows(file: str, hf: dict[str, Any], architecture: str) -> dict[str, Any]:
+    """The fields of the layers that attend to less than the whole context, as transformers reads the config."""
     layers, types = hf["num_hidden_layers"], hf.get("layer_types")
     if architecture == "LlamaForCausalLM":  # reads none of this
-        return False
-    if architecture in _WITH_DELTA:
-        return bool(set(types or ()) - {"full_attention", "linear_attention"})
-    if set(types or ()) - {"full_attention", "sliding_attention"}:
-        return True
+        return {}
+    known = ["full_attention", "linear_attention" if architecture in _WITH_DELTA else "sliding_attention"]
+    if unknown := sorted(set(types or ()) - set(known)):
+        raise ValueError(f"{file}: layer_types has {unknown[0]!r}, expected {' or '.join(map(repr, known))}")
     window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
+    if architecture in _WITH_DELTA:
+        return {}
+    if architecture == "Qwen3MoeForCausalLM" and window is not None:  # all, whatever the others of these fields say
+        near = range(layers)
+    elif types:
+        near = [i for i, kind in enumerate(types) if kind == "sliding_attention"]
+    else:
+        near = range(layers if window is None else min(hf.get("max_window_layers", 28), layers), layers)
+    if not near or (window is not None and window >= _max_positions(hf, architecture)):
+        return {}
     if window is None:
-        return "sliding_attention" in (types or ())
-    if window >= _max_positions(hf, architecture):
-        return False
-    if architecture == "Qwen3MoeForCausalLM":  # all layers, whatever max_window_layers is
-        return True
-    return "sliding_attention" in types if types else hf.get("max_window_layers", 28) < layers
+        raise ValueError(
+            f"{file}: layer_types has 'sliding_attention', but there is no window: expected use_sliding_window true "
+            "and a sliding_window, or 'full_attention' alone"
+        )
+    if window < 1:
+        raise ValueError(f"{file}: sliding_window is {window}; expected a number above 0, or use_sliding_window false")
+    return {"sliding_window": window, "sliding_layers": tuple(near)}
 
 
 _HF_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -567,7 +697,8 @@ _HF_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("rope_theta", "rms_norm_eps", "initializer_range"), (int, float)),
     **dict.fromkeys(("factor", "beta_fast", "beta_slow", "attention_factor"), (int, float)),
     **dict.fromkeys(("low_freq_factor", "high_freq_factor"), (int, float)),
-    **dict.fromkeys(("sliding_window", "max_window_layers"), (int,)),
+    **dict.fromkeys(("sliding_window", "max_window_layers", "decoder_sparse_step"), (int,)),
+    "mlp_only_layers": (list,),
     **dict.fromkeys((*_HF_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings"), (int,)),
     **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size"), (int,)),
     **dict.fromkeys(("rope_type", "type", "model_type"), (str,)),
@@ -647,10 +778,11 @@ def _is_object(hf: dict[str, Any], name: str) -> bool:
 def _needed(hf: dict[str, Any]) -> tuple[str, ...]:
     """The sizes without which there is no model; none where the architecture is refused anyhow."""
     architecture = _architecture(hf)
-    experts = ("num_experts_per_tok", "moe_intermediate_size") if architecture in _WITH_EXPERTS else ()
+    has_experts = architecture in _WITH_EXPERTS and _num_experts(hf) != 0
+    experts = ("num_experts_per_tok", "moe_intermediate_size") if has_experts else ()
     if experts and hf.get("num_experts") is None:
         experts = (*experts, "num_local_experts")
-    if architecture in _WITH_EXPERTS and architecture in _WITH_DELTA:
+    if experts and architecture in _WITH_DELTA:
         experts = (*experts, "shared_expert_intermediate_size")
     without = "intermediate_size" if architecture == "Qwen3_5MoeForCausalLM" else None
     return (*(name for name in _HF_SIZES if name != without), *experts) if architecture in MODEL_TYPES.values() else ()
@@ -702,7 +834,16 @@ def config_to_hf(config: QwenConfig, *, dtype: str) -> dict[str, Any]:
         hf["num_experts_per_tok"] = config.experts_per_token
         hf["moe_intermediate_size"] = config.expert_size
         hf["norm_topk_prob"] = config.normalize_experts
-        hf |= {"decoder_sparse_step": 1, "mlp_only_layers": []}
+        hf |= {"decoder_sparse_step": 1, "mlp_only_layers": list(config.dense_layers)}
+    elif model_type == "qwen3_next":
+        hf["num_experts"] = 0
+    if near := config.sliding_layers:
+        hf |= {"use_sliding_window": True, "sliding_window": config.sliding_window}
+        if not config.num_experts:
+            kinds = ["sliding" if i in near else "full" for i in range(config.num_layers)]
+            hf["layer_types"] = [f"{kind}_attention" for kind in kinds]
+        if near == tuple(range(near[0], config.num_layers)):
+            hf["max_window_layers"] = near[0]
     return hf | _delta_to_hf(config) if config.is_hybrid else hf
 
 

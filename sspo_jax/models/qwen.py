@@ -7,7 +7,7 @@ The pieces of a block (`attention_inputs`, `attention_output`, `delta_rule`, `ml
 decoding with a cache (`sspo_jax.sampler`) puts another attention between them and must not repeat the rest.
 """
 
-import dataclasses
+import functools
 import math
 import operator
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class Qwen(nnx.Module):
     """The parameters of the model; those of the blocks are stacked on a leading axis of `num_layers`."""
 
     def __init__(self, config: QwenConfig, rngs: nnx.Rngs, *, param_dtype: Any = jnp.float32):
-        layers, embed, mlp = config.num_layers, config.hidden_size, config.mlp_size
+        layers, embed = config.num_layers, config.hidden_size
         heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
 
         def normal(shape: tuple[int, ...], *axes: str | None) -> nnx.Param:
@@ -62,26 +62,27 @@ class Qwen(nnx.Module):
                 "output": normal((some, heads, head_dim, embed), "layers", "heads", "head_dim", "embed"),
             }
         blocks["mlp_norm"] = norm((layers, embed), "layers", None)
-        if config.num_experts:
-            experts = config.num_experts
+        if count := len(config.expert_layers):
+            experts, mlp = config.num_experts, config.expert_size
             blocks |= {
-                "router": normal((layers, embed, experts), "layers", None, None),
-                "expert_gate": normal((layers, experts, embed, mlp), "layers", "experts", "embed", "mlp"),
-                "expert_up": normal((layers, experts, embed, mlp), "layers", "experts", "embed", "mlp"),
-                "expert_down": normal((layers, experts, mlp, embed), "layers", "experts", "mlp", "embed"),
+                "router": normal((count, embed, experts), "layers", None, None),
+                "expert_gate": normal((count, experts, embed, mlp), "layers", "experts", "embed", "mlp"),
+                "expert_up": normal((count, experts, embed, mlp), "layers", "experts", "embed", "mlp"),
+                "expert_down": normal((count, experts, mlp, embed), "layers", "experts", "mlp", "embed"),
             }
             if shared := config.shared_expert_size:
                 blocks |= {
-                    "shared_router": normal((layers, embed, 1), "layers", None, None),
-                    "shared_gate": normal((layers, embed, shared), "layers", "embed", "mlp"),
-                    "shared_up": normal((layers, embed, shared), "layers", "embed", "mlp"),
-                    "shared_down": normal((layers, shared, embed), "layers", "mlp", "embed"),
+                    "shared_router": normal((count, embed, 1), "layers", None, None),
+                    "shared_gate": normal((count, embed, shared), "layers", "embed", "mlp"),
+                    "shared_up": normal((count, embed, shared), "layers", "embed", "mlp"),
+                    "shared_down": normal((count, shared, embed), "layers", "mlp", "embed"),
                 }
-        else:
+        if count := len(config.mlp_layers):
+            mlp = config.intermediate_size
             blocks |= {
-                "gate": normal((layers, embed, mlp), "layers", "embed", "mlp"),
-                "up": normal((layers, embed, mlp), "layers", "embed", "mlp"),
-                "down": normal((layers, mlp, embed), "layers", "mlp", "embed"),
+                "gate": normal((count, embed, mlp), "layers", "embed", "mlp"),
+                "up": normal((count, embed, mlp), "layers", "embed", "mlp"),
+                "down": normal((count, mlp, embed), "layers", "mlp", "embed"),
             }
         if config.attention_bias and some:
             blocks["query_bias"] = zeros((some, heads, gated), "layers", "heads", "head_dim")
@@ -154,25 +155,53 @@ def cast_params(params: Params, dtype: Any) -> Params:
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def layer_of(blocks: Params, config: QwenConfig, layer: int) -> Params:
-    """The parameters of one layer, of those that are stacked over all layers or over the layers of one kind."""
-    if not config.is_hybrid:
-        return jax.tree.map(lambda x: x[layer], blocks)
+def layer_of(blocks: Params, config: QwenConfig, layer: int, *, first: int = 0) -> Params:
+    """The parameters of one layer, of those that are stacked over all layers or over the layers of one kind.
+
+    Args:
+      first: layer that the stacks begin with.
+    """
     found = {}
     for name, x in blocks.items():
-        layers = layers_with(name, config)
+        layers = [i for i in layers_with(name, config) if i >= first]
         if layer in layers:
             found[name] = jax.tree.map(operator.itemgetter(layers.index(layer)), x)
     return found
 
 
+def _layers_from(blocks: Params, config: QwenConfig, first: int, end: int) -> Params:
+    """Of each stack the part that is of the layers from `first` on and before `end`; without those that have none."""
+    found = {}
+    for name, x in blocks.items():
+        layers = layers_with(name, config)
+        start, count = sum(i < first for i in layers), sum(first <= i < end for i in layers)
+        if count == len(layers):
+            found[name] = x
+        elif count:
+            found[name] = jax.tree.map(operator.itemgetter(slice(start, start + count)), x)
+    return found
+
+
 def layers_with(name: str, config: QwenConfig) -> tuple[int, ...]:
     """The layers that have the parameter (or adapter) of this name."""
-    if name.startswith("delta_"):
+    kind = name.split("_")[0]
+    if kind == "delta":
         return config.delta_layers
-    if name.split("_")[0] in ("query", "key", "value", "output"):
+    if kind in ("query", "key", "value", "output"):
         return config.attention_layers
+    if kind in ("router", "expert", "shared") or name == _RECORDED:
+        return config.expert_layers
+    if kind in ("gate", "up", "down"):
+        return config.mlp_layers
     return tuple(range(config.num_layers))
+
+
+def windows(config: QwenConfig) -> Int[Array, " layers"] | None:
+    """`window_of` each layer, for a loop over them, 2^30 where it is None; None where no layer has a window."""
+    if not config.sliding_layers:
+        return None
+    sizes = [config.window_of(layer) for layer in range(config.num_layers)]
+    return jnp.asarray([2**30 if size is None else size for size in sizes], jnp.int32)
 
 
 def _declared(model: Qwen) -> dict[str, Any]:
@@ -378,8 +407,8 @@ def _whole_in_time(x: Float[Array, "batch time heads width"], heads: int) -> Arr
 
 
 def mlp(block: Params, config: QwenConfig, x: Float[Array, "... embed"]) -> Array:
-    """Norm and the gated MLP: down(silu(gate(x)) * up(x)); of a mixture of experts, that of the chosen experts."""
-    if config.num_experts:
+    """Norm and the gated MLP: down(silu(gate(x)) * up(x)); of a layer with experts, that of the chosen ones."""
+    if "router" in block:
         return expert_mlp(block, config, x)[0]
     x = norm(x, block["mlp_norm"], config)
     if "gate_up" not in block:
@@ -448,7 +477,7 @@ class HiddenStates(NamedTuple):
     cache: tuple[Array, Array] | None = None
     """Keys and values, each [layers, batch, time, kv_heads, head_dim], rotary applied."""
     experts: Int[Array, "layers batch time chosen"] | None = None
-    """That each router ranks highest; None without experts."""
+    """That each router ranks highest, of the layers that have one; None without experts."""
 
 
 def hidden_states(
@@ -465,11 +494,12 @@ def hidden_states(
     """All layers: the residual stream, and with `return_cache` the keys and values of every layer.
 
     Args:
-      positions: of each token in its sequence; by default counted within segments.
+      positions: of each token in its sequence, rising by one from token to token; by default counted within segments.
       segment_ids: which packed sequence a token belongs to, 0 for padding, which no other token attends to; by
         default a row is one sequence without padding.
       prefix_ids: see `attention.make_attention`; not of models with the gated delta rule.
-      experts: to use in place of the router's choice, where not negative; see `experts.route`.
+      experts: to use in place of the router's choice, where not negative, of the layers that have experts; see
+        `experts.route`.
       return_cache: also return keys and values; not of models with the gated delta rule.
     """
     if segment_ids is None:
@@ -478,8 +508,15 @@ def hidden_states(
         positions = default_positions(segment_ids)
     how = config.compute
     attend = make_attention(
-        segment_ids, prefix_ids, implementation=how.attention, dtype=how.dtype, head_dim=config.head_dim
+        segment_ids,
+        prefix_ids,
+        implementation=how.attention,
+        dtype=how.dtype,
+        head_dim=config.head_dim,
+        positions=positions,
+        window=config.sliding_window,
     )
+    all_slide = len(config.sliding_layers) == config.num_layers
     angles = rotary_angles(positions, config)
     runs = delta.sequence_runs(segment_ids) if config.delta_layers else None
 
@@ -498,9 +535,10 @@ def hidden_states(
             x = x + mixed
         else:
             query, key, value, gate = attention_inputs(block, config, x, angles)
-            x = x + attention_output(block, attend(query, key, value), gate)
+            attended = attend(query, key, value, block.get(_SLIDES, all_slide))
+            x = x + attention_output(block, attended, gate)
             cache = (key, value) if return_cache else None
-        if config.num_experts:
+        if "router" in block:
             y, chosen = expert_mlp(block, config, x, block.get(_RECORDED))
             x, chosen = x + y, constrain(chosen, "batch", "time", None)
         else:
@@ -517,8 +555,10 @@ def hidden_states(
         x = constrain(x, "batch", None, "embed_on_its_way")
     x = constrain(x, "batch", "time", "activation_embed")
     blocks = params["blocks"] if experts is None else params["blocks"] | {_RECORDED: experts}
-    if config.is_hybrid:
-        x, found = _scan_periods(layer, x, blocks, config)
+    if config.sliding_layers and not all_slide:
+        blocks = blocks | {_SLIDES: jnp.asarray([i in config.sliding_layers for i in range(config.num_layers)])}
+    if config.has_kinds:
+        x, found = _scan_turns(layer, x, blocks, config)
     else:
         # A loop costs a copy of every layer's gradient; a deep model would take minutes to compile without it.
         x, found = jax.lax.scan(layer, x, blocks, unroll=config.num_layers <= UNROLLED_LAYERS)
@@ -526,26 +566,44 @@ def hidden_states(
     return HiddenStates(norm(x, params["final_norm"], config), cache, chosen)
 
 
-_RECORDED = "recorded_experts"
-"""Goes through the layers beside their parameters."""
+_RECORDED, _SLIDES = "recorded_experts", "slides"
+"""These go through the layers beside their parameters: experts to use, and whether a layer has the sliding window."""
 
 
-def _scan_periods(layer: Any, x: Array, blocks: Params, config: QwenConfig) -> tuple[Array, Any]:
-    """The layers one after the other, in a loop over the periods of their kinds (three of one, one of the other)."""
-    kinds = config.layer_types[: config.period]
-    one = dataclasses.replace(config.shape, num_layers=config.period, layer_types=kinds)
-    periods = config.num_layers // config.period
+def _scan_turns(layer: Any, x: Array, blocks: Params, config: QwenConfig) -> tuple[Array, Any]:
+    """The layers one after the other, in a loop over the turns of their kinds (three of one, one of the other)."""
+    first, size, count = config.turns
 
-    def period(x: Array, blocks: Params) -> tuple[Array, Any]:
+    def some(x: Array, blocks: Params, layers: range) -> tuple[Array, Any]:
         found = []
-        for i in range(config.period):
-            x, own = layer(x, layer_of(blocks, one, i))
+        for i in layers:
+            x, own = layer(x, layer_of(blocks, config, i, first=layers.start))
             found.append(own)
-        return x, jax.tree.map(lambda *own: jnp.stack(own), *found)
+        return x, _joined(found, jnp.stack)
 
-    by_period = jax.tree.map(lambda leaf: leaf.reshape(periods, -1, *leaf.shape[1:]), blocks)
-    x, found = jax.lax.scan(period, x, by_period, unroll=config.num_layers <= UNROLLED_LAYERS)
-    return x, jax.tree.map(lambda leaf: leaf.reshape(config.num_layers, *leaf.shape[2:]), found)
+    def beside(x: Array, layers: range) -> tuple[Array, Any]:
+        return some(x, _layers_from(blocks, config, layers.start, layers.stop), layers)
+
+    end = first + count * size
+    by_turn = jax.tree.map(
+        lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), _layers_from(blocks, config, first, end)
+    )
+    x, ahead = beside(x, range(first))
+    turn = functools.partial(some, layers=range(first, first + size))
+    x, found = jax.lax.scan(turn, x, by_turn, unroll=config.num_layers <= UNROLLED_LAYERS)
+    found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+    x, behind = beside(x, range(end, config.num_layers))
+    return x, _joined([ahead, found, behind], jnp.concatenate)
+
+
+def _joined(found: list[tuple[Any, Any]], join: Any) -> tuple[Any, Any]:
+    """What layers gave beside the residual stream, caches and experts, each of those that gave some; else None."""
+
+    def one(parts: list[Any]) -> Any:
+        parts = [part for part in parts if part is not None]
+        return jax.tree.map(lambda *own: join(own), *parts) if parts else None
+
+    return one([cache for cache, _ in found]), one([chosen for _, chosen in found])
 
 
 def apply_qwen(

@@ -12,7 +12,7 @@ from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable, count
 from sspo_jax.planning.chips import GIB
 from sspo_jax.runs.roofline import Chip, model_flops, weight_bytes
-from sspo_jax.sampler.kv_cache import cache_bytes, column_bytes, delta_state_bytes
+from sspo_jax.sampler.kv_cache import cache_bytes, delta_state_bytes, layer_column_bytes
 from sspo_jax.sampler.layout import DecodingLayout
 from sspo_jax.sharding import axes_of, batch_shards, shards
 
@@ -87,7 +87,8 @@ def decoding_step(model: QwenConfig, mesh: Mesh, *, slots: int, columns: int, he
     width = jnp.dtype(model.compute.dtype).itemsize
     copies = batch_shards(mesh) // shards("experts", mesh)  # devices that cut the weights between them read one
     dtype = model.compute.dtype
-    cache = slots * (columns * column_bytes(model, dtype) * held + 2 * delta_state_bytes(model, dtype))
+    read = model.attended(columns * held, last=True) * layer_column_bytes(model, dtype)
+    cache = slots * (read + 2 * delta_state_bytes(model, dtype))
     weights = weight_bytes(model) * copies / mesh.size
     fsdp, tensor, experts = shards("embed", mesh), shards("heads", mesh), shards("experts", mesh)
     rows, row = slots / batch_shards(mesh), model.hidden_size * width
@@ -95,17 +96,20 @@ def decoding_step(model: QwenConfig, mesh: Mesh, *, slots: int, columns: int, he
     # devices go to where the experts are, and come back.
     sums = 2 * model.num_layers * 2 * (tensor - 1) / tensor * rows * row
     logits = (tensor - 1) / tensor * rows * model.vocab_size * 4
-    moved = 2 * model.num_layers * (experts - 1) * rows * row
+    moved = 2 * len(model.expert_layers) * (experts - 1) * rows * row
     return DecodingStep(
         memory=weights + cache / mesh.size,
         gathered=weights * (fsdp - 1) / fsdp,
         exchanged=sums + logits + moved,
-        flops=model_flops(model, 2 * round(columns * held)) * slots / mesh.size,  # over all of them, not half
+        flops=model_flops(model, round(columns * held), last=True) * slots / mesh.size,
     )
 
 
 def decode_bound(model: QwenConfig, chip: Chip, mesh: Mesh, *, slots: int, columns: int) -> str:
-    """What memory, links and arithmetic allow at most: every step reads all weights and the whole cache once."""
+    """What memory, links and arithmetic allow at most: every step reads all weights and the whole cache once.
+
+    Of the cache of a layer with a window, what is inside.
+    """
     cache = cache_bytes(model, slots, columns, model.compute.dtype)
     kept = slots * delta_state_bytes(model, model.compute.dtype) / mesh.size / GIB
     states = f", {kept:.2f} of it states of the gated delta rule" if kept else ""

@@ -8,7 +8,7 @@ from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable, count
 from sspo_jax.planning.bounds import step_flops
 from sspo_jax.runs.roofline import DEVICES, Chip, weight_bytes
-from sspo_jax.sampler.kv_cache import column_bytes, delta_state_bytes
+from sspo_jax.sampler.kv_cache import delta_state_bytes, layer_column_bytes
 
 REACHED = 0.3
 """Of what memory and arithmetic allow at most, what a run is expected to reach: about what decoding and an update of a
@@ -78,7 +78,7 @@ def step_floor(
     slots = min(samples, rollout.slots or 256)
     # On average half of the columns are filled; all devices together read the weights once. States are written too.
     dtype = model.compute.dtype
-    cache = slots * (length * column_bytes(model, dtype) / 2 + 2 * delta_state_bytes(model, dtype))
+    cache = slots * (model.attended(length) * layer_column_bytes(model, dtype) + 2 * delta_state_bytes(model, dtype))
     read = weight_bytes(model) + cache
     decoding = math.ceil(samples / slots) * rollout.max_new_tokens * read / (chips * chip.bandwidth_gb * 1e9)
     flops = step_flops(model, rollout, epochs=epochs, has_reference=has_reference, lora=lora)

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig
 from sspo_jax.models.trainable import Trainable, count
-from sspo_jax.sampler.kv_cache import column_bytes, delta_state_bytes
+from sspo_jax.sampler.kv_cache import delta_state_bytes, layer_column_bytes
 from sspo_jax.sharding import shards
 
 
@@ -225,10 +225,21 @@ def _decoding(counts: Counts, model: QwenConfig, weights: int) -> Work:
     )
     tokens = sum(response for _, response in counts.sampled)
     steps = max(-(-tokens // max(counts.slots, 1)), max((response for _, response in counts.sampled), default=0))
-    columns = sum(prompt * response + response * (response + 1) // 2 for prompt, response in counts.sampled)
+    windows = [model.window_of(layer) for layer in model.attention_layers]
+    columns = sum(
+        windows.count(window)
+        * sum(_seen(prompt + response, window) - _seen(prompt, window) for prompt, response in counts.sampled)
+        for window in set(windows)
+    )
     dtype = model.compute.dtype
-    cache = columns * column_bytes(model, dtype) + 2 * tokens * delta_state_bytes(model, dtype)
+    cache = columns * layer_column_bytes(model, dtype) + 2 * tokens * delta_state_bytes(model, dtype)
     return Work(flops=flops, bytes=steps * weights + cache)
+
+
+def _seen(tokens: int, window: int | None) -> int:
+    """Tokens that all of a sequence attend to together, each itself among them."""
+    near = tokens if window is None else min(window, tokens)
+    return near * (near + 1) // 2 + (tokens - near) * near
 
 
 def shares(
@@ -257,13 +268,17 @@ def shares(
     return rows
 
 
-def model_flops(model: QwenConfig, context: int) -> float:
+def model_flops(model: QwenConfig, context: int, *, last: bool = False) -> float:
     """FLOPs of one token's forward pass: 2 a weight that multiplies it, and attention over half the context on average.
 
     2 (matrices of all layers + hidden x vocab) + 4 layers with attention x heads x head_dim x context / 2
 
-    A layer with the gated delta rule has, in place of attention, its own matrices, its convolution, and for each number
-    of its state 3 products of 2 FLOPs, whatever the context: read by the key, written, read by the query.
+    Of a layer with a window, the average of what its tokens attend to takes the place of half the context. A layer with
+    the gated delta rule has, in place of attention, its own matrices, its convolution, and for each number of its state
+    3 products of 2 FLOPs, whatever the context: read by the key, written, read by the query.
+
+    Args:
+      last: of the last token of the context, which attends to all of it, not on average.
     """
     embed, dim = model.hidden_size, model.head_dim
     attention = (
@@ -271,13 +286,14 @@ def model_flops(model: QwenConfig, context: int) -> float:
     )
     channels, values = model.delta_key_heads * model.delta_channels, model.delta_value_heads * model.delta_value_dim
     delta = embed * (channels + 2 * values + 2 * model.delta_value_heads) + channels * model.delta_taps
-    used = model.experts_per_token if model.num_experts else 1
-    mlp = 3 * embed * model.mlp_size * used + embed * model.num_experts
-    mlp += (3 * model.shared_expert_size + 1) * embed if model.shared_expert_size else 0
+    experts = 3 * embed * model.expert_size * model.experts_per_token + embed * model.num_experts
+    experts += (3 * model.shared_expert_size + 1) * embed if model.shared_expert_size else 0
+    mlp = 3 * embed * model.intermediate_size
     with_attention, with_delta = len(model.attention_layers), len(model.delta_layers)
-    weights = with_attention * attention + with_delta * delta + model.num_layers * mlp + embed * model.vocab_size
+    weights = with_attention * attention + with_delta * delta + embed * model.vocab_size
+    weights += len(model.expert_layers) * experts + len(model.mlp_layers) * mlp
     states = 6.0 * with_delta * model.delta_state_size
-    return 2.0 * weights + 2.0 * with_attention * model.num_heads * dim * context + states
+    return 2.0 * weights + 4.0 * model.num_heads * dim * model.attended(context, last=last) + states
 
 
 def weight_bytes(model: QwenConfig) -> int:

@@ -69,6 +69,7 @@ def attend_ring(
     """Attention of one token a slot over the ring: columns of age 0 to its position (`kv_cache.column_ages`).
 
     Args:
+      positions: smaller ones where a window ends sooner.
       layer: which one of a stacked cache; None: the cache is of one layer.
       kernels: whether to use those of `held_attention` where there are some.
     """

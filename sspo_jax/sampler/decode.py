@@ -80,7 +80,9 @@ def prefill(
     columns = jnp.arange(time)
     is_prompt = columns[None] >= padding[:, None]
 
-    def layer(block: qwen.Params, x: Array, keys: Array, values: Array, start: Array) -> tuple[Array, Array, Array]:
+    def layer(
+        block: qwen.Params, x: Array, keys: Array, values: Array, start: Array, window: Array | int | None
+    ) -> tuple[Array, Array, Array]:
         here = start + jnp.arange(chunk)
         angles = qwen.rotary_angles(jnp.maximum(here[None] - padding[:, None], 0), config)
         query, key, value, gate = qwen.attention_inputs(block, config, x, angles)
@@ -92,6 +94,8 @@ def prefill(
             values, value.transpose(0, 2, 1, 3).astype(values.dtype), (zero, zero, start, zero)
         )
         mask = is_prompt[:, None] & (columns[None, None] <= here[None, :, None])
+        if window is not None:
+            mask &= columns[None, None] > here[None, :, None] - window
         x = x + qwen.attention_output(block, attend(query, keys, values, mask), gate)
         return x + qwen.mlp(block, config, x), keys, values
 
@@ -109,15 +113,16 @@ def prefill(
                     x = x + qwen.mlp(block, config, x)
                 else:
                     at = config.attention_layers.index(i)
-                    x, keys[at], values[at] = layer(block, x, keys[at], values[at], start)
+                    x, keys[at], values[at] = layer(block, x, keys[at], values[at], start, config.window_of(i))
             return Cache(tuple(keys), tuple(values), tuple(deltas))
 
         def body(x: Array, inputs: tuple) -> tuple[Array, tuple[Array, Array]]:
-            block, keys, values = inputs
-            x, keys, values = layer(block, x, keys, values, start)
+            block, keys, values, window = inputs
+            x, keys, values = layer(block, x, keys, values, start, window)
             return x, (keys, values)
 
-        _, (keys, values) = jax.lax.scan(body, x, (weights["blocks"], cache.keys[0], cache.values[0]))
+        inputs = weights["blocks"], cache.keys[0], cache.values[0], qwen.windows(config)
+        _, (keys, values) = jax.lax.scan(body, x, inputs)
         return Cache((keys,), (values,))
 
     lead, count = ((), len(config.attention_layers)) if unrolled else ((config.num_layers,), 1)
@@ -154,10 +159,11 @@ def decode_logits(
     columns = cache.keys[0].shape[KEY_COLUMNS]
     column, with_kernels = clock % columns, config.compute.attention != "xla"
 
-    def block_step(block: qwen.Params, x: Array, write: Any) -> tuple[Array, Any]:
+    def block_step(block: qwen.Params, x: Array, write: Any, window: Array | int | None) -> tuple[Array, Any]:
         query, key, value, gate = qwen.attention_inputs(block, config, x, angles)
         keys, values, layer, written = write(key, value)
-        attended = attend_ring(query, keys, values, positions, clock, layer, kernels=with_kernels)
+        oldest = positions if window is None else jnp.minimum(positions, window - 1)  # age of a column that is seen
+        attended = attend_ring(query, keys, values, oldest, clock, layer, kernels=with_kernels)
         x = x + qwen.attention_output(block, attended, gate)
         x = x + qwen.mlp(block, config, x)
         return constrain(x, "batch", "activation_embed"), written
@@ -177,24 +183,24 @@ def decode_logits(
                 values[i] = write_column(values[i], value, column, axis=VALUE_COLUMNS)
                 return keys[i], values[i], None, None
 
-            x, _ = block_step(block, x, write)
+            x, _ = block_step(block, x, write, config.window_of(layer))
         cache = Cache(tuple(keys), tuple(values), tuple(deltas))
     else:
 
         def body(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
             x, all_keys, all_values = carry
-            layer, block = inputs
+            layer, block, window = inputs
 
             def write(key: Array, value: Array) -> tuple[Array, Array, Array, tuple[Array, Array]]:
                 new_keys = write_column(all_keys, key, column, axis=KEY_COLUMNS, layer=layer)
                 new_values = write_column(all_values, value, column, axis=VALUE_COLUMNS, layer=layer)
                 return new_keys, new_values, layer, (new_keys, new_values)
 
-            x, (all_keys, all_values) = block_step(block, x, write)
+            x, (all_keys, all_values) = block_step(block, x, write, window)
             return (x, all_keys, all_values), None
 
-        layers = jnp.arange(config.num_layers)
-        (x, keys, values), _ = jax.lax.scan(body, (x, cache.keys[0], cache.values[0]), (layers, weights["blocks"]))
+        layers = jnp.arange(config.num_layers), weights["blocks"], qwen.windows(config)
+        (x, keys, values), _ = jax.lax.scan(body, (x, cache.keys[0], cache.values[0]), layers)
         cache = Cache((keys,), (values,))
     x = qwen.norm(x, weights["final_norm"], config)
     if platform() == "cpu" and "unembedding" not in weights and x.shape[0] <= _FEW_SLOTS:

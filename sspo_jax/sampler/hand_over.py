@@ -111,7 +111,7 @@ def _layers(
         placed = {
             name: _placed(name, kernel, targets[name]) for name, kernel in jax.eval_shape(one, own, places).items()
         }
-        kind = config.layer_types[index : index + 1]
+        kind = config.kinds[index] if config.has_kinds else ()
         layers.append(_done(programs(("weights", "layer", *kind), one, own, places, out_shardings=placed)))
     return tuple(layers)
 

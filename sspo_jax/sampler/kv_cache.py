@@ -81,8 +81,13 @@ def cache_bytes(config: QwenConfig, slots: int, columns: int, dtype: Any) -> int
 
 
 def column_bytes(config: QwenConfig, dtype: Any) -> int:
-    """Keys and values of one token, of all layers with attention."""
-    return 2 * len(config.attention_layers) * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize
+    """Keys and values of one token, of all layers with attention; those with a window keep as many columns."""
+    return len(config.attention_layers) * layer_column_bytes(config, dtype)
+
+
+def layer_column_bytes(config: QwenConfig, dtype: Any) -> int:
+    """Keys and values of one token in one layer."""
+    return 2 * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize
 
 
 def delta_state_bytes(config: QwenConfig, dtype: Any) -> int:

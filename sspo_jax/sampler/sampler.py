@@ -97,7 +97,7 @@ class Sampler:
             on_host = UNROLL_LAYERS_ON_CPU if platform() == "cpu" else UNROLL_LAYERS
             most = UNROLL_LAYERS_ON_GPU if platform() in GPU else on_host
         self.unrolled = config.num_layers <= most if unrolled is None else unrolled
-        if config.is_hybrid:  # layers of two kinds
+        if config.has_kinds:  # layers of two kinds
             self.unrolled = True
         self.programs = CompiledPrograms()
         """Compiled so far: `len(sampler.programs)`, `.seconds`, `.names`."""

@@ -44,7 +44,7 @@ def score_prompts(
     angles = qwen.rotary_angles(jnp.arange(time)[None], config)
     size = min(_QUERIES, time)
 
-    def layer(block: qwen.Params, x: Array) -> Array:
+    def layer(block: qwen.Params, x: Array, window: Array | int | None) -> Array:
         if "delta_output" in block:
             before = qwen.empty_delta_state(config, prompts, x.dtype)
             x = x + qwen.delta_rule(block, config, x, before)[0]
@@ -53,7 +53,10 @@ def score_prompts(
         keys, values = key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3)
 
         def some(start: Array) -> Array:
-            mask = jnp.arange(time)[None, None] <= (start + jnp.arange(size))[None, :, None]
+            columns, here = jnp.arange(time)[None, None], (start + jnp.arange(size))[None, :, None]
+            mask = columns <= here
+            if window is not None:
+                mask &= columns > here - window
             return attend(jax.lax.dynamic_slice_in_dim(query, start, size, axis=1), keys, values, mask)
 
         attended = jax.lax.map(some, jnp.arange(0, time, size)).swapaxes(0, 1).reshape(query.shape)
@@ -62,10 +65,11 @@ def score_prompts(
 
     x = qwen.embed(weights, config, tokens)
     if unrolled:
-        for block in weights["blocks"]:
-            x = layer(block, x)
+        for index, block in enumerate(weights["blocks"]):
+            x = layer(block, x, config.window_of(index))
     else:
-        x, _ = jax.lax.scan(lambda x, block: (layer(block, x), None), x, weights["blocks"])
+        layers = weights["blocks"], qwen.windows(config)
+        x, _ = jax.lax.scan(lambda x, inputs: (layer(inputs[0], x, inputs[1]), None), x, layers)
     x = qwen.norm(x, weights["final_norm"], config)
     table = qwen.unembedding(weights)
     targets = jnp.concatenate([tokens[:, 1:], tokens[:, :1]], axis=1).reshape(-1)

@@ -208,7 +208,7 @@ class TrainPrograms:
             rows = dataclasses.replace(rows, group_tokens=None)
         experts = None
         if self.replay_routing:
-            shape = (self.config.num_layers, *rows.tokens.shape, self.config.experts_per_token)
+            shape = (len(self.config.expert_layers), *rows.tokens.shape, self.config.experts_per_token)
             experts = put(np.full(shape, -1, np.int16), sharding=self._experts_sharding)
         one = put(np.float32(1.0), sharding=replicated(self.mesh))
         return dataclasses.replace(

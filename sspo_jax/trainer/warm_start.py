@@ -24,7 +24,7 @@ from sspo_jax.config import OptimizerConfig, WarmStartConfig
 from sspo_jax.data.problems import ProblemSource
 from sspo_jax.distributed.processes import gather
 from sspo_jax.files import cache_directory
-from sspo_jax.models.configs import HYBRID_FIELDS
+from sspo_jax.models.configs import HYBRID_FIELDS, LAYER_FIELDS
 from sspo_jax.models.hf.load import load_qwen
 from sspo_jax.models.hf.save import save_qwen
 from sspo_jax.models.qwen import Params, init_qwen, qwen_shardings
@@ -97,8 +97,10 @@ def warm_start_key(settings: WarmStartConfig, inputs: RunInputs) -> str:
         del kept["drop_long"]  # an option that earlier keys do not know
     sources = ("data", "prompt", "tokenizer", *(("model",) if inputs.model_path is not None else ()))
     shape = inputs.model.record() | {"remat": None}
-    if not inputs.model.is_hybrid:  # fields that earlier keys do not know
-        shape = {name: value for name, value in shape.items() if name not in HYBRID_FIELDS}
+    # Fields that earlier keys do not know.
+    later = () if inputs.model.is_hybrid else HYBRID_FIELDS
+    later += tuple(name for name in LAYER_FIELDS if not shape[name])
+    shape = {name: value for name, value in shape.items() if name not in later}
     content = {
         "version": _VERSION,
         "shape": shape,

@@ -23,18 +23,13 @@ DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 4, "lin
          "linear_key_head_dim": 16, "linear_value_head_dim": 8, "rms_norm_eps": 1e-5}  # fmt: skip
 SHARED = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
           "shared_expert_intermediate_size": 24}  # fmt: skip
+EXPERTS = {"tie_word_embeddings": False, "head_dim": 8, "num_experts": 8, "num_experts_per_tok": 3,
+           "moe_intermediate_size": 16, "norm_topk_prob": True}  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2-tied": {"tie_word_embeddings": True},
     "qwen2": {"tie_word_embeddings": False, "rms_norm_eps": 1e-5, "num_key_value_heads": 8},
     "qwen3": {"tie_word_embeddings": True, "head_dim": 16},
-    "qwen3moe": {
-        "tie_word_embeddings": False,
-        "head_dim": 8,
-        "num_experts": 8,
-        "num_experts_per_tok": 3,
-        "moe_intermediate_size": 16,
-        "norm_topk_prob": True,
-    },
+    "qwen3moe": EXPERTS,
     "qwen3-bias": {"tie_word_embeddings": False, "head_dim": 8, "attention_bias": True},
     "qwen35": {**DELTA, "tie_word_embeddings": True, "layer_types": ["linear_attention", "full_attention"] * 2},
     "qwen35-untied": {**DELTA, "tie_word_embeddings": False},  # three of one and one of the other, as by default
@@ -51,6 +46,36 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
         "num_hidden_layers": 3,
         "layer_types": ["linear_attention", "full_attention", "full_attention"],
+    },
+    "qwen2-window": {  # of the last layer
+        "tie_word_embeddings": False,
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "max_window_layers": 1,
+        "layer_types": None,
+    },
+    "qwen3-window": {
+        "tie_word_embeddings": True,
+        "head_dim": 16,
+        "num_hidden_layers": 4,
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+    "qwen3moe-window": {
+        **EXPERTS,
+        "num_hidden_layers": 3,
+        "use_sliding_window": True,
+        "sliding_window": 3,
+        "mlp_only_layers": [0],
+    },
+    "qwen3moe-sparse": {**EXPERTS, "num_hidden_layers": 4, "decoder_sparse_step": 2},
+    "qwen3next-dense": {
+        **DELTA,
+        **SHARED,
+        "tie_word_embeddings": True,
+        "layer_types": ["linear_attention", "full_attention"] * 2,
+        "mlp_only_layers": [1, 2],
     },
     "llama": {
         "tie_word_embeddings": False,

@@ -13,6 +13,8 @@ SEGMENTS = np.zeros((2, TIME), np.int32)
 SEGMENTS[0, :100], SEGMENTS[0, 100:250], SEGMENTS[1, 30:] = 1, 2, 1
 PREFIXES = SEGMENTS.copy()  # a token sees this segment too
 PREFIXES[0, 100:250] = 1
+POSITIONS = np.tile(np.arange(TIME, dtype=np.int32), (2, 1))
+POSITIONS[0, 100:250] -= 60  # goes on at 40 in its prefix: the last 60 tokens of that are of others, and come later
 
 
 def inputs(heads: int, kv_heads: int, head_dim: int) -> tuple[jax.Array, ...]:
@@ -23,13 +25,16 @@ def inputs(heads: int, kv_heads: int, head_dim: int) -> tuple[jax.Array, ...]:
     )
 
 
-def naive(query: np.ndarray, key: np.ndarray, value: np.ndarray, prefixes: np.ndarray) -> np.ndarray:
+def naive(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, prefixes: np.ndarray, window: int = TIME
+) -> np.ndarray:
     """One token and one head after the other, in float64."""
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
     out = np.zeros_like(query)
     group = query.shape[2] // key.shape[2]
     for b, t, h in np.ndindex(query.shape[:3]):
         seen = [s for s in range(t + 1) if SEGMENTS[b, s] in (SEGMENTS[b, t], prefixes[b, t])]
+        seen = [s for s in seen if POSITIONS[b, t] - POSITIONS[b, s] < window]
         scores = key[b, seen, h // group] @ query[b, t, h] / np.sqrt(query.shape[3])
         weights = np.exp(scores - scores.max())
         out[b, t, h] = weights / weights.sum() @ value[b, seen, h // group]
@@ -53,8 +58,42 @@ def test_against_a_naive_loop(implementation, heads, kv_heads, head_dim, prefixe
     np.testing.assert_allclose(jax.jit(attend)(query, key, value), expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "window", [7, 128, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 127, 129, 255, 256))]
+)
+@pytest.mark.parametrize("implementation", ["xla", "splash"])
 @pytest.mark.parametrize("prefixes", [None, PREFIXES], ids=["segments", "prefixes"])
-def test_gradients_of_the_tpu_kernel(prefixes):
+def test_a_window_against_a_naive_loop(implementation, prefixes, window):
+    """Of all layers, or of those that a loop says: they get the window or all that precedes."""
+    query, key, value = inputs(2, 1, 64)
+    attend = attention.make_attention(
+        jnp.asarray(SEGMENTS),
+        None if prefixes is None else jnp.asarray(prefixes),
+        implementation=implementation,
+        dtype="float32",
+        head_dim=64,
+        positions=None if prefixes is None else jnp.asarray(POSITIONS),
+        window=window,
+    )
+
+    @jax.jit
+    def each(query, key, value):
+        def layer(_, slides):
+            return None, attend(query, key, value, slides)
+
+        return attend(query, key, value, True), jax.lax.scan(layer, None, jnp.array([True, False]))[1]
+
+    near, by_layer = each(query, key, value)
+    whose = SEGMENTS if prefixes is None else prefixes
+    expected = naive(query, key, value, whose, window)
+    np.testing.assert_allclose(near, expected, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(by_layer[0], expected, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(by_layer[1], naive(query, key, value, whose), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("window", [0, 20], ids=["all", "window"])
+@pytest.mark.parametrize("prefixes", [None, PREFIXES], ids=["segments", "prefixes"])
+def test_gradients_of_the_tpu_kernel(prefixes, window):
     query, key, value = inputs(4, 2, 64)
     weights = jax.random.normal(jax.random.key(1), query.shape)
 
@@ -65,8 +104,13 @@ def test_gradients_of_the_tpu_kernel(prefixes):
             implementation=implementation,
             dtype="float32",
             head_dim=64,
+            positions=jnp.asarray(POSITIONS),
+            window=window,
         )
-        return jax.jit(jax.grad(lambda *qkv: jnp.sum(attend(*qkv) * weights), argnums=(0, 1, 2)))(query, key, value)
+        slides = jnp.array(True) if window else False
+        return jax.jit(jax.grad(lambda *qkv: jnp.sum(attend(*qkv, slides) * weights), argnums=(0, 1, 2)))(
+            query, key, value
+        )
 
     for ours, reference in zip(gradients("splash"), gradients("xla"), strict=True):
         np.testing.assert_allclose(ours, reference, rtol=0, atol=5e-5)
@@ -95,11 +139,16 @@ def test_a_kernel_that_cannot_is_refused():
 
 @pytest.mark.accelerator
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
-def test_cudnn_on_a_gpu():
+@pytest.mark.parametrize("window", [TIME, 20], ids=["all", "window"])
+def test_cudnn_on_a_gpu(window):
     query, key, value = inputs(4, 2, 64)
-    attend = attention.make_attention(jnp.asarray(SEGMENTS), implementation="cudnn", dtype="bfloat16", head_dim=64)
-    half = jax.jit(attend)(*(x.astype(jnp.bfloat16) for x in (query, key, value)))
-    np.testing.assert_allclose(half.astype(jnp.float32), naive(query, key, value), rtol=0, atol=3e-2)
+    attend = attention.make_attention(
+        jnp.asarray(SEGMENTS), implementation="cudnn", dtype="bfloat16", head_dim=64, window=window
+    )
+    half = jax.jit(attend)(*(x.astype(jnp.bfloat16) for x in (query, key, value)), jnp.array(True))
+    is_token = SEGMENTS > 0
+    found, expected = np.asarray(half, np.float32), naive(query, key, value, SEGMENTS, window)
+    np.testing.assert_allclose(found[is_token], expected[is_token], rtol=0, atol=3e-2)
 
 
 def test_linear_scaling_by_hand():

@@ -46,12 +46,9 @@ def loss(params: Params, config: QwenModel, tokens: jax.Array, segments: jax.Arr
 
 
 # What differs from another in nothing but a combination of the same features is for the slow tests.
-SUITE = [
-    pytest.param(
-        name, marks=[pytest.mark.slow] * (name in ("qwen2", "qwen3-bias", "llama-bias", "qwen35-untied", "qwen35moe"))
-    )
-    for name in FAMILIES
-]
+SLOW = ("qwen2", "qwen3-bias", "llama-bias", "qwen35-untied", "qwen35moe", "qwen3-window", "qwen3moe-sparse",
+        "qwen3next-dense")  # fmt: skip
+SUITE = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES]
 
 step = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
 
@@ -168,7 +165,7 @@ run_decoded = jax.jit(decoded, static_argnums=1)
 
 def test_prefill_and_decode(case):
     """Two sequences of the batch, one shorter; layers stacked, of one family in arrays of their own."""
-    unrolled = case.family == "llama" or case.config.is_hybrid
+    unrolled = case.family == "llama" or case.config.has_kinds
     weights = ready_weights(case.params, case.config, unrolled=unrolled)
     lengths, steps = np.array([8, 5], np.int32), 5
     prompts = np.stack([TOKENS[0, :8], np.pad(TOKENS[2, 6:11], (3, 0))])

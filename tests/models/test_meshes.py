@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ DENSE = QwenConfig(vocab_size=96, hidden_size=32, intermediate_size=64, num_laye
                    init_scale=0.2)  # fmt: skip
 TIED = dataclasses.replace(DENSE, tie_embeddings=True, qk_norm=False, output_bias=False)
 EXPERTS = dataclasses.replace(DENSE, num_experts=8, experts_per_token=2, expert_size=16)
+WINDOW = dataclasses.replace(DENSE, sliding_window=4, sliding_layers=(1,))
+SPARSE = dataclasses.replace(EXPERTS, num_layers=3, dense_layers=(0,), sliding_window=4, sliding_layers=(0, 1, 2))
 HYBRID = QwenConfig(vocab_size=96, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=8, num_kv_heads=4,
                     head_dim=16, qk_norm=True, tie_embeddings=False, init_scale=0.2, rotary_fraction=0.25,
                     layer_types=("linear_attention", "full_attention"), delta_key_heads=4, delta_value_heads=8,
@@ -75,11 +78,23 @@ def test_dense(sizes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"expert": 8}, {"expert": 2, "context": 4}], ids=["expert", "context"])
-def test_experts(sizes):
-    check(EXPERTS, MeshConfig(fsdp=1, **sizes))
+@pytest.mark.parametrize("config", [EXPERTS, SPARSE], ids=["all-layers", "some-layers"])
+def test_experts(sizes, config):
+    check(config, MeshConfig(fsdp=1, **sizes))
 
 
-@pytest.mark.parametrize("config", [DENSE, pytest.param(HYBRID, marks=pytest.mark.slow)], ids=["dense", "delta"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [{"data": 8, "fsdp": 1}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=["data", "all"])
+@pytest.mark.parametrize("config", [WINDOW, SPARSE], ids=["window", "sparse"])
+def test_layers_that_differ(config, sizes):
+    check(config, MeshConfig(**sizes))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [DENSE, *(pytest.param(config, marks=pytest.mark.slow) for config in (HYBRID, WINDOW))],
+    ids=["dense", "delta", "window"],
+)
 def test_rows_cut_in_time(config):
     """Two segments, the second of which crosses the cut, and padding."""
     check(config, MeshConfig(fsdp=2, context=2, tensor=2))
@@ -91,19 +106,21 @@ def test_delta_heads_that_do_not_go_around():
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])
-def test_remat_changes_no_gradient(remat):
-    params, _, gradients = on_one_device(DENSE)
-    config = DENSE.computed(remat=remat)
+@pytest.mark.parametrize("base", [DENSE, pytest.param(WINDOW, marks=pytest.mark.slow)], ids=["dense", "window"])
+def test_remat_changes_no_gradient(base, remat):
+    params, _, gradients = on_one_device(base)
+    config = base.computed(remat=remat)
     again, _ = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(params, config, TOKENS, SEGMENTS)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), again, gradients)
 
 
-def test_scanned_layers_equal_unrolled_ones(monkeypatch):
+@pytest.mark.parametrize("base", [DENSE, WINDOW], ids=["dense", "window"])
+def test_scanned_layers_equal_unrolled_ones(base, monkeypatch):
     from sspo_jax.models import qwen
 
-    params, _, gradients = on_one_device(DENSE)
+    params, _, gradients = on_one_device(base)
     monkeypatch.setattr(qwen, "UNROLLED_LAYERS", 0)
-    other = dataclasses.replace(DENSE, init_scale=0.3)  # else the compiled program of `on_one_device` would be found
+    other = dataclasses.replace(base, init_scale=0.3)  # else the compiled program of `on_one_device` would be found
     again, _ = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(params, other, TOKENS, SEGMENTS)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), again, gradients)
 
@@ -113,9 +130,13 @@ def test_scanned_layers_equal_unrolled_ones(monkeypatch):
     [{"fsdp": 4, "tensor": 2}, pytest.param({"fsdp": 2, "context": 4}, marks=pytest.mark.slow)],
     ids=["rows", "time"],
 )
-def test_tpu_kernel_on_a_mesh(sizes: dict[str, int]):
+@pytest.mark.parametrize(
+    "window", [{}, pytest.param({"sliding_window": 37, "sliding_layers": (1,)}, marks=pytest.mark.slow)],
+    ids=["all", "window"],
+)  # fmt: skip
+def test_tpu_kernel_on_a_mesh(sizes: dict[str, int], window: dict[str, Any]):
     """Splash attention inside shard_map (interpreted here): each device computes its own rows, heads and queries."""
-    base = dataclasses.replace(TIED, num_heads=4, num_kv_heads=2, head_dim=64, num_layers=1)
+    base = dataclasses.replace(TIED, num_heads=4, num_kv_heads=2, head_dim=64, num_layers=2 if window else 1, **window)
     repeats = 8 * sizes.get("context", 1)
     tokens, segments = np.tile(TOKENS, (1, repeats)), np.repeat(SEGMENTS, repeats, axis=1)
     mesh = make_mesh(MeshConfig(**sizes))

@@ -106,10 +106,16 @@ def test_remat_changes_no_gradient(make_checkpoint):
 def test_what_is_not_computed_is_refused(make_checkpoint, tmp_path):
     for number, (family, fields, message) in enumerate(
         [
-            ("qwen3next", {"mlp_only_layers": [1]}, "mlp_only_layers and decoder_sparse_step are not supported"),
+            ("qwen3next", {"mlp_only_layers": [1]}, "missing, 'model.layers.1.mlp.down_proj.weight'"),
+            ("qwen3moe", {"decoder_sparse_step": 0}, "decoder_sparse_step is 0; expected a number above 0"),
+            ("qwen3moe", {"mlp_only_layers": 1}, r"mlp_only_layers is 1; expected list"),
             ("qwen3next", {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
             ("qwen35", {"layer_types": ["linear_attention"] * 4}, "no 'full_attention', expected at least one"),
-            ("qwen35", {"layer_types": ["sliding_attention", "full_attention"] * 2}, "sliding-window attention is not"),
+            (
+                "qwen35",
+                {"layer_types": ["sliding_attention", "full_attention"] * 2},
+                "layer_types has 'sliding_attention', expected 'full_attention' or 'linear_attention'",
+            ),
             ("qwen35", {"linear_num_value_heads": 6}, "a multiple of the key heads"),
             ("qwen35", {"architectures": ["Qwen3_5MoeForSequenceClassification"]}, "expected one of .*Qwen3_5Moe"),
         ]
@@ -126,7 +132,7 @@ def test_three_layers_of_one_kind_then_one_of_the_other_by_default(make_checkpoi
     changed(tmp_path / "copy", layer_types=None)
     config = config_from_hf(tmp_path / "copy")
     assert config.layer_types == ("linear_attention",) * 3 + ("full_attention",)
-    assert (config.attention_layers, config.period) == ((3,), 4)
+    assert (config.attention_layers, config.turns) == ((3,), (0, 1, 3))
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def rewrite(path: pathlib.Path, change) -> None:
     safetensors.numpy.save_file(change(tensors), path / "model.safetensors", metadata={"format": "pt"})
 
 
-WINDOW = {"use_sliding_window": True, "sliding_window": 64, "layer_types": None}
+WINDOW = {"use_sliding_window": True, "sliding_window": 64, "layer_types": None, "max_window_layers": 0}
 NAME = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -195,11 +195,18 @@ def test_missing_shard_is_named(make_checkpoint, tmp_path):
         ({"architectures": ["GemmaForCausalLM"]}, "architecture 'GemmaForCausalLM', expected one of LlamaForCausalLM"),
         ({"architectures": None, "model_type": "gemma"}, "architecture none, and model_type 'gemma', expected one of"),
         ({"architectures": ["LlamaForCausalLM"], "mlp_bias": True}, "mlp_bias is not supported"),
-        (WINDOW | {"max_window_layers": 1}, "sliding-window"),
+        (WINDOW | {"sliding_window": 0}, "sliding_window is 0; expected a number above 0"),
         ({"eos_token_id": 96}, "config.json: eos_token_id is 96; expected 0 to 95"),
         ({"eos_token_id": [5, 151645]}, "eos_token_id is 151645; expected 0 to 95"),
         ({"eos_token_id": -1}, "eos_token_id is -1; expected 0 to 95"),
-        ({"layer_types": ["full_attention", "sliding_attention"], "use_sliding_window": True}, "sliding-window"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "there is no window: expected use_sliding_window true",
+        ),
+        (
+            {"layer_types": ["full_attention", "chunked_attention"]},
+            "layer_types has 'chunked_attention', expected 'full",
+        ),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "scaling 'dynamic'.*'yarn'"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"tie_word_embeddings": True}, "lm_head.weight' differs.*tie_word_embeddings"),

@@ -29,11 +29,24 @@ from sspo_jax.trainer.setup import check
 from sspo_jax.trainer.step import TrainPrograms
 from tests.trainer.conftest import small
 
+LAYERS = {"num_layers": 3, "qk_norm": True, "num_experts": 4, "experts_per_token": 2, "expert_size": 16,
+          "dense_layers": (0,), "sliding_window": 8, "sliding_layers": (0, 1, 2)}  # fmt: skip
+
+
+def with_layers_that_differ() -> TrainConfig:
+    """Windows, and experts in some layers."""
+    config = small()
+    assert config.model.shape is not None
+    shape = dataclasses.replace(config.model.shape, **LAYERS)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, shape=shape))
+
+
 CASES: dict[str, Callable[[], TrainConfig]] = {
     "16x8-slots384": lambda: small(rollout__prompts=16, rollout__group_size=8, rollout__slots=384),
     "25x4": lambda: small(rollout__prompts=25, rollout__group_size=4, rollout__slots=256),
     "40x5": lambda: small(rollout__prompts=40, rollout__group_size=5, rollout__slots=256),
     "kl": lambda: small(loss=dataclasses.replace(small().loss, kl_coefficient=0.1)),
+    "layers": with_layers_that_differ,
     "lora": lambda: small(model__lora=LoraConfig(rank=2), model__dtype="bfloat16"),
 }
 

@@ -65,6 +65,27 @@ def test_the_gated_delta_rule_by_hand():
     assert step.memory == 2 * model.num_parameters + 8 * (3 * 8 + 2 * 108)
 
 
+def test_windows_and_layers_without_experts_by_hand():
+    """The first model with three layers. Two with windows of 2: a token of 6 sees 6 / 2, of a window 2 - 4 / 12 = 5 / 3
+    on average, and the last one 6 and 2. With experts in the last layer alone, two of four of width 3 and the router.
+    """
+    model = configs.QwenConfig(
+        vocab_size=10, hidden_size=4, intermediate_size=8, num_layers=3, num_heads=2, num_kv_heads=1, head_dim=2,
+    )  # fmt: skip
+    window = dataclasses.replace(model, sliding_window=2, sliding_layers=(0, 2))
+    weights = 2 * (3 * (48 + 96) + 40)
+    assert bounds.model_flops(window, 6) == pytest.approx(weights + 16 * (3 + 2 * 5 / 3))
+    assert bounds.model_flops(window, 6, last=True) == weights + 16 * (6 + 2 * 2)
+    assert bounds.model_flops(window, 1) == bounds.model_flops(model, 1)
+    on_one = make_mesh(MeshConfig(), jax.devices()[:1])
+    step = bounds.decoding_step(window.computed(dtype="bfloat16"), on_one, slots=8, columns=6)
+    assert step.memory == 2 * model.num_parameters + 8 * (6 + 2 * 2) * 8
+    assert kv_cache.cache_bytes(window, 8, 6, "bfloat16") == 8 * 6 * 3 * 8  # a window keeps as many
+    sparse = dataclasses.replace(model, num_experts=4, experts_per_token=2, expert_size=3, dense_layers=(0, 1))
+    assert bounds.model_flops(sparse, 6) == 2 * (3 * 48 + 2 * 96 + 72 + 16 + 40) + 3 * 48
+    assert sparse.num_parameters == model.num_parameters - 96 + 4 * (36 + 4)
+
+
 def test_the_bound_of_decoding_by_hand():
     """The model above, untied, 8 slots of 6 columns in float32, on a chip of 1 GB/s and 1 TFLOP/s.
 
@@ -206,7 +227,7 @@ def test_a_reference_policy_takes_its_place(measured):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("case", ["kl", "16x8-slots384", "25x4", "40x5", "lora"])
+@pytest.mark.parametrize("case", ["kl", "16x8-slots384", "25x4", "40x5", "lora", "layers"])
 def test_what_is_planned_is_what_a_step_compiles(case, devices):
     """The same programs with the same arguments: trees, shapes, dtypes, and the part on a device where it is known."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}

@@ -58,6 +58,11 @@ def test_the_work_of_a_step_by_hand():
     assert found["score"] == (Work(flops=5008, bytes=2 * 816),)
     assert found["update"] == (Work(flops=3 * 5008, bytes=2 * (2 * 816 + 8 * TRAINED) + 2 * 28 * TRAINED),)
     assert works(COUNTS, has_reference=True)["score"][0].flops == 2 * 5008
+    window = dataclasses.replace(MODEL, sliding_window=4, sliding_layers=(0,))  # reads 4 + 4 and 4 + 4 + 4 + 4 columns
+    decoding = stage_works(
+        COUNTS, window, make_mesh(MeshConfig(), jax.devices()[:1]), epochs=1, has_reference=False, lora=None
+    )["rollout"][1]
+    assert decoding.bytes == 4 * 816 + 24 * 16
     assert works(COUNTS, epochs=2)["update"][0].flops == 6 * 5008
     half = works(dataclasses.replace(COUNTS, backward=0.5))["update"][0]  # one of the two micro-batches goes back
     assert half == Work(flops=2 * 5008, bytes=3 * 816 + 8 * TRAINED + 2 * 28 * TRAINED)

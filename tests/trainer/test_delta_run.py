@@ -1,4 +1,4 @@
-"""A run of a model with the gated delta rule, with the real program: warm start, steps, resumption, export."""
+"""A run of a model whose layers differ, with the real program: warm start, steps, resumption, export."""
 
 import pathlib
 
@@ -20,29 +20,35 @@ from sspo_jax.rewards import RewardConfig, UserReward
 
 def config():
     small = load_experiment({small!r})
-    delta = dict(delta_key_heads=2, delta_value_heads=4, delta_key_dim=8, delta_value_dim=8)
-    kinds = ("linear_attention", "full_attention")
-    shape = dataclasses.replace(
-        small.model.shape, attention_bias=False, qk_norm=True, layer_types=kinds, rotary_fraction=0.5, **delta
-    )
+    shape = dataclasses.replace(small.model.shape, attention_bias=False, qk_norm=True, **{kinds})
     model = dataclasses.replace(small.model, shape=shape, remat="full")
     reward = RewardConfig(user=(UserReward(function="brevity:reward"),), workers=1)
     return dataclasses.replace(small, model=model, reward=reward, steps=2)
 """
+KINDS = {
+    "delta": {"layer_types": ("linear_attention", "full_attention"), "rotary_fraction": 0.5, "delta_key_heads": 2,
+              "delta_value_heads": 4, "delta_key_dim": 8, "delta_value_dim": 8},
+    "window": {"sliding_window": 8, "sliding_layers": (1,)},
+    "sparse": {"num_layers": 3, "num_experts": 4, "experts_per_token": 2, "expert_size": 16, "dense_layers": (1,),
+               "sliding_window": 8, "sliding_layers": (0, 1, 2)},
+}  # fmt: skip
 REWARD = """
 def reward(response, gold):
     return 1.0 / (1 + len(response))
 """
 
 
-def test_trains_resumes_and_exports(tmp_path: pathlib.Path, cache: pathlib.Path):
+@pytest.mark.parametrize("kinds", KINDS)
+def test_trains_resumes_and_exports(kinds: str, tmp_path: pathlib.Path, cache: pathlib.Path):
     import torch
     import transformers
 
     (tmp_path / "brevity.py").write_text(REWARD)
-    (tmp_path / "delta.py").write_text(EXPERIMENT.format(small=str(SMALL)))
+    (tmp_path / "kinds.py").write_text(EXPERIMENT.format(small=str(SMALL), kinds=KINDS[kinds]))
     for run, steps in (("run", "1"), ("run", "2"), ("whole", "2")):
-        done = run_cli("train", "delta.py", "--log.quiet", "--run-dir", run, "--steps", steps, cwd=tmp_path)
+        replay = ("--update.replay-routing",) if kinds == "sparse" else ()
+        options = ("--log.quiet", "--run-dir", run, "--steps", steps, *replay)
+        done = run_cli("train", "kinds.py", *options, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     resumed, whole = ([row for _, row in read_json_lines(tmp_path / run / "metrics.jsonl")] for run in ("run", "whole"))
     assert [row["step"] for row in whole if "loss/policy" in row] == [1, 2]

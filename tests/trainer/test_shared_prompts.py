@@ -36,6 +36,7 @@ MODEL = QwenConfig(
     tie_embeddings=True,
     init_scale=0.2,
 )
+WINDOW = {"sliding_window": 6, "sliding_layers": (1,)}
 GROUPS = [(9, (5, 12, 1, 8)), (1, (7, 7)), (14, (20, 3, 11, 2)), (6, (4,))]
 """Length of a prompt, lengths of the responses to it."""
 
@@ -106,6 +107,13 @@ def update(train: TrainPrograms, params: Params, base: Params | None, *, row_tok
     ("mesh", "compute", "lora", "row_tokens"),
     [
         pytest.param(MeshConfig(fsdp=1), {}, None, 64, id="one-device"),
+        pytest.param(MeshConfig(fsdp=1), WINDOW, None, 64, id="window", marks=pytest.mark.slow),
+        pytest.param(
+            MeshConfig(fsdp=2, context=2, tensor=2), WINDOW, None, 64, id="window-cut-in-time", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            MeshConfig(fsdp=1), {"attention": "splash"} | WINDOW, None, 128, id="window-splash", marks=pytest.mark.slow
+        ),
         pytest.param(MeshConfig(fsdp=4, tensor=2), {}, None, 64, id="eight-devices", marks=pytest.mark.slow),
         pytest.param(MeshConfig(fsdp=1), {"remat": "full"}, LoraConfig(rank=2), 64, id="lora", marks=pytest.mark.slow),
         pytest.param(MeshConfig(fsdp=1), {"attention": "splash"}, None, 128, id="splash", marks=pytest.mark.slow),
@@ -128,6 +136,8 @@ def test_the_update_is_that_of_separate_prompts(
 ):
     devices = make_mesh(mesh, jax.devices()[:1] if mesh.tensor == 1 else None)
     shape = dataclasses.replace(MODEL, head_dim=64) if "attention" in compute else MODEL
+    shape = dataclasses.replace(shape, **{name: compute[name] for name in WINDOW if name in compute})
+    compute = {name: value for name, value in compute.items() if name not in WINDOW}
     train = TrainPrograms(
         config=shape.computed(**({"dtype": "float32", "remat": "none"} | compute)),
         objective=Sspo.paper_like(),
