@@ -62,6 +62,7 @@ def convolve(
     kernel: Float[Array, "K channels taps"],
     before: Float[Array, "batch K taps_before channels"],
     runs: Int[Array, "batch time"] | None = None,
+    padding: Int[Array, " batch"] | None = None,
 ) -> tuple[Array, Array]:
     """silu(sum over j of kernel[j] x[t - taps + 1 + j]), each channel by itself; and what the next call needs.
 
@@ -69,9 +70,17 @@ def convolve(
       before: the inputs of the tokens just before, the latest last.
       runs: which sequence a token belongs to: an input of another one than the token's counts as 0, and so does
         `before`. None: all are one, which `before` belongs to.
+      padding: how many tokens of padding come first: `before` goes just behind them, and their results are 0. None:
+        there are none.
     """
     taps, time = kernel.shape[-1], x.shape[1]
-    inputs = jnp.concatenate([before.transpose(0, 2, 1, 3).astype(x.dtype), x], axis=1)
+    before = before.transpose(0, 2, 1, 3).astype(x.dtype)
+    inputs, is_padding = jnp.concatenate([before, x], axis=1), None
+    if padding is not None:
+        place = (jnp.arange(inputs.shape[1])[None] - padding[:, None])[..., None, None]
+        moved = jnp.take_along_axis(before, jnp.clip(place, 0, taps - 2), axis=1)
+        inputs = jnp.where((place >= 0) & (place < taps - 1), moved, inputs)
+        is_padding = place[:, :time] < 0
     total = jnp.zeros_like(x)
     for tap in range(taps):
         term = inputs[:, tap : tap + time]
@@ -79,6 +88,8 @@ def convolve(
             earlier = jnp.pad(runs, ((0, 0), (back, 0)), constant_values=-1)[:, :time]
             term = jnp.where((earlier == runs)[..., None, None], term, 0)
         total = total + term * kernel[None, None, :, :, tap].astype(x.dtype)
+    if is_padding is not None:
+        total = jnp.where(is_padding, 0, total)
     return jax.nn.silu(total), inputs[:, time:].transpose(0, 2, 1, 3)
 
 

@@ -360,12 +360,14 @@ def delta_rule(
     *,
     is_token: Bool[Array, "batch time"] | None = None,
     runs: Int[Array, "batch time"] | None = None,
+    padding: Int[Array, " batch"] | None = None,
 ) -> tuple[Array, DeltaState]:
     """Norm, projections, convolution, gated delta rule, gated norm and output projection; and what is kept.
 
     Args:
       is_token: false for padding, which changes nothing. None: there is none.
       runs: see `delta.chunked`.
+      padding: see `delta.convolve`.
     """
     x = norm(x, block["attention_norm"], config)
     if is_token is not None:
@@ -378,7 +380,7 @@ def delta_rule(
         names = ("delta_query_key_value", "delta_gate", "delta_rate", "delta_decay")
         mixed, gate, rate, decay = (_project(block, name, x) for name in names)
     mixed, rate, decay = (_whole_in_time(part, config.delta_key_heads) for part in (mixed, rate, decay))
-    mixed, kept = delta.convolve(mixed, block["delta_convolution"], before.inputs, runs)
+    mixed, kept = delta.convolve(mixed, block["delta_convolution"], before.inputs, runs, padding)
     inputs = delta.delta_inputs(block, config, mixed, rate, decay)
     batch, heads = x.shape[0], config.delta_key_heads
     state = before.state.reshape(batch, heads, group, config.delta_key_dim, config.delta_value_dim)

@@ -15,7 +15,15 @@ from sspo_jax.models.cpu_kernels import OutputMajor, fuse_kernels
 from sspo_jax.models.int8 import SUMMED_AXES, quantize
 from sspo_jax.models.lora import fold_lora
 from sspo_jax.sampler.cache_attention import attend, attend_ring
-from sspo_jax.sampler.kv_cache import KEY_COLUMNS, VALUE_COLUMNS, Cache, empty_deltas, shard_cache, write_column
+from sspo_jax.sampler.kv_cache import (
+    KEY_COLUMNS,
+    VALUE_COLUMNS,
+    Cache,
+    empty_deltas,
+    shard_cache,
+    turn_slots,
+    write_column,
+)
 from sspo_jax.sampler.random_bits import token_bits
 from sspo_jax.sampler.sampling import Drawn, SamplingParams, SlotSettings, draw, draw_each
 from sspo_jax.sharding import constrain, is_one_cpu, platform
@@ -76,26 +84,85 @@ def prefill(
     """
     prompts, time = tokens.shape
     heads, dim = config.num_kv_heads, config.head_dim
+    lead, count = ((), len(config.attention_layers)) if unrolled else ((config.num_layers,), 1)
+    cache = Cache(
+        tuple(jnp.zeros((*lead, prompts, heads, dim, time), dtype) for _ in range(count)),
+        tuple(jnp.zeros((*lead, prompts, heads, time, dim), dtype) for _ in range(count)),
+        empty_deltas(config, prompts, dtype),
+    )
+    return extend(weights, config, cache, tokens, lengths, None, chunk=chunk, unrolled=unrolled)
+
+
+def go_on(
+    weights: Weights,
+    cache: Cache,
+    tokens: Int[Array, "slots time"],
+    lengths: Int[Array, " slots"],
+    held: Int[Array, " slots"],
+    starts: Int[Array, " slots"],
+    *,
+    config: QwenConfig,
+    chunk: int,
+    unrolled: bool,
+) -> Cache:
+    """The cache with further tokens of each slot in it, for a clock that begins anew at column 0.
+
+    Args:
+      tokens, lengths, held, chunk: as for `extend`.
+      starts: the column in which the first of a slot's tokens lies.
+    """
+    first = cache.keys[0].shape[KEY_COLUMNS] - lengths - held
+    cache = turn_slots(cache, starts - first)
+    return shard_cache(extend(weights, config, cache, tokens, lengths, held, chunk=chunk, unrolled=unrolled))
+
+
+def extend(
+    weights: Weights,
+    config: QwenConfig,
+    cache: Cache,
+    tokens: Int[Array, "rows time"],
+    lengths: Int[Array, " rows"],
+    held: Int[Array, " rows"] | None,
+    *,
+    chunk: int,
+    unrolled: bool,
+) -> Cache:
+    """The cache with further tokens of each row in its last columns, `chunk` of them at a time (chunk divides time).
+
+    Args:
+      tokens: aligned at the right, `lengths` of them in a row; the others are padding, which leaves the cache as it is.
+      held: how many tokens of each row are there already, in the columns just before those of the new ones. None: none
+        are, and what padding leaves in its columns does not matter.
+    """
+    time, num_columns = tokens.shape[1], cache.keys[0].shape[KEY_COLUMNS]
     padding = time - lengths
-    columns = jnp.arange(time)
-    is_prompt = columns[None] >= padding[:, None]
+    first = num_columns - lengths - (0 if held is None else held)
+    columns = jnp.arange(num_columns)
+    is_held = columns[None] >= first[:, None]
+    is_new = jnp.arange(time)[None] >= padding[:, None]
+
+    def written(x: Array, new: Array, here: Array, start: Array, axis: int) -> Array:
+        """x with the columns of a chunk replaced, where something is held only those of new tokens."""
+        at, new = [jnp.zeros_like(start)] * x.ndim, new.astype(x.dtype)
+        at[axis] = num_columns - time + start
+        if held is not None:
+            shape = [1] * x.ndim
+            shape[0], shape[axis] = here.shape
+            new = jnp.where(here.reshape(shape), new, jax.lax.dynamic_slice(x, at, new.shape))
+        return jax.lax.dynamic_update_slice(x, new, at)
 
     def layer(
         block: qwen.Params, x: Array, keys: Array, values: Array, start: Array, window: Array | int | None
     ) -> tuple[Array, Array, Array]:
-        here = start + jnp.arange(chunk)
-        angles = qwen.rotary_angles(jnp.maximum(here[None] - padding[:, None], 0), config)
+        own = num_columns - time + start + jnp.arange(chunk)
+        here = jax.lax.dynamic_slice_in_dim(is_new, start, chunk, axis=1)
+        angles = qwen.rotary_angles(jnp.maximum(own[None] - first[:, None], 0), config)
         query, key, value, gate = qwen.attention_inputs(block, config, x, angles)
-        zero = jnp.zeros_like(start)
-        keys = jax.lax.dynamic_update_slice(
-            keys, key.transpose(0, 2, 3, 1).astype(keys.dtype), (zero, zero, zero, start)
-        )
-        values = jax.lax.dynamic_update_slice(
-            values, value.transpose(0, 2, 1, 3).astype(values.dtype), (zero, zero, start, zero)
-        )
-        mask = is_prompt[:, None] & (columns[None, None] <= here[None, :, None])
+        keys = written(keys, key.transpose(0, 2, 3, 1), here, start, KEY_COLUMNS)
+        values = written(values, value.transpose(0, 2, 1, 3), here, start, VALUE_COLUMNS)
+        mask = is_held[:, None] & (columns[None, None] <= own[None, :, None])
         if window is not None:
-            mask &= columns[None, None] > here[None, :, None] - window
+            mask &= columns[None, None] > own[None, :, None] - window
         x = x + qwen.attention_output(block, attend(query, keys, values, mask), gate)
         return x + qwen.mlp(block, config, x), keys, values
 
@@ -103,12 +170,13 @@ def prefill(
         x = qwen.embed(weights, config, jax.lax.dynamic_slice_in_dim(tokens, start, chunk, axis=1))
         x = constrain(x, "batch", "time", "activation_embed")
         if unrolled:
-            here = jax.lax.dynamic_slice_in_dim(is_prompt, start, chunk, axis=1)
+            here = jax.lax.dynamic_slice_in_dim(is_new, start, chunk, axis=1)
+            before = jnp.clip(padding - start, 0, chunk)
             keys, values, deltas = list(cache.keys), list(cache.values), list(cache.deltas)
             for i, block in enumerate(weights["blocks"]):
                 if i in config.delta_layers:
                     at = config.delta_layers.index(i)
-                    mixed, deltas[at] = qwen.delta_rule(block, config, x, deltas[at], is_token=here)
+                    mixed, deltas[at] = qwen.delta_rule(block, config, x, deltas[at], is_token=here, padding=before)
                     x = x + mixed
                     x = x + qwen.mlp(block, config, x)
                 else:
@@ -116,21 +184,19 @@ def prefill(
                     x, keys[at], values[at] = layer(block, x, keys[at], values[at], start, config.window_of(i))
             return Cache(tuple(keys), tuple(values), tuple(deltas))
 
-        def body(x: Array, inputs: tuple) -> tuple[Array, tuple[Array, Array]]:
-            block, keys, values, window = inputs
-            x, keys, values = layer(block, x, keys, values, start, window)
-            return x, (keys, values)
+        def body(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
+            x, *stacks = carry  # carried, not mapped over: a donated cache is changed in place
+            i, block, window = inputs
+            keys, values = (jax.lax.dynamic_index_in_dim(stack, i, keepdims=False) for stack in stacks)
+            x, *new = layer(block, x, keys, values, start, window)
+            pairs = zip(stacks, new, strict=True)
+            return (x, *(jax.lax.dynamic_update_index_in_dim(stack, own, i, 0) for stack, own in pairs)), None
 
-        inputs = weights["blocks"], cache.keys[0], cache.values[0], qwen.windows(config)
-        _, (keys, values) = jax.lax.scan(body, x, inputs)
+        layers = jnp.arange(config.num_layers), weights["blocks"], qwen.windows(config)
+        carry = (x, cache.keys[0], cache.values[0])
+        (_, keys, values), _ = jax.lax.scan(body, carry, layers)
         return Cache((keys,), (values,))
 
-    lead, count = ((), len(config.attention_layers)) if unrolled else ((config.num_layers,), 1)
-    cache = Cache(
-        tuple(jnp.zeros((*lead, prompts, heads, dim, time), dtype) for _ in range(count)),
-        tuple(jnp.zeros((*lead, prompts, heads, time, dim), dtype) for _ in range(count)),
-        empty_deltas(config, prompts, dtype),
-    )
     if chunk == time:
         return chunk_step(jnp.zeros((), jnp.int32), cache)
     return jax.lax.fori_loop(0, time // chunk, lambda i, cache: chunk_step(i * chunk, cache), cache)
@@ -146,6 +212,7 @@ def decode_logits(
     clock: Int[Array, ""],
     *,
     active: Bool[Array, " slots"] | None = None,
+    spare_idle: bool = False,
     unrolled: bool,
 ) -> tuple[Array, Cache]:
     """Logits [slots, vocab], float32, after one token a slot, and the cache with that token written.
@@ -155,7 +222,9 @@ def decode_logits(
 
     Those of rows that pad the embedding are minus infinity.
     `angles` are the rotary angles of `positions`.
+    With `spare_idle` the columns of slots that are not active stay as they are too.
     """
+    only = active if spare_idle else None
     columns = cache.keys[0].shape[KEY_COLUMNS]
     column, with_kernels = clock % columns, config.compute.attention != "xla"
 
@@ -179,8 +248,8 @@ def decode_logits(
             i = config.attention_layers.index(layer)
 
             def write(key: Array, value: Array, i: int = i) -> tuple[Array, Array, None, None]:
-                keys[i] = write_column(keys[i], key, column, axis=KEY_COLUMNS)
-                values[i] = write_column(values[i], value, column, axis=VALUE_COLUMNS)
+                keys[i] = write_column(keys[i], key, column, axis=KEY_COLUMNS, only=only)
+                values[i] = write_column(values[i], value, column, axis=VALUE_COLUMNS, only=only)
                 return keys[i], values[i], None, None
 
             x, _ = block_step(block, x, write, config.window_of(layer))
@@ -192,8 +261,9 @@ def decode_logits(
             layer, block, window = inputs
 
             def write(key: Array, value: Array) -> tuple[Array, Array, Array, tuple[Array, Array]]:
-                new_keys = write_column(all_keys, key, column, axis=KEY_COLUMNS, layer=layer)
-                new_values = write_column(all_values, value, column, axis=VALUE_COLUMNS, layer=layer)
+                where: dict[str, Any] = {"layer": layer, "only": only}
+                new_keys = write_column(all_keys, key, column, axis=KEY_COLUMNS, **where)
+                new_values = write_column(all_values, value, column, axis=VALUE_COLUMNS, **where)
                 return new_keys, new_values, layer, (new_keys, new_values)
 
             x, (all_keys, all_values) = block_step(block, x, write, window)
@@ -278,6 +348,7 @@ def decode_block(
     max_steps: int,
     unrolled: bool,
     top: int = 0,
+    spare_idle: bool = False,
 ) -> tuple[Cache, dict[str, Array]]:
     """Up to `num_steps` tokens for each active slot.
 
@@ -290,6 +361,7 @@ def decode_block(
       finish_limit: the block ends early when this many of the slots that were active have finished.
       settings: of each slot, in place of `sampling`, of which then only the arrays that it asks for count.
       top: with `settings`, how many of the most probable tokens are reported.
+      spare_idle: leave what slots hold that are not active, or have become so.
 
     Returns:
       The cache, and `tokens`, `logprobs`, `truncated_logprobs`, `entropies` [max_steps, slots], `top_ids`,
@@ -316,7 +388,16 @@ def decode_block(
         at = generated + i  # where a slot is active; what others compute is dropped
         here = jax.tree.map(lambda table: jax.lax.dynamic_index_in_dim(table, i, keepdims=False), angles)
         logits, cache = decode_logits(
-            weights, config, cache, tokens, positions + i, here, clock + i, active=active, unrolled=unrolled
+            weights,
+            config,
+            cache,
+            tokens,
+            positions + i,
+            here,
+            clock + i,
+            active=active,
+            spare_idle=spare_idle,
+            unrolled=unrolled,
         )
         logits = constrain(logits, "batch", "vocab")
         bits = token_bits(keys, at.astype(jnp.uint32))

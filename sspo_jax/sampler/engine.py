@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from sspo_jax.sampler.kept_rows import KeptRows
 from sspo_jax.sampler.sampling import SamplingParams
 from sspo_jax.types import Rollout
 
@@ -56,4 +57,13 @@ class RolloutEngine(Protocol):
           progress: called several times a second, where a step of decoding allows it, with the number of tokens that
             are there; what it raises ends the call.
         """
+        ...
+
+
+@runtime_checkable
+class KeepingEngine(RolloutEngine, Protocol):
+    """One whose `generate` also takes `kept` and `names` as `Sampler.generate` does: rows go on where they lie."""
+
+    def keep(self, sampling: SamplingParams, rows: int, *, prompt_tokens: int) -> KeptRows | None:
+        """Room for so many rows between calls, until weights are handed over or let go; see `Sampler.keep`."""
         ...

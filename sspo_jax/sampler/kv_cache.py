@@ -113,14 +113,35 @@ def column_ages(clock: Int[Array, ""], columns: int) -> Int[Array, " columns"]:
     return (clock - jnp.arange(columns)) % columns
 
 
-def write_column(cache: Array, update: Array, column: Int[Array, ""], *, axis: int, layer: Any = None) -> Array:
-    """Writes the keys [slots, kv_heads, head_dim] (or values) of one step; `layer` selects one of a stacked cache."""
+def write_column(
+    cache: Array,
+    update: Array,
+    column: Int[Array, ""],
+    *,
+    axis: int,
+    layer: Any = None,
+    only: Bool[Array, " slots"] | None = None,
+) -> Array:
+    """Writes the keys [slots, kv_heads, head_dim] (or values) of one step.
+
+    Args:
+      layer: which one of a stacked cache.
+      only: the slots that are written. None: all, which is cheaper.
+    """
     update = jnp.expand_dims(update.astype(cache.dtype), axis)
     start = [0] * update.ndim
     start[axis] = column  # type: ignore[call-overload]
     if layer is not None:
         update, start = update[None], [layer, *start]
+    if only is not None:
+        old = jax.lax.dynamic_slice(cache, start, update.shape)
+        update = jnp.where(jnp.expand_dims(only, _other_axes(update)), update, old)
     return _as_it_lies(jax.lax.dynamic_update_slice(cache, update, start))
+
+
+def _other_axes(x: Any) -> tuple[int, ...]:
+    """All but that of the slots."""
+    return tuple(axis for axis in range(x.ndim) if axis != x.ndim + SLOTS)
 
 
 def _as_it_lies(cache: Array) -> Array:
@@ -184,6 +205,33 @@ def resize_cache(
     specs = _partition_specs(cache)
     in_specs = (specs, partition_spec(()), partition_spec(("batch",)))
     return jax.shard_map(here, in_specs=in_specs, out_specs=specs)(cache, clock, rows)
+
+
+def turn_slots(cache: Cache, by: Int[Array, " slots"]) -> Cache:
+    """Turns the ring of each slot by itself: column j is then what column (j + `by`) mod columns was.
+
+    One slot after the other, so that a donated cache is changed in place.
+    """
+
+    def turn(x: Array, by: Array, axis: int) -> Array:
+        columns = x.shape[axis]
+
+        def one(i: Array, x: Array) -> Array:
+            row = jax.lax.dynamic_slice_in_dim(x, i, 1, axis=x.ndim + SLOTS)
+            twice = jnp.concatenate([row, row], axis=axis)
+            row = jax.lax.dynamic_slice_in_dim(twice, by[i] % columns, columns, axis=x.ndim + axis)
+            return jax.lax.dynamic_update_slice_in_dim(x, row, i, axis=x.ndim + SLOTS)
+
+        return jax.lax.fori_loop(0, len(by), one, x)
+
+    def here(cache: Cache, by: Array) -> Cache:
+        keys = tuple(turn(x, by, KEY_COLUMNS) for x in cache.keys)
+        return Cache(keys, tuple(turn(x, by, VALUE_COLUMNS) for x in cache.values), cache.deltas)
+
+    if jax.sharding.get_abstract_mesh().empty:
+        return here(cache, by)
+    specs = _partition_specs(cache)
+    return jax.shard_map(here, in_specs=(specs, partition_spec(("batch",))), out_specs=specs)(cache, by)
 
 
 def insert_prompts(

@@ -27,10 +27,11 @@ from sspo_jax.models.lora import has_lora
 from sspo_jax.sampler.decode import ready_weights
 from sspo_jax.sampler.engine import NO_WEIGHTS
 from sspo_jax.sampler.hand_over import hand_over, lies_elsewhere, send
+from sspo_jax.sampler.kept_rows import GoingOn, KeptRows
 from sspo_jax.sampler.programs import CompiledPrograms, TracedProgram, TracedPrograms
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sampler.sampling import SamplingParams
-from sspo_jax.sampler.schedule import RolloutStats, Run, Sample, slots_for
+from sspo_jax.sampler.schedule import RolloutStats, Run, Sample, cache_columns, slots_for
 from sspo_jax.sharding import GPU, is_one_cpu, platform
 from sspo_jax.types import Rollout, pad_rows, rows_of_groups
 
@@ -121,6 +122,8 @@ class Sampler:
         budgets: Sequence[int] | None = None,
         keys: np.ndarray | None = None,
         places: Sequence[int] | None = None,
+        kept: KeptRows | None = None,
+        names: Sequence[int] | None = None,
         on_finished: Callable[[int, list[int]], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Rollout:
@@ -137,16 +140,26 @@ class Sampler:
           keys: [rows, 2] uint32 instead of those made from seed, step and ids: a server passes those of its clients.
           places: for each prompt, how many tokens of the response it ends with; by default 0. With the keys that the
             response began with, what is sampled after them has the noise that it would have had without a break.
+          kept: of `keep`, which takes the place of the cache: a row whose prompt begins with what is kept of it goes on
+            from there, and all rows of this call are kept for the next. The caller releases it before the parameters
+            change.
+          names: of the rows in `kept`; by default their places in this call.
           on_finished: called with row and tokens of a response as soon as it has ended, while others go on.
           progress: called between blocks with the number of tokens generated so far.
 
         Raises:
           ValueError: an empty prompt, a token outside the vocabulary, a prompt that with its budget exceeds the
-            model's positions, or lists of unequal length. All before anything is computed.
+            model's positions, more or longer rows than `kept` was made for, or lists of unequal length. All before
+            anything is computed.
         """
         samples = self._samples(prompts, group_size, prompt_ids, budgets, places)
+        names = range(len(samples)) if names is None else names
+        if len({*names}) != len(samples):
+            raise ValueError(f"names are {[*names]}, expected {len(samples)} different ones, one a row")
         if not 0 <= seed < 2**64 or not 0 <= step < 2**32:
             raise ValueError(f"seed is {seed}, step {step}: expected 0 <= seed < 2^64 and 0 <= step < 2^32")
+        if kept is not None:
+            kept.check(samples)
         start, compiled_before = time.perf_counter(), self.programs.seconds
         self.stats = RolloutStats()
         with self._on_mesh():
@@ -155,7 +168,11 @@ class Sampler:
             if keys is None:
                 ids = np.array([[sample.prompt_id, sample.sample_id] for sample in samples], np.uint32)
                 keys = row_keys(seed, step, *ids.T)
-            run = Run(self, weights, samples, keys, on_finished=on_finished, progress=progress)
+            call: dict[str, Any] = {"on_finished": on_finished, "progress": progress}
+            if kept is None:
+                run = Run(self, weights, samples, keys, **call)
+            else:
+                run = GoingOn(self, weights, samples, keys, kept, names, **call)
             run.run()
         self.stats.seconds = time.perf_counter() - start
         self.stats.compile_seconds = self.programs.seconds - compiled_before
@@ -168,6 +185,23 @@ class Sampler:
             logprobs=tuple(arrays["logprobs"]),
             finish_reasons=np.array([sample.finish for sample in samples], np.int32),
         )
+
+    def keep(self, rows: int, *, prompt_tokens: int) -> KeptRows | None:
+        """What `generate` needs to keep so many rows from one call to the next; None where it cannot.
+
+        It can where each has a slot of its own (`slots`). The gated delta rule keeps one state, which cannot be taken
+        back, so models with it are not kept where stop strings cut off what was sampled beyond them.
+
+        Args:
+          prompt_tokens: of the longest prompt of the first call. With the `max_new_tokens` of the sampling it makes the
+            length of the ring: budgets of later calls are what their longer prompts leave of it.
+        """
+        slots = self.num_slots(rows)
+        if rows > slots or (self.config.is_hybrid and self.sampling.stop_strings):
+            return None
+        with self._on_mesh():
+            columns = cache_columns(prompt_tokens, self.sampling.max_new_tokens, count=self.cache_buckets)[-1]
+        return KeptRows(slots=slots, columns=columns)
 
     def programs_for(
         self, params: Any, *, num_prompts: int, prompt_tokens: int, group_size: int
@@ -358,6 +392,7 @@ class LocalEngine:
         self._samplers = KeptSamplers(most_samplers)
         self._params: Any = None
         self._version = NO_WEIGHTS
+        self._kept: KeptRows | None = None
         self._lays_out: Sampler | None = None  # whose programs lay out the weights, for all samplers
 
     @property
@@ -370,17 +405,29 @@ class LocalEngine:
         That copy goes when the call has ended, but where the weights are laid out on another mesh than the parameters:
         then all calls until the next `sync` or `release` sample from it. To other devices they are sent at once.
         """
+        self._forget()
         mesh = self._settings["mesh"]
         self._params = send(params, self._config, mesh) if self._is_apart else params
         self._version = version
 
     def release(self) -> None:
-        """Lets go of the parameters; `sync` comes next."""
+        """Lets go of the parameters and of rows that are kept; `sync` comes next."""
+        self._forget()
         self._params, self._version = None, NO_WEIGHTS
 
     def sampler(self, sampling: SamplingParams) -> Sampler:
         """The one that samples in this way, for its statistics and programs; made when first asked for."""
         return self._samplers(self._config, sampling, **self._settings)
+
+    def keep(self, sampling: SamplingParams, rows: int, *, prompt_tokens: int) -> KeptRows | None:
+        """See `Sampler.keep`. What was kept before is released; `sync` and `release` do so too."""
+        self._forget()
+        self._kept = self.sampler(sampling).keep(rows, prompt_tokens=prompt_tokens)
+        return self._kept
+
+    def _forget(self) -> None:
+        if self._kept is not None:
+            self._kept.release()
 
     def generate(
         self,
@@ -394,12 +441,16 @@ class LocalEngine:
         budgets: Sequence[int] | None = None,
         keys: np.ndarray | None = None,
         places: Sequence[int] | None = None,
+        kept: KeptRows | None = None,
+        names: Sequence[int] | None = None,
         on_finished: Callable[[int, list[int]], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Rollout:
-        """See `Sampler.generate`. Raises ValueError where no weights are handed over."""
+        """See `Sampler.generate`. Raises ValueError where no weights are handed over, or rows not kept any more."""
         if self._params is None:
             raise ValueError("no weights yet: call sync(params, version) before generate")
+        if kept is not None and kept is not self._kept:
+            raise ValueError("kept is of an earlier call of keep; expected that of the latest one")
         sampler = self.sampler(sampling)
         if lies_elsewhere(self._params, self._settings["mesh"]):
             self._lays_out = self._lays_out or sampler
@@ -414,6 +465,8 @@ class LocalEngine:
             budgets=budgets,
             keys=keys,
             places=places,
+            kept=kept,
+            names=names,
             on_finished=on_finished,
             progress=progress,
         )

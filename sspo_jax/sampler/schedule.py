@@ -47,6 +47,8 @@ class RolloutStats:
     """Generated."""
     prompt_tokens: int = 0
     """Prefilled, without padding."""
+    kept_tokens: int = 0
+    """Of the prompts, found in the cache of an earlier call (`kept_rows`)."""
     steps: int = 0
     """Decoding steps."""
     slot_steps: int = 0
@@ -142,6 +144,8 @@ class Run:
         """Settings of each slot in place of the sampler's own; the program is then one for all of them."""
         self.top = 0
         """With `slot_settings`, how many of the most probable tokens are reported at each step."""
+        self.spare_idle = False
+        """Whether slots without a sample keep what they hold; the program is then another one."""
 
     @property
     def slots(self) -> int:
@@ -286,7 +290,7 @@ class Run:
             if len(chosen) == count:
                 break
             length = len(prompt) - 1
-            if index > first and index not in self.prefilled and length and _length_bucket(length) == width:
+            if index > first and index not in self.prefilled and length and length_bucket(length) == width:
                 chosen.append(index)
         tokens, lengths = np.zeros((count, width), np.int32), np.zeros(count, np.int32)
         for row, index in enumerate(chosen):
@@ -339,6 +343,8 @@ class Run:
         settings = ()
         if self.slot_settings is not None:
             key, settings = (*key, "settings of each", self.top), (self.slot_settings(),)
+        if self.spare_idle:
+            key = (*key, "sparing idle slots")
         decode = functools.partial(
             decode_block,
             config=self.config,
@@ -346,6 +352,7 @@ class Run:
             max_steps=max_steps,
             unrolled=self.sampler.unrolled,
             top=self.top,
+            spare_idle=self.spare_idle,
         )
         counters = np.int32(self.clock), np.int32(max_steps), np.int32(limit)
         args = (self.weights, self.cache, *arrays.values(), keys, *counters, *settings)
@@ -417,7 +424,7 @@ def prefill_shape(prompt_tokens: int, prompts: int, slots: int, group_size: int,
     >>> prefill_shape(prompt_tokens=100, prompts=128, slots=256, group_size=8, shards=1)
     (32, 128)
     """
-    width = _length_bucket(prompt_tokens - 1)
+    width = length_bucket(prompt_tokens - 1)
     wanted = max(1, min(prompts, -(-slots // group_size)))
     count = 1 << max(0, min(wanted, PREFILL_TOKENS // width) - 1).bit_length()
     if count * width > PREFILL_TOKENS and count > 1:
@@ -433,7 +440,7 @@ def cache_columns(
     >>> cache_columns(prompt_tokens=1024, new_tokens=3000, count=None, on_cpu=False)
     (1536, 2048, 2944, 4096)
     """
-    longest = _length_bucket(prompt_tokens - 1) + _length_bucket(new_tokens)
+    longest = length_bucket(prompt_tokens - 1) + length_bucket(new_tokens)
     on_cpu = platform() == "cpu" if on_cpu is None else on_cpu
     multiple = 128 if not on_cpu else 8 if longest <= 512 else CHUNK
     return column_buckets(longest, count=count or (2 if longest <= 512 else 4), multiple=multiple)
@@ -444,10 +451,10 @@ def prefill_chunk(width: int) -> int:
     return width // -(-width // PREFILL_CHUNK)
 
 
-def _length_bucket(length: int) -> int:
+def length_bucket(length: int) -> int:
     """What lengths are rounded up to, so that there are few shapes: 16, 24, 32, 48, 64, 96, ...
 
-    >>> [_length_bucket(n) for n in (1, 17, 33, 63, 65, 300)]
+    >>> [length_bucket(n) for n in (1, 17, 33, 63, 65, 300)]
     [16, 24, 48, 64, 96, 384]
     """
     power = 1 << max(4, math.ceil(math.log2(max(1, length))))

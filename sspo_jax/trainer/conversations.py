@@ -6,13 +6,15 @@ prompt, its `Rollout.said` is false where the environment wrote, and its log-pro
 
 Where several processes train together, the environments are those of process 0, which hands on what they say.
 
-Each turn prefills its whole context again. A turn's noise is that of (seed, step, prompt, sample, turn, position), so
-that a step repeats whatever else is sampled beside it.
+Where the engine can keep all conversations between their turns (`KeepingEngine`), a turn prefills what has come to
+them since; elsewhere its whole context. A turn's noise is that of (seed, step, prompt, sample, turn, position), so that
+a step repeats whatever else is sampled beside it.
 """
 
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -30,7 +32,7 @@ from sspo_jax.data.prompts import PromptTokenizer
 from sspo_jax.distributed.processes import is_main, on_main
 from sspo_jax.environments import Environment, EnvironmentConfig, Reply, Task
 from sspo_jax.rewards import RewardError
-from sspo_jax.sampler import RolloutEngine, SamplingParams
+from sspo_jax.sampler import KeepingEngine, KeptRows, RolloutEngine, SamplingParams
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.types import FinishReason, Rollout, rows_of_groups
 
@@ -180,30 +182,33 @@ class ConversationEngine:
             for group, own, sample in zip(rows["group_ids"], ids, rows["sample_ids"], strict=True)
         ]
         ask = functools.partial(self._ask, budget=budget, is_alone=is_alone)
-        alone: dict[str, Any] = {"is_alone": True} if is_alone else {}
         ask(talks, self._reset, self._opened)
-        for turn in range(self._config.max_turns):
-            going = [row for row, talk in enumerate(talks) if not talk.is_over]
-            if not going:
-                break
-            done = sum(len(talk.tokens) for talk in talks)
-            sampled = self._engine.generate(
-                [[*rows["prompts"][row].tolist(), *talks[row].tokens] for row in going],
-                sampling,
-                seed=seed,
-                step=step,
-                budgets=[budget - len(talks[row].tokens) for row in going],
-                keys=row_keys(seed, step, ids[going], rows["sample_ids"][going].astype(np.int64) + turn * _TURN),
-                progress=None if progress is None else lambda tokens, done=done: progress(done + tokens),
-                **alone,
-            )
-            for place, row in enumerate(going):
-                talks[row].take_turn(sampled, place)
-            ask([talks[row] for row in going if not talks[row].is_over], self._step, self._replied)
-            for row in going:
-                talks[row].is_over |= turn == self._config.max_turns - 1
-                if talks[row].is_over and on_finished is not None:
-                    on_finished(row, list(talks[row].tokens))
+        with self._kept(rows["prompts"], sampling) as kept:
+            for turn in range(self._config.max_turns):
+                going = [row for row, talk in enumerate(talks) if not talk.is_over]
+                if not going:
+                    break
+                done = sum(len(talk.tokens) for talk in talks)
+                how: dict[str, Any] = {"is_alone": True} if is_alone else {}
+                if kept is not None:
+                    how |= {"kept": kept, "names": going}
+                sampled = self._engine.generate(
+                    [[*rows["prompts"][row].tolist(), *talks[row].tokens] for row in going],
+                    sampling,
+                    seed=seed,
+                    step=step,
+                    budgets=[budget - len(talks[row].tokens) for row in going],
+                    keys=row_keys(seed, step, ids[going], rows["sample_ids"][going].astype(np.int64) + turn * _TURN),
+                    progress=None if progress is None else lambda tokens, done=done: progress(done + tokens),
+                    **how,
+                )
+                for place, row in enumerate(going):
+                    talks[row].take_turn(sampled, place)
+                ask([talks[row] for row in going if not talks[row].is_over], self._step, self._replied)
+                for row in going:
+                    talks[row].is_over |= turn == self._config.max_turns - 1
+                    if talks[row].is_over and on_finished is not None:
+                        on_finished(row, list(talks[row].tokens))
         for row, talk in enumerate(talks):
             if not talk.turns and on_finished is not None:  # there was no room for one
                 on_finished(row, list(talk.tokens))
@@ -215,6 +220,15 @@ class ConversationEngine:
             said=tuple(np.array(talk.said, bool) for talk in talks),
             rewards=tuple(talk.reward for talk in talks),
         )
+
+    def _kept(
+        self, prompts: Sequence[np.ndarray], sampling: SamplingParams
+    ) -> contextlib.AbstractContextManager[KeptRows | None]:
+        """What the engine keeps of all conversations while they last; None where it keeps nothing."""
+        if isinstance(self._engine, KeepingEngine) and self._config.max_turns > 1:
+            kept = self._engine.keep(sampling, len(prompts), prompt_tokens=max(map(len, prompts)))
+            return kept or contextlib.nullcontext()
+        return contextlib.nullcontext()
 
     def _begin(self, problem: Problem, sample: int, key: np.ndarray) -> Conversation:
         task = Task(

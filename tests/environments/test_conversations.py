@@ -18,7 +18,7 @@ from sspo_jax.losses.ratios import level_units
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import apply_qwen, init_qwen
 from sspo_jax.rewards import Correctness, RewardError, score
-from sspo_jax.sampler import LocalEngine, RolloutEngine, SamplingParams
+from sspo_jax.sampler import KeepingEngine, LocalEngine, RolloutEngine, SamplingParams
 from sspo_jax.trainer.batch import entropy_labels, pack_rows
 from sspo_jax.trainer.conversations import ConversationEngine, RememberingPrompts, load_environment
 from sspo_jax.trainer.rollout_record import decoded, encoded
@@ -252,6 +252,48 @@ def test_a_real_engine_repeats_and_its_logprobs_are_those_of_the_whole_context(e
     expected = np.take_along_axis(logits, rollout.responses[row][:, None], -1)[:, 0]
     said = rollout.said[row]
     np.testing.assert_allclose(rollout.logprobs[row][said], expected[said], atol=2e-2)
+
+
+class Plain:
+    """An engine that keeps nothing between calls."""
+
+    def __init__(self, engine: LocalEngine):
+        self._engine, self.version = engine, engine.version
+        self.sync, self.release, self.generate = engine.sync, engine.release, engine.generate
+
+
+def test_conversations_that_are_kept_are_those_that_are_prefilled_again(engine, monkeypatch):
+    local, config, params = engine
+    ends = SamplingParams(max_new_tokens=80, stop_token_ids=tuple(range(0, 512, 9)))
+    found, generate = [], local.generate
+
+    def counting(*args, **options) -> Rollout:
+        rollout = generate(*args, **options)
+        stats = local.sampler(ends).stats
+        found.append((stats.kept_tokens, stats.prompt_tokens))
+        return rollout
+
+    monkeypatch.setattr(local, "generate", counting)
+    how = {"group_size": 4, "problems": 2, "sampling": ends, "prompt_ids": [4, 9]}
+    assert not isinstance(Plain(local), KeepingEngine)
+    again, ended_again = talk(Plain(local), f"{HERE}:Counting", **how)
+    assert not any(kept for kept, _ in found)
+    tokens = sum(prompt for _, prompt in found)
+    found.clear()
+    kept, ended = talk(local, f"{HERE}:Counting", **how)
+    assert [kept > 0 for kept, _ in found] == [False, True, True]
+    assert sum(prompt for _, prompt in found) < tokens / 2
+    assert ended == ended_again
+    assert kept.finish_reasons.tolist() == again.finish_reasons.tolist()
+    for one, two in zip(kept.responses, again.responses, strict=True):
+        assert one.tolist() == two.tolist()
+    for one, two in zip(kept.logprobs, again.logprobs, strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-5)
+    few = LocalEngine(config, slots=7)  # for eight conversations
+    few.sync(params, 1)
+    assert few.keep(ends, 8, prompt_tokens=10) is None
+    for one, two in zip(talk(few, f"{HERE}:Counting", **how)[0].responses, kept.responses, strict=True):
+        assert one.tolist() == two.tolist()
 
 
 def test_what_the_environment_wrote_is_out_of_the_loss_and_turns_are_units():
