@@ -129,6 +129,16 @@ def test_the_gated_delta_rule_goes_on_too(hybrid):
     assert Sampler(config, cut, decode=str).keep(8, prompt_tokens=30) is None
 
 
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_layers_with_a_window_go_on_too(unrolled, tiny):
+    """One layer sees six tokens, so the window ends inside what is held, and inside what is fed on."""
+    config, params = dataclasses.replace(tiny[0], sliding_window=6, sliding_layers=(1,)), tiny[1]
+    again = converse(Sampler(config, SAMPLING, unrolled=unrolled), params, keep=False)
+    kept = converse(Sampler(config, SAMPLING, unrolled=unrolled), params, keep=True)
+    same(kept, again)
+    assert max(kept.found) > 6
+
+
 @pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(fsdp=4, tensor=2)], ids=["fsdp8", "fsdp4-tensor2"])
 @pytest.mark.parametrize("kind", ["tiny", "hybrid"])
 def test_eight_devices_give_the_tokens_of_one(mesh, kind, request):
