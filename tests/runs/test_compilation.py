@@ -104,6 +104,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_the_programs_of_the_updates_are_compiled_ahead_and_once(tmp_path: pathlib.Path):
     """In a process of its own: shapes instead of arrays do not pass the annotations that tests check."""
     arguments = ["train", str(SMALL), "--steps", "1", "--run-dir", str(tmp_path / "run"), "--evaluation.sets", "none"]

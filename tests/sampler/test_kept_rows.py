@@ -103,7 +103,11 @@ def again(tiny) -> Said:
     return converse(Sampler(config, SAMPLING), params, keep=False)
 
 
-@pytest.mark.parametrize("changes", [{}, {"unrolled": False}, {"block_steps": 3, "cache_buckets": 1}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"unrolled": False}, pytest.param({"block_steps": 3, "cache_buckets": 1}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_tokens_and_logprobs_are_those_of_prefilling_again(changes, tiny, again):
     config, params = tiny
     sampler = Sampler(config, SAMPLING, **changes)
@@ -121,6 +125,7 @@ def test_tokens_and_logprobs_are_those_of_prefilling_again(changes, tiny, again)
     assert len(sampler.programs) == programs
 
 
+@pytest.mark.slow
 def test_the_gated_delta_rule_goes_on_too(hybrid):
     config, params = hybrid
     again = converse(Sampler(config, SAMPLING), params, keep=False)
@@ -129,7 +134,7 @@ def test_the_gated_delta_rule_goes_on_too(hybrid):
     assert Sampler(config, cut, decode=str).keep(8, prompt_tokens=30) is None
 
 
-@pytest.mark.parametrize("unrolled", [True, False])
+@pytest.mark.parametrize("unrolled", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_layers_with_a_window_go_on_too(unrolled, tiny):
     """One layer sees six tokens, so the window ends inside what is held, and inside what is fed on."""
     config, params = dataclasses.replace(tiny[0], sliding_window=6, sliding_layers=(1,)), tiny[1]
@@ -139,8 +144,15 @@ def test_layers_with_a_window_go_on_too(unrolled, tiny):
     assert max(kept.found) > 6
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(fsdp=4, tensor=2)], ids=["fsdp8", "fsdp4-tensor2"])
-@pytest.mark.parametrize("kind", ["tiny", "hybrid"])
+@pytest.mark.parametrize(
+    ("kind", "mesh"),
+    [
+        pytest.param("tiny", MeshConfig(fsdp=4, tensor=2), id="tiny-fsdp4-tensor2"),
+        pytest.param("tiny", MeshConfig(), id="tiny-fsdp8", marks=pytest.mark.slow),
+        pytest.param("hybrid", MeshConfig(fsdp=4, tensor=2), id="hybrid-fsdp4-tensor2", marks=pytest.mark.slow),
+        pytest.param("hybrid", MeshConfig(), id="hybrid-fsdp8", marks=pytest.mark.slow),
+    ],
+)
 def test_eight_devices_give_the_tokens_of_one(mesh, kind, request):
     config, params = request.getfixturevalue(kind)
     again = converse(Sampler(config, SAMPLING), params, keep=False)
@@ -158,7 +170,7 @@ def test_a_row_does_not_depend_on_its_neighbours(tiny, again):
         np.testing.assert_allclose(one, two, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["tiny", "hybrid"])
+@pytest.mark.parametrize("kind", ["tiny", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_what_is_prefilled_in_pieces_is_the_same(kind, request, monkeypatch):
     config, params = request.getfixturevalue(kind)
     whole = converse(Sampler(config, SAMPLING), params, keep=True)
@@ -166,6 +178,7 @@ def test_what_is_prefilled_in_pieces_is_the_same(kind, request, monkeypatch):
     same(converse(Sampler(config, SAMPLING), params, keep=True), whole)
 
 
+@pytest.mark.slow
 def test_stop_strings_take_back_what_was_sampled_beyond_them(tiny):
     def text(tokens: list[int]) -> str:
         return "".join(chr(97 + token % 26) for token in tokens)

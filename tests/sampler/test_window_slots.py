@@ -31,7 +31,7 @@ SPARSE = dataclasses.replace(
     sliding_window=6, sliding_layers=(0, 1, 2),
 )  # fmt: skip
 SAMPLING = SamplingParams(max_new_tokens=20, stop_token_ids=(5, 6))
-CASES = [pytest.param(WINDOW, id="window"), pytest.param(SPARSE, id="sparse")]
+CASES = [pytest.param(WINDOW, id="window"), pytest.param(SPARSE, id="sparse", marks=pytest.mark.slow)]
 
 
 @functools.partial(jax.jit, static_argnums=1)
