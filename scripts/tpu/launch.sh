@@ -23,7 +23,9 @@ done
 
 experiment=${ARGUMENTS[0]} root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 if [[ ! -e $experiment && ! -e $root/$experiment && ! -e $root/experiments/$experiment.py ]]; then
-  fail "no experiment $experiment: expected the path of a file, or one of $(cd "$root/experiments" && ls ./*.py | sed 's|^./||; s|[.]py$||; /^_/d' | tr '\n' ' ')"
+  shipped=("$root"/experiments/[!_]*.py)
+  shipped=("${shipped[@]##*/}")
+  fail "no experiment $experiment: expected the path of a file, or one of ${shipped[*]%.py}"
 fi
 
 temporary=$(mktemp -d)
