@@ -35,6 +35,9 @@ PREFILL_TOKENS = 8192
 """Prompt tokens (with padding) prefilled in one call, where a single prompt does not exceed it."""
 PREFILL_CHUNK = 256
 """Tokens of a prompt that attend at a time: bounds the scores to chunk x prompt length."""
+GROWTH = ((128, 1), (512, 2))
+"""(columns, sizes): how many sizes a cache of at most so many columns has; longer ones have 4. One size is one decoding
+program to compile, which costs more than the columns that a short ring reads in vain."""
 SHRINK_STEPS = 256
 """Slots are given up only while a sample may still run this long: a new shape costs a compilation."""
 
@@ -443,7 +446,8 @@ def cache_columns(
     longest = length_bucket(prompt_tokens - 1) + length_bucket(new_tokens)
     on_cpu = platform() == "cpu" if on_cpu is None else on_cpu
     multiple = 128 if not on_cpu else 8 if longest <= 512 else CHUNK
-    return column_buckets(longest, count=count or (2 if longest <= 512 else 4), multiple=multiple)
+    usual = next((size for limit, size in GROWTH if longest <= limit), 4)
+    return column_buckets(longest, count=count or usual, multiple=multiple)
 
 
 def prefill_chunk(width: int) -> int:

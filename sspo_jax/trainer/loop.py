@@ -159,6 +159,7 @@ def _stopped(trainer: "Trainer") -> str:
 
 _OF_ENTROPIES = ("counterfactual/sspo_", "subsentence/entropy_")
 """Metrics that mean nothing where no pass has scored the rollout."""
+_advantages = jax.jit(estimate, static_argnames=("estimator", "scale"))
 
 
 class NonFiniteError(ArithmeticError):
@@ -317,7 +318,7 @@ class Trainer:
         ids, valid = jnp.asarray(groups.rollout.group_ids), jnp.asarray(groups.is_judged)
         terms, weights = groups.columns() if settings.estimator == "gdpo" else (None, None)
         return np.asarray(
-            estimate(
+            _advantages(
                 rewards,
                 ids,
                 estimator=settings.estimator,
@@ -703,12 +704,14 @@ class Trainer:
         if jax.process_count() > 1 or self.state.step == self.config.steps:
             return None
         update = self.config.update
-        how = {"micro_rows": update.micro_rows, "row_tokens": self.config.row_tokens}
+        sizes: Any = {"micro_rows": update.micro_rows, "row_tokens": self.config.row_tokens}
+        sizes["share_prompts"] = update.share_prompts
 
         def traced() -> Iterator[Any]:
-            for program in self.programs.programs_for(**how, share_prompts=update.share_prompts).values():
+            for program in self.programs.programs_for(**sizes).values():
                 with jax.set_mesh(self.inputs.mesh):
                     yield program.traced
+            yield from self.programs.helpers_for(**sizes)
 
         return CompileAhead(traced)
 

@@ -7,7 +7,7 @@ code: with unchanged parameters every ratio is exactly 1, which two separately c
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -232,11 +232,7 @@ class TrainPrograms:
         Args:
           micro_rows, row_tokens, share_prompts: of a micro-batch.
         """
-        nothing = np.zeros(0, np.float32)
-        [empty] = pack_rows(
-            NO_ROLLOUT, nothing, [[]], row_tokens=row_tokens, micro_rows=micro_rows, share_prompts=share_prompts
-        )
-        batch = self.place(empty, put=_shape_of)
+        batch = self._abstract_batch(micro_rows=micro_rows, row_tokens=row_tokens, share_prompts=share_prompts)
         state = abstract_state(self.config, self.mesh, self.optimizer, self.lora)
         params, base = state["params"], self.trainable.abstract_base(self.mesh)
         calls = {
@@ -249,6 +245,22 @@ class TrainPrograms:
                 traced = program.trace(*arguments)
             found[kind] = TracedProgram(kind=kind, traced=traced, arguments=arguments, results=traced.out_info)
         return found
+
+    def helpers_for(self, *, micro_rows: int, row_tokens: int, share_prompts: bool = False) -> Iterator[Any]:
+        """The small programs of an update, as `jax.stages.Traced`; arguments as for `programs_for`."""
+        batch = self._abstract_batch(micro_rows=micro_rows, row_tokens=row_tokens, share_prompts=share_prompts)
+        with jax.set_mesh(self.mesh):
+            yield self.zero_gradients.trace()
+            yield self.segment.trace(batch, batch.denominator)
+            yield self.count.trace(batch)
+
+    def _abstract_batch(self, *, micro_rows: int, row_tokens: int, share_prompts: bool) -> TrainBatch:
+        """Shapes of a micro-batch as `place` gives it."""
+        nothing = np.zeros(0, np.float32)
+        [empty] = pack_rows(
+            NO_ROLLOUT, nothing, [[]], row_tokens=row_tokens, micro_rows=micro_rows, share_prompts=share_prompts
+        )
+        return self.place(empty, put=_shape_of)
 
     def _micro_batch(
         self, params: Params, gradients: Params, batch: TrainBatch, is_update: Array, base: Params | None = None

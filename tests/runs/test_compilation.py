@@ -113,6 +113,6 @@ def test_the_programs_of_the_updates_are_compiled_ahead_and_once(tmp_path: pathl
     done = subprocess.run([sys.executable, "-c", RUN, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     before, _, after = done.stderr.partition("waited for what is compiled ahead")
-    for program in ("_micro_batch", "_apply_update"):
+    for program in ("_micro_batch", "_apply_update", "_zero_gradients", "_segment", "denominator"):
         assert before.count(f"Finished XLA compilation of jit({program})") == 1
         assert f"Finished XLA compilation of jit({program})" not in after
