@@ -1,4 +1,6 @@
-"""One tiny model for all tests of the rollout engine."""
+"""Tiny models for all tests of the rollout engine."""
+
+import dataclasses
 
 import jax
 import pytest
@@ -18,11 +20,33 @@ TINY = QwenConfig(
     init_scale=0.3,  # peaked distributions: a wrong mask or position shows in the tokens
 )
 
+HYBRID = dataclasses.replace(
+    TINY,
+    attention_bias=False,
+    qk_norm=True,
+    layer_types=("linear_attention", "full_attention"),
+    rotary_fraction=0.5,
+    delta_key_heads=2,
+    delta_value_heads=4,
+    delta_key_dim=8,
+    delta_value_dim=8,
+    init_scale=0.2,
+)
+
 
 @pytest.fixture(scope="session")
 def tiny() -> tuple[QwenConfig, Params]:
     """(config, params) of a model of two layers."""
     return TINY, init_qwen(TINY, jax.random.key(3))
+
+
+@pytest.fixture(scope="session")
+def hybrid() -> tuple[QwenConfig, Params]:
+    """(config, params) with a layer of the gated delta rule before one of attention."""
+    params = init_qwen(HYBRID, jax.random.key(5))
+    # A slow decay, so that what an earlier sample left would show; and embeddings that make distributions peaked.
+    blocks = params["blocks"] | {"delta_log_decay": params["blocks"]["delta_log_decay"] - 4}
+    return HYBRID, params | {"blocks": blocks, "embedding": 3 * params["embedding"]}
 
 
 @pytest.fixture(scope="session")

@@ -1,35 +1,20 @@
 """States of the gated delta rule beside the ring: every slot its own, whoever had it before, wherever it moves."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.lora import LoraConfig, init_lora, merge_lora, with_lora
-from sspo_jax.models.qwen import Params, apply_qwen, init_qwen
+from sspo_jax.models.qwen import Params, apply_qwen
 from sspo_jax.sampler import Sampler, SamplingParams, generate
 from sspo_jax.sampler.hand_over import send
 from sspo_jax.serving.scoring import prompt_scores
 from sspo_jax.sharding import MeshConfig, RolloutMeshConfig, make_mesh, rearranged
 from sspo_jax.types import Rollout
-from tests.sampler.conftest import TINY
+from tests.sampler.conftest import HYBRID
 from tests.sampler.test_engine import responses
 
-HYBRID = dataclasses.replace(
-    TINY,
-    attention_bias=False,
-    qk_norm=True,
-    layer_types=("linear_attention", "full_attention"),
-    rotary_fraction=0.5,
-    delta_key_heads=2,
-    delta_value_heads=4,
-    delta_key_dim=8,
-    delta_value_dim=8,
-    init_scale=0.2,
-)
 SAMPLING = SamplingParams(max_new_tokens=20, stop_token_ids=(5, 6))
 
 
@@ -55,14 +40,6 @@ def forward_logprobs(params: Params, rollout: Rollout) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def hybrid() -> tuple[QwenConfig, Params]:
-    params = init_qwen(HYBRID, jax.random.key(5))
-    # A slow decay, so that what an earlier sample left would show; and embeddings that make distributions peaked.
-    blocks = params["blocks"] | {"delta_log_decay": params["blocks"]["delta_log_decay"] - 4}
-    return HYBRID, params | {"blocks": blocks, "embedding": 3 * params["embedding"]}
-
-
-@pytest.fixture(scope="module")
 def alone(hybrid, prompts) -> Rollout:
     """Every sample has a slot of its own from the start."""
     config, params = hybrid
@@ -73,7 +50,9 @@ def test_logprobs_are_those_of_a_full_forward_pass(alone, hybrid):
     np.testing.assert_allclose(alone.sampler_logprobs, forward_logprobs(hybrid[1], alone), atol=2e-5)
 
 
-@pytest.mark.parametrize("changes", [{"slots": 1, "block_steps": 7}, {"slots": 4, "block_steps": 3}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"slots": 1, "block_steps": 7}, {"slots": 4, "block_steps": 3, "cache_buckets": 2}], ids=str
+)
 def test_a_slot_knows_nothing_of_the_sample_before(changes, alone, hybrid, prompts, monkeypatch):
     """One prompt has a single token, which is not prefilled; prompts are prefilled in chunks, once for their group."""
     monkeypatch.setattr("sspo_jax.sampler.schedule.PREFILL_CHUNK", 8)
@@ -92,7 +71,7 @@ def test_states_move_with_their_samples_when_slots_are_given_up(hybrid, monkeypa
     prompts = [[4 + i, 9, 8] for i in range(8)]
     budgets = [2, 2, 2, 2, 2, 30, 2, 40]
     sampling = SamplingParams(max_new_tokens=40)
-    sampler = Sampler(config, sampling, block_steps=4)
+    sampler = Sampler(config, sampling, block_steps=4, cache_buckets=2)
     rollout = sampler.generate(params, prompts, seed=5, budgets=budgets)
     assert {int(name.split()[1]) for name in sampler.programs.names if name.startswith("decode")} == {8, 4}
     np.testing.assert_allclose(rollout.sampler_logprobs, forward_logprobs(params, rollout), atol=2e-5)
@@ -109,7 +88,9 @@ def test_eight_devices_give_the_tokens_of_one(alone, hybrid, prompts):
     assert responses(expected) != responses(alone)
     placed = jax.device_put(with_lora(params, adapters, lora), jax.sharding.NamedSharding(trained_on, jax.P()))
     mesh = rearranged(trained_on, RolloutMeshConfig(tensor=2))
-    rollout = Sampler(config, SAMPLING, slots=8, mesh=mesh).generate(placed, prompts, group_size=3, seed=11, step=4)
+    rollout = Sampler(config, SAMPLING, slots=8, mesh=mesh, cache_buckets=2).generate(
+        placed, prompts, group_size=3, seed=11, step=4
+    )
     assert responses(rollout) == responses(expected)
     np.testing.assert_allclose(rollout.sampler_logprobs, expected.sampler_logprobs, atol=2e-5)
 

@@ -68,11 +68,11 @@ def test_samples_of_a_group_differ_and_stops_end_responses(reference):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"slots": 4},
-        {"slots": 5, "block_steps": 3},
-        {"slots": 1, "block_steps": 7, "cache_buckets": 1},
+        {"slots": 4, "cache_buckets": 3},
+        {"slots": 5, "block_steps": 3, "cache_buckets": 3},
+        {"slots": 1, "block_steps": 7},
         {"unrolled": False},
-        {"unrolled": False, "slots": 4},
+        {"unrolled": False, "slots": 4, "cache_buckets": 3},
     ],
     ids=str,
 )
@@ -84,6 +84,8 @@ def test_tokens_do_not_depend_on_slots_blocks_buckets_or_scanning(changes, refer
     np.testing.assert_allclose(rollout.sampler_logprobs, reference.sampler_logprobs, atol=2e-5)
     if "slots" in changes:
         assert sampler.stats.refills == 18 - changes["slots"]
+    grows = any(name.startswith("resize") for name in sampler.programs.names)
+    assert grows == ("cache_buckets" in changes)
 
 
 def test_tokens_do_not_depend_on_order_group_size_or_company(reference, tiny, prompts):
@@ -127,7 +129,7 @@ def test_repeated_calls_are_bit_identical(tiny, prompts):
 @pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(fsdp=4, tensor=2)], ids=["fsdp8", "fsdp4-tensor2"])
 def test_eight_devices_give_the_tokens_of_one(mesh, reference, tiny, prompts):
     config, params = tiny
-    sampler = Sampler(config, SAMPLING, slots=8, mesh=make_mesh(mesh))
+    sampler = Sampler(config, SAMPLING, slots=8, mesh=make_mesh(mesh), cache_buckets=2)
     rollout = sampler.generate(params, prompts, group_size=3, seed=11, step=4)
     assert responses(rollout) == responses(reference)
     np.testing.assert_allclose(rollout.sampler_logprobs, reference.sampler_logprobs, atol=2e-5)
@@ -249,7 +251,7 @@ def test_slots_are_given_up_when_few_long_samples_remain(tiny, monkeypatch):
     prompts = [[4 + i, 9, 8] for i in range(16)]
     budgets = [2] * 15 + [60]
     sampling = SamplingParams(max_new_tokens=60)
-    sampler = Sampler(config, sampling, block_steps=4)
+    sampler = Sampler(config, sampling, block_steps=4, cache_buckets=2)
     rollout = sampler.generate(params, prompts, seed=5, budgets=budgets)
     alone = generate(params, config, prompts[15:], sampling, seed=5, prompt_ids=[15])
     assert responses(rollout)[15] == responses(alone)[0]
@@ -267,7 +269,7 @@ def test_on_a_mesh_samples_stay_on_their_device_when_slots_are_given_up(long, un
     sampling = SamplingParams(max_new_tokens=40)
     alone = generate(params, config, prompts, sampling, seed=5, budgets=budgets)
     mesh = make_mesh(MeshConfig(fsdp=2), jax.devices()[:2])
-    sampler = Sampler(config, sampling, block_steps=4, mesh=mesh, unrolled=unrolled)
+    sampler = Sampler(config, sampling, block_steps=4, mesh=mesh, unrolled=unrolled, cache_buckets=2)
     assert responses(sampler.generate(params, prompts, seed=5, budgets=budgets)) == responses(alone)
     decoded = [int(name.split()[1]) for name in sampler.programs.names if name.startswith("decode")]
     assert min(decoded) == fewest

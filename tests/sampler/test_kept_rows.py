@@ -7,14 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import Params, init_qwen
 from sspo_jax.sampler import KeepingEngine, LocalEngine, Sampler, SamplingParams
 from sspo_jax.sampler.kept_rows import KeptRows
 from sspo_jax.sampler.random_bits import row_keys
 from sspo_jax.sharding import MeshConfig, make_mesh
 from tests.sampler.conftest import TINY
-from tests.sampler.test_delta_slots import HYBRID
 
 SAMPLING = SamplingParams(max_new_tokens=110, stop_token_ids=tuple(range(5, 96, 11)), entropies=True)
 PROMPTS = [[(7 * i + 3 * j * j + j) % 90 + 4 for j in range(n)] for i, n in enumerate((5, 1, 19, 12, 12, 2, 33, 7))]
@@ -88,13 +86,6 @@ def same(one: Said, two: Said) -> None:
     assert one.tokens == two.tokens
     for mine, other in zip(one.logprobs, two.logprobs, strict=True):
         np.testing.assert_allclose(mine, other, atol=2e-5)
-
-
-@pytest.fixture(scope="module")
-def hybrid() -> tuple[QwenConfig, Params]:
-    params = init_qwen(HYBRID, jax.random.key(5))
-    blocks = params["blocks"] | {"delta_log_decay": params["blocks"]["delta_log_decay"] - 4}
-    return HYBRID, params | {"blocks": blocks, "embedding": 3 * params["embedding"]}
 
 
 @pytest.fixture(scope="module")
