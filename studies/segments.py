@@ -50,5 +50,6 @@ def study() -> Study:
             for name in RULES
             if name != "punctuation"
         ),
+        related=ratio_levels.RELATED,
         seconds_per_run=45.0,
     )
