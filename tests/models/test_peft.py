@@ -1,5 +1,6 @@
 """Adapters as PEFT writes them, and merged exports, against transformers: the logits of base and adapters."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sspo_jax.models import QwenConfig, apply_qwen, init_qwen, save_qwen
+from sspo_jax.models import QwenConfig, apply_qwen, init_qwen, load_qwen, save_qwen
 from sspo_jax.models.hf.peft import save_peft
-from sspo_jax.models.lora import LoraConfig, init_lora, merge_lora, with_lora
+from sspo_jax.models.lora import LoraConfig, Target, init_lora, merge_lora, with_lora
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -79,6 +80,34 @@ def test_the_adapters_in_peft(written):
     model = peft.PeftModel.from_pretrained(load(folder / "base"), folder / "adapters")
     np.testing.assert_allclose(logits(model), adapted, rtol=0, atol=2e-5)
     assert not [name for name, x in model.state_dict().items() if "lora" in name and not x.any()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3next-dense", "qwen3moe-window", "qwen35"])
+def test_layers_of_several_kinds_in_peft(family, make_checkpoint, tmp_path):
+    """The gated delta rule, experts, and layers without experts among those with them."""
+    peft = pytest.importorskip("peft")
+    checkpoint = make_checkpoint(family)
+    params, config = load_qwen(checkpoint.path)
+    targets: tuple[Target, ...] = ("query", "key", "value", "output")
+    targets += ("delta_output",) if config.is_hybrid else ()
+    targets += () if config.num_experts else ("gate", "up", "down")
+    lora = LoraConfig(rank=3, alpha=6.0, targets=targets)
+    adapters = jax.tree.map(lambda x: x + 0.05, init_lora(config, lora, jax.random.key(1)))
+    save_peft(tmp_path, adapters, lora, base=str(checkpoint.path), config=config)
+    adapted = jax.jit(apply_qwen, static_argnums=1)(with_lora(params, adapters, lora), config, jnp.asarray(TOKENS))
+    assert np.abs(logits(load(checkpoint.path)) - adapted).max() > 0.1
+    model = peft.PeftModel.from_pretrained(load(checkpoint.path), tmp_path)
+    assert not [name for name, x in model.state_dict().items() if "lora" in name and not x.any()]
+    np.testing.assert_allclose(logits(model), adapted, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("target", ["gate", "shared_down"])
+def test_adapters_that_peft_would_leave_out_are_refused(target, tmp_path):
+    config = dataclasses.replace(CONFIG, num_experts=4, experts_per_token=2, expert_size=8)
+    with pytest.raises(ValueError, match=f"'{target}'.*without --adapters"):
+        save_peft(tmp_path / "adapters", {}, LoraConfig(targets=("query", target)), base="", config=config)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_directory_in_use_is_left_alone(written):

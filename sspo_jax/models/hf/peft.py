@@ -50,7 +50,14 @@ def save_peft(
 
     Raises:
       FileExistsError: `path` is not empty.
+      ValueError: adapters of MLPs in a model with experts, which PEFT would look for in the experts.
     """
+    beside = [name for name in lora.targets if name.removeprefix("shared_") in ("gate", "up", "down")]
+    if config.num_experts and beside:
+        raise ValueError(
+            f"lora.targets {beside} are of MLPs beside the experts: PEFT gives adapters of these names to the experts "
+            "and would leave these out. Export the merged checkpoint instead, without --adapters"
+        )
     directory = pathlib.Path(path)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} exists and is not empty: choose another path")
