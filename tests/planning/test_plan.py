@@ -209,7 +209,6 @@ def test_with_lora_the_optimizer_is_of_the_adapters_and_the_weights_are_kept_in_
         - usable
         + 2 * 2 * 2 * 16 * 64 * 16,  # and the cache: 2 layers, keys, values, 16 slots, 64 columns, a head of 16
         "insert": base + adapters + state - usable + base,
-        "resize": base + adapters + state - usable + base,
         "update": state,
     }
     figures = 8  # gradient norm and learning rate

@@ -35,6 +35,11 @@ def joined(parts: Iterable[list]) -> list:
     return list(itertools.chain.from_iterable(parts))
 
 
+def near(values: list) -> list:
+    """Equal but for the rounding of log-probs, which may differ with what else is decoded at the time."""
+    return [pytest.approx(value, abs=2e-5) if isinstance(value, float | dict) else value for value in values]
+
+
 def test_stop_strings_are_cut_from_the_text_and_never_shown(speaking: ServerProcess):
     whole = speaking.ask("/v1/completions", {**BODY, "return_token_ids": True})["choices"][0]
     for start in (2, 7, 12):
@@ -64,7 +69,7 @@ def test_streams_hold_what_whole_answers_hold(speaking: ServerProcess):
         assert joined(part.get("token_ids", []) for part in own) == choice["token_ids"]
         for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
             parts = [part["logprobs"][name] for part in own if part["logprobs"]]
-            assert joined(parts) == choice["logprobs"][name]
+            assert joined(parts) == near(choice["logprobs"][name])
 
 
 def test_the_official_client(speaking: ServerProcess):
