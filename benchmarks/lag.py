@@ -8,6 +8,9 @@ and training, and their sum; one with lag 1 the step time, which is at best the 
 `sampling` and `training` are: --slots, the responses that the server decodes at once, and --epochs move them. Without
 --tail no more than the tokenizer's own token ends a response, so that all steps are alike.
 
+The two processes share memory and caches, so that each part takes longer while the other goes on: the ratio `_beside` is
+to the larger part as it took in the run with lag 1, and says what the schedule itself adds.
+
 `step` is the median of the time between rows of metrics.jsonl, of all steps but the first four, which compile.
 """
 
@@ -125,10 +128,12 @@ def main() -> None:
                 found["tokens_per_second_partial"] = rate(going_on)
         finally:
             server.kill()
+    beside = {"sampling": median(ahead, "rollout", "verify"), "training": median(ahead, "score", "update")}
     parts = {"sampling": median(alone, "rollout", "verify"), "training": median(alone, "score", "update")}
     steps = {"step_at_lag_0": step_seconds(alone), "step_at_lag_1": step_seconds(ahead)}
     ratios = {
         "lag_1_by_larger_part": steps["step_at_lag_1"] / max(parts.values()),
+        "lag_1_by_larger_part_beside": steps["step_at_lag_1"] / max(beside.values()),
         "lag_0_by_sum": steps["step_at_lag_0"] / sum(parts.values()),
         "waited_at_lag_1": median(ahead, "wait"),
         "tokens_per_second_at_lag_0": rate(alone),

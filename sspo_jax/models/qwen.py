@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
@@ -224,6 +225,13 @@ def _map_variables(function: Any, tree: dict[str, Any]) -> Params:
 
 def abstract_qwen(config: QwenConfig, *, param_dtype: Any = jnp.float32) -> tuple[Params, Params]:
     """(`jax.ShapeDtypeStruct` of each parameter, its logical axes), without allocating any."""
+    shapes, axes = _abstract(config, jnp.dtype(param_dtype))
+    return _map_variables(lambda leaf: leaf, shapes), _map_variables(lambda leaf: leaf, axes)  # the caller's own
+
+
+@functools.lru_cache(maxsize=32)
+def _abstract(config: QwenConfig, param_dtype: np.dtype) -> tuple[Params, Params]:
+    """Traced once: that takes longer than writing a small checkpoint does."""
     declared = _declared(nnx.eval_shape(lambda: Qwen(config, nnx.Rngs(0), param_dtype=param_dtype)))
     shapes = _map_variables(lambda variable: variable.get_value(), declared)
     axes = _map_variables(lambda variable: tuple(variable.get_metadata()["logical_axes"]), declared)
