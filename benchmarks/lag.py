@@ -8,8 +8,8 @@ and training, and their sum; one with lag 1 the step time, which is at best the 
 `sampling` and `training` are: --slots, the responses that the server decodes at once, and --epochs move them. Without
 --tail no more than the tokenizer's own token ends a response, so that all steps are alike.
 
-The two processes share memory and caches, so that each part takes longer while the other goes on: the ratio `_beside` is
-to the larger part as it took in the run with lag 1, and says what the schedule itself adds.
+The two processes share memory and caches, so that each part takes longer while the other goes on: the ratio `_beside`
+is to the larger part as it took in the run with lag 1, and says what the schedule itself adds.
 
 `step` is the median of the time between rows of metrics.jsonl, of all steps but the first four, which compile.
 """
