@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sspo_jax.ranges import FileOnly, Range
@@ -52,7 +53,7 @@ class MeshConfig:
     """Devices along each mesh axis; -1 (on one axis at most) takes what the others leave."""
 
     data: Shards = 1
-    """Replicas of the parameters; each computes its own rows of the batch."""
+    """Replicas of the parameters; each computes its own rows of the batch. 1 on several slices of TPUs: one in each."""
     fsdp: Shards = -1
     """Shards of parameters, gradients and optimizer state; each computes its own rows of the batch."""
     context: Shards = 1
@@ -83,14 +84,46 @@ class RolloutMeshConfig(MeshConfig):
 def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over all devices (or those given).
 
+    The links between slices of TPUs are slow, so only `data` goes over them, whose replicas exchange gradients alone; a
+    `data` of 1 stands for one replica in each slice.
+
     Raises:
-      ValueError: the axis sizes do not multiply to the number of devices.
+      ValueError: the axis sizes do not multiply to the number of devices, or slices would share a replica.
     """
     devices = list(jax.devices() if devices is None else devices)
+    slices = _slices(devices)
+    if len(slices) > 1:
+        config = dataclasses.replace(config, data=len(slices) if config.data == 1 else config.data)
     shape = _axis_sizes(config, len(devices), option="--mesh")
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    if len(slices) > 1:
+        return Mesh(_over_slices(shape, slices), MESH_AXES, axis_types=types)
     if len(devices) == len(jax.devices()):  # lets JAX order the devices along the interconnect
-        return jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
-    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+        return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
+    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=types)
+
+
+def _slices(devices: Sequence[Any]) -> list[list[Any]]:
+    """The devices of each slice of TPUs; of other platforms all are one."""
+    if devices[0].platform != "tpu":
+        return [list(devices)]
+    found: dict[int, list[Any]] = {}
+    for device in devices:
+        found.setdefault(device.slice_index, []).append(device)
+    return [found[index] for index in sorted(found)]
+
+
+def _over_slices(shape: list[int], slices: list[list[Any]]) -> np.ndarray:
+    """The devices of a mesh whose first axis, `data`, goes through the slices one after the other."""
+    sizes, replicas = [len(devices) for devices in slices], shape[0]
+    if len({*sizes}) > 1 or replicas % len(slices):
+        raise ValueError(
+            f"--mesh.data is {replicas} on {len(slices)} slices of {', '.join(map(str, sizes))} devices; expected "
+            "slices of one size and a multiple of their number, so that no replica goes over the links between them"
+        )
+    inner = (replicas // len(slices), *shape[1:])
+    parts = [mesh_utils.create_device_mesh(inner, part, allow_split_physical_axes=True) for part in slices]
+    return np.concatenate(parts)
 
 
 def rearranged(mesh: Mesh, config: MeshConfig) -> Mesh:
