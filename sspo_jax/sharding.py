@@ -104,12 +104,12 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[Any] | None =
 
 
 def _slices(devices: Sequence[Any]) -> list[list[Any]]:
-    """The devices of each slice of TPUs; of other platforms all are one."""
+    """The devices of each slice of TPUs, where they say which; all others are one."""
     if devices[0].platform != "tpu":
         return [list(devices)]
     found: dict[int, list[Any]] = {}
     for device in devices:
-        found.setdefault(device.slice_index, []).append(device)
+        found.setdefault(getattr(device, "slice_index", 0), []).append(device)
     return [found[index] for index in sorted(found)]
 
 

@@ -53,5 +53,7 @@ def test_tpus_know_their_slice_and_all_else_is_one():
     tpus = [types.SimpleNamespace(platform="tpu", slice_index=index) for index in (1, 0, 1, 0)]
     assert sharding._slices(tpus) == [[tpus[1], tpus[3]], [tpus[0], tpus[2]]]
     assert sharding._slices(tpus[:1]) == [tpus[:1]]
+    one = [types.SimpleNamespace(platform="tpu")] * 4  # of a topology that is a single slice
+    assert sharding._slices(one) == [one]
     assert sharding._slices(jax.devices()) == [jax.devices()]
     assert axes_of(make_mesh(MeshConfig())) == {"fsdp": 8}
