@@ -1,7 +1,8 @@
 """Attention of training, each implementation of this platform beside `xla`: `python benchmarks/attention.py`.
 
 Rows of packed responses in bfloat16, the heads of Qwen2.5-1.5B: seconds of a forward pass, and of one with its backward
-pass, and how far result and gradients are from those of float32 (norm of the difference over the norm). One JSON line.
+pass, and how far result and gradients are from those of float32 (norm of the difference over the norm). With `--window`
+a token attends to so many at most. One JSON line.
 """
 
 import argparse
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--time", type=int, default=2048, help="tokens of a row")
     parser.add_argument("--packed", type=int, default=4, help="responses in a row")
+    parser.add_argument("--window", type=int, default=0, help="tokens that a token attends to; 0: all before it")
     options = parser.parse_args()
     rows, length = options.rows, options.time
     shapes = ((rows, length, 12, 128), (rows, length, 2, 128), (rows, length, 2, 128))
@@ -52,8 +54,10 @@ def main() -> None:
 
     def programs(implementation: Any, dtype: str) -> tuple[Any, Any]:
         def forward(*arrays: Any) -> Any:
-            attend = make_attention(segments, implementation=implementation, dtype=dtype, head_dim=128)
-            return attend(*arrays)
+            attend = make_attention(
+                segments, implementation=implementation, dtype=dtype, head_dim=128, window=options.window
+            )
+            return attend(*arrays, options.window > 0)
 
         def loss(*arrays: Any) -> Any:
             return jnp.sum(forward(*arrays) * weight)
@@ -77,7 +81,8 @@ def main() -> None:
             "errors": [round(error(one, other), 5) for one, other in zip(got, wanted, strict=True)],
         }
     device = jax.devices()[0].device_kind
-    print(json.dumps({"benchmark": "attention", "device": device, "rows": rows, "time": length, **found}))
+    sizes = {"rows": rows, "time": length, "window": options.window}
+    print(json.dumps({"benchmark": "attention", "device": device, **sizes, **found}))
 
 
 if __name__ == "__main__":

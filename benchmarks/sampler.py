@@ -8,6 +8,7 @@ Workloads (random weights, tied embeddings, float32, temperature 1, no end token
   `--shorten`; transformers decodes them in batches of 64, each as long as its longest.
 - 1.5B: the shape of Qwen2.5-1.5B; 32 prompts of 128 x 8 samples of 512 tokens, in bfloat16, for an accelerator
   (`--core -1`).
+- 1.5B-tail: that model with the lengths of tail, divided by `--shorten` too.
 - small: hidden 160, 3 layers, vocabulary 512; 32 prompts of 48 x 8 samples of 64 tokens, the shape of the default run.
 
 Every system is a process of its own, pinned to `--core`; they take turns, one repetition each, so that a slow phase of
@@ -44,6 +45,7 @@ SHAPES: dict[str, dict[str, int]] = {
         "B": (896, 6, 14, 2, 4864, 151936, 2, 8, 64, 64),
         "tail": (256, 4, 8, 2, 704, 4096, 64, 8, 64, 3072),
         "1.5B": (1536, 28, 12, 2, 8960, 151936, 32, 8, 128, 512),
+        "1.5B-tail": (1536, 28, 12, 2, 8960, 151936, 64, 8, 64, 3072),
         "small": (160, 3, 4, 4, 448, 512, 32, 8, 48, 64),
     }.items()
 }
@@ -51,19 +53,19 @@ PEERS = pathlib.Path(__file__).parent / "peers"
 TUNIX = pathlib.Path(__file__).parents[1] / ".venv-tunix" / "bin" / "python"
 
 
-def workload(name: str, shorten: int) -> dict[str, Any]:
-    """Shape, prompts and the length of every response."""
+def workload(name: str, shorten: int, attention: str) -> dict[str, Any]:
+    """Shape, prompts, the length of every response, and what computes our attention."""
     shape = SHAPES[name]
     rng = random.Random(0)
     prompts = [[rng.randrange(8, shape["vocab"]) for _ in range(shape["prompt"])] for _ in range(shape["prompts"])]
     rows = shape["prompts"] * shape["group"]
     lengths = [shape["new"]] * rows
-    if name == "tail":
+    if name.endswith("tail"):
         sigma = math.log(10) / 2.3263  # of ten times the median, 99 % are below
         lengths = [min(3072, max(1, round(300 * math.exp(rng.gauss(0, sigma))))) for _ in range(rows)]
         lengths = [-(-length // shorten) for length in lengths]
-    dtype = "bfloat16" if name == "1.5B" else "float32"
-    return {**shape, "name": name, "dtype": dtype, "prompt_ids": prompts, "lengths": lengths}
+    dtype = "bfloat16" if name.startswith("1.5B") else "float32"
+    return {**shape, "name": name, "dtype": dtype, "attention": attention, "prompt_ids": prompts, "lengths": lengths}
 
 
 def serve_rounds(run_once: Any, described: dict[str, Any]) -> None:
@@ -153,7 +155,7 @@ def ours(work: dict[str, Any]) -> None:
         num_heads=work["heads"],
         num_kv_heads=work["kv_heads"],
         head_dim=work["hidden"] // work["heads"],
-    ).computed(dtype=work["dtype"])
+    ).computed(dtype=work["dtype"], attention=work["attention"])
     jax.devices()
     beside = resident("VmRSS")  # interpreter and libraries; what the compiler takes later counts as ours
     params = jax.block_until_ready(init_qwen(config, jax.random.key(0)))
@@ -252,7 +254,7 @@ def compare(
         }
         line = {
             "benchmark": "sampler",
-            "workload": work["name"] + (f"/{shorten}" if work["name"] == "tail" else ""),
+            "workload": work["name"] + (f"/{shorten}" if work["name"].endswith("tail") else ""),
             "peer": name,
             **rates,
             "cpu_rates": [round(t["tokens"] / t["cpu"], 1) for t in times[name]],
@@ -296,7 +298,8 @@ def main() -> None:
     parser.add_argument("workloads", nargs="*", default=["A", "B", "tail"], help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--rounds", type=int, default=4, help="calls after the first; 0: that one is taken")
     parser.add_argument("--core", type=int, default=0, help="the core all are pinned to; -1: not pinned")
-    parser.add_argument("--shorten", type=int, default=16, help="divides the lengths of `tail`")
+    parser.add_argument("--shorten", type=int, default=16, help="divides the lengths of `tail` and `1.5B-tail`")
+    parser.add_argument("--attention", default="auto", help="of ours: `xla` reads all columns of the cache")
     parser.add_argument("--peers", default="transformers,tunix", help="which to run beside ours")
     parser.add_argument("--tunix-python", default=str(TUNIX), help="interpreter of an environment with google-tunix")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -306,7 +309,7 @@ def main() -> None:
         return
     lines = []
     for name in arguments.workloads:
-        work = workload(name, arguments.shorten)
+        work = workload(name, arguments.shorten, arguments.attention)
         commands = {"ours": [sys.executable, __file__, "--worker"]}
         if "transformers" in arguments.peers:
             commands["transformers"] = [sys.executable, str(PEERS / "transformers_rollout.py")]
