@@ -14,20 +14,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sspo_jax.sampler.held_attention import (
-    GPU_BLOCK,
     attend_held,
     attend_held_on_gpu,
     block_columns,
-    held_blocks,
     runs_on_this_gpu,
     suits_gpu,
 )
 from sspo_jax.sampler.kv_cache import KEY_COLUMNS, column_ages, logical_axes
-from sspo_jax.sharding import GPU, is_one_cpu, partition_spec, platform
+from sspo_jax.sharding import GPU, is_one_cpu, partition_spec, platform, shards
 
 CHUNK = 256
 """Columns of a slot that are visited at a time."""
 _SMALLEST = 1024  # columns below which all are read
+_SMALLEST_ON_GPU = 256  # the same there
 _CHUNK_COST = 2.0  # time of a column in a chunk, where 1 is that of a column among all
 _FEWEST_PROGRAMS = 64  # of the kernel on a GPU, one for each slot and key head: fewer leave most of it idle
 _MASKED = -1e30  # finite: a row that masks every column still yields finite numbers
@@ -74,15 +73,12 @@ def attend_ring(
       kernels: whether to use those of `held_attention` where there are some.
     """
     columns = keys.shape[KEY_COLUMNS]
-    kernels = kernels and columns >= _SMALLEST
-    if kernels and platform() == "tpu" and block_columns(columns) is not None:
+    if kernels and platform() == "tpu" and columns >= _SMALLEST and block_columns(columns) is not None:
         return _attend_held(query, keys, values, positions, clock, layer)
     if layer is not None:
         keys, values = keys[layer], values[layer]
-    if kernels and platform() in GPU and suits_gpu(query, keys):
-        heads, dim = query.shape[1:]
-        if runs_on_this_gpu(heads, keys.shape[-3], dim, str(query.dtype)):
-            return _attend_on_gpu(query, keys, values, positions, clock)
+    if kernels and reads_held(query, keys):
+        return _attend_on_gpu(query, keys, values, positions, clock)
 
     def over_all() -> Array:
         return _attend_to_all(query, keys, values, positions, clock)
@@ -92,6 +88,21 @@ def attend_ring(
     visits = _chunk_visits(positions, clock, columns)
     is_cheaper = _CHUNK_COST * CHUNK * jnp.sum(visits) < positions.shape[0] * columns
     return jax.lax.cond(is_cheaper, lambda: attend_in_chunks(query, keys, values, positions, clock, visits), over_all)
+
+
+def reads_held(query: Any, keys: Any) -> bool:
+    """Whether a GPU's kernel, which reads no column that is not held, attends here: a longer ring then costs no time.
+
+    On an H100 it was faster than products over all columns whatever share of them was held (docs/benchmarks.md).
+
+    Args:
+      query, keys: as for `attend_ring`, of one layer and all devices; shapes and dtypes are enough.
+    """
+    (slots, heads, dim), (kv_heads, columns) = query.shape, (keys.shape[-3], keys.shape[-1])
+    if platform() not in GPU or columns < _SMALLEST_ON_GPU or not suits_gpu(query, keys):
+        return False
+    programs = slots // shards("batch") * (kv_heads // shards("kv_heads"))
+    return programs >= _FEWEST_PROGRAMS and runs_on_this_gpu(heads, kv_heads, dim, str(query.dtype))
 
 
 def _attend_held(
@@ -125,20 +136,8 @@ def _attend_to_all(query: Array, keys: Array, values: Array, positions: Array, c
 def _attend_on_gpu(
     query: Array, keys: Array, values: Array, positions: Array, clock: Array, *, interpret: bool = False
 ) -> Array:
-    """By the kernel where a device's slots hold less than half of the columns, each device for itself."""
-
-    def here(query: Array, keys: Array, values: Array, positions: Array, clock: Array) -> Array:
-        slots, columns = keys.shape[0], keys.shape[KEY_COLUMNS]
-        read = GPU_BLOCK * jnp.sum(held_blocks(positions, clock, columns, GPU_BLOCK))
-        if slots * keys.shape[-3] < _FEWEST_PROGRAMS:
-            return _attend_to_all(query, keys, values, positions, clock)
-        return jax.lax.cond(
-            2 * read < slots * columns,
-            functools.partial(attend_held_on_gpu, interpret=interpret),
-            _attend_to_all,
-            *(query, keys, values, positions, clock),
-        )
-
+    """By the kernel, each device over its own slots and heads."""
+    here = functools.partial(attend_held_on_gpu, interpret=interpret)
     args = query, keys, values, positions, clock
     if jax.sharding.get_abstract_mesh().empty:
         return here(*args)

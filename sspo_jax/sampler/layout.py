@@ -8,6 +8,7 @@ state of training and the cache, and the slots are spread over the rest.
 
 import contextlib
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 from sspo_jax.models.configs import QwenConfig
 from sspo_jax.models.qwen import abstract_qwen, qwen_shardings
 from sspo_jax.sampler.kv_cache import cache_bytes
-from sspo_jax.sampler.schedule import cache_columns, slots_for
+from sspo_jax.sampler.schedule import cache_columns, has_one_shape, slots_for
 from sspo_jax.sharding import (
     RolloutMeshConfig,
     axes_of,
@@ -173,8 +174,11 @@ def weight_bytes_of(model: QwenConfig, mesh: Mesh) -> int:
 
 
 def widest_cache(model: QwenConfig, demand: Demand, slots: int, mesh: Mesh) -> int:
-    """Bytes of the cache on a device at the moment when it is largest: before and after it grows for the last time."""
+    """Bytes of the cache on a device at the moment when it is largest: if it grows, before and after the last time."""
     is_cpu = mesh.devices.flat[0].platform == "cpu"
-    columns = cache_columns(demand.prompt_tokens, demand.new_tokens, count=None, on_cpu=is_cpu)
+    sizes = functools.partial(cache_columns, demand.prompt_tokens, demand.new_tokens, on_cpu=is_cpu)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        is_one = has_one_shape(model, slots, sizes(count=1)[0], model.compute.dtype)
+    columns = sizes(count=1 if is_one else None)
     held = sum(cache_bytes(model, slots, count, model.compute.dtype) for count in columns[-2:])
     return held // batch_shards(mesh) // shards("kv_heads", mesh)

@@ -72,7 +72,8 @@ class Sampler:
           block_steps: decoding steps between looks of the host; by default an eighth of the budget, 8 to 32.
           cache_dtype: of keys and values; by default that of the computation.
           cache_buckets: sizes the cache may have while it grows, hence decoding programs for each number of slots; by
-            default 1, 2 where samples can exceed 128 tokens, and 4 where they can exceed 512.
+            default 1, 2 where samples can exceed 128 tokens, and 4 where they can exceed 512; 1 on GPUs whose kernel
+            reads what is held (`cache_attention.reads_held`), where the slots stay as many as they are too.
           unrolled: whether each layer gets arrays of its own; by default up to 8 layers, on a CPU up to 32, on GPUs up
             to 64.
           decode: token ids to text; wanted for stop strings.

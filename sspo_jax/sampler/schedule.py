@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sspo_jax.sampler.cache_attention import CHUNK
+from sspo_jax.sampler.cache_attention import CHUNK, reads_held
 from sspo_jax.sampler.decode import decode_block, prefill
 from sspo_jax.sampler.kv_cache import (
     Cache,
@@ -37,7 +37,8 @@ PREFILL_CHUNK = 256
 """Tokens of a prompt that attend at a time: bounds the scores to chunk x prompt length."""
 GROWTH = ((128, 1), (512, 2))
 """(columns, sizes): how many sizes a cache of at most so many columns has; longer ones have 4. One size is one decoding
-program to compile, which costs more than the columns that a short ring reads in vain."""
+program to compile, which costs more than the columns that a short ring reads in vain. Where attention reads what is
+held alone (`cache_attention.reads_held`) there is one size."""
 SHRINK_STEPS = 256
 """Slots are given up only while a sample may still run this long: a new shape costs a compilation."""
 
@@ -132,12 +133,13 @@ class Run:
         self.prefilled: dict[int, _PrefilledPrompts] = {}  # by prompt index
         self.shards = 1 if sampler.mesh is None else batch_shards(sampler.mesh)
         slots = sampler.num_slots(len(samples))
-        self.slot_buckets = self._slot_buckets(slots)
-        self.column_buckets = cache_columns(
-            max(len(sample.prompt) for sample in samples),
-            max(sample.budget for sample in samples),
-            count=sampler.cache_buckets,
+        lengths = max(len(sample.prompt) for sample in samples), max(sample.budget for sample in samples)
+        self.has_one_shape = sampler.cache_buckets is None and has_one_shape(
+            self.config, slots, cache_columns(*lengths, count=1)[0], sampler.cache_dtype
         )
+        """Whether the cache is as large as it will be from the start, and keeps all of its slots."""
+        self.column_buckets = cache_columns(*lengths, count=1 if self.has_one_shape else sampler.cache_buckets)
+        self.slot_buckets = self._slot_buckets(slots)
         self.occupants: list[Sample | None] = [None] * slots
         self.used = [False] * slots
         self.cache: Cache | None = None
@@ -157,7 +159,7 @@ class Run:
     def _slot_buckets(self, slots: int) -> list[int]:
         """Numbers of slots, falling: halved while the mesh's shards divide them."""
         buckets = [slots]
-        while buckets[-1] % (2 * self.shards) == 0 and buckets[-1] > max(4, self.shards):
+        while not self.has_one_shape and buckets[-1] % (2 * self.shards) == 0 and buckets[-1] > max(4, self.shards):
             buckets.append(buckets[-1] // 2)
         return buckets
 
@@ -433,6 +435,16 @@ def prefill_shape(prompt_tokens: int, prompts: int, slots: int, group_size: int,
     if count * width > PREFILL_TOKENS and count > 1:
         count //= 2
     return -(-count // shards) * shards, width
+
+
+def has_one_shape(model: Any, slots: int, columns: int, dtype: Any) -> bool:
+    """Whether a cache of so many slots and columns gains nothing by being smaller while its samples are short.
+
+    So it is where attention reads what is held alone; each further shape would be a program to compile.
+    """
+    query = jax.ShapeDtypeStruct((slots, model.num_heads, model.head_dim), jax.numpy.dtype(model.compute.dtype))
+    keys = jax.ShapeDtypeStruct((slots, model.num_kv_heads, model.head_dim, columns), jax.numpy.dtype(dtype))
+    return model.compute.attention != "xla" and reads_held(query, keys)
 
 
 def cache_columns(

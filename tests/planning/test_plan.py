@@ -373,6 +373,43 @@ def test_no_rollout_program_copies_the_cache(layers):
         assert temporaries < cache / layers / (1 if name == "resize" else 2), name
 
 
+WINDOW_PROGRAM = """
+import sys
+from sspo_jax.planning import chips
+chips.prepare_host()
+import jax, jax.numpy as jnp
+from sspo_jax.models.configs import QwenConfig
+from sspo_jax.models.qwen import apply_qwen
+from sspo_jax.optimizer import abstract_state
+from sspo_jax.sharding import MeshConfig, make_mesh, named_sharding
+model = QwenConfig(
+    vocab_size=1024, hidden_size=512, intermediate_size=1024, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=64,
+    sliding_window=512, sliding_layers=(1,),
+).computed(dtype="bfloat16", attention="splash", remat="none")
+mesh = make_mesh(MeshConfig(fsdp=-1), chips.topology_devices(sys.argv[1], 1))
+params = abstract_state(model, mesh)["params"]
+tokens = jax.ShapeDtypeStruct((4, 2048), jnp.int32, sharding=named_sharding(mesh, ("batch", "time")))
+def loss(params, tokens, segments):
+    return apply_qwen(params, model, tokens, segment_ids=segments).astype(jnp.float32).mean()
+with jax.set_mesh(mesh):
+    text = jax.jit(jax.grad(loss)).lower(params, tokens, tokens).compile().as_text()
+print("kernels", text.count('custom_call_target="tpu_custom_call"'))
+"""
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
+def test_the_kernels_with_a_window_compile_for_tpus(topology):
+    """Forward and both backward kernels, with a window and without one."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    result = subprocess.run(
+        [sys.executable, "-c", WINDOW_PROGRAM, topology], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "kernels 6"
+
+
 def compiled_layout(topology: str, experiment: str, layout: str) -> dict[str, object]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     result = subprocess.run(

@@ -93,26 +93,6 @@ def test_the_kernel_for_gpus_is_the_softmax_over_what_is_held(clock, arrays):
     np.testing.assert_allclose(_gpu_kernel(query, keys, values, jnp.asarray(SHORT), now), want, atol=2e-6)
 
 
-def test_on_gpus_the_kernel_runs_where_less_than_half_is_held(arrays, monkeypatch):
-    """Each device for itself: on one of two the slots are short; what is chosen shows in a NaN that nobody holds."""
-    monkeypatch.setattr(cache_attention, "GPU_BLOCK", CHUNK)
-    monkeypatch.setattr(cache_attention, "_FEWEST_PROGRAMS", 8)
-    monkeypatch.setattr(
-        cache_attention, "attend_held_on_gpu", functools.partial(held_attention.attend_held_on_gpu, block=CHUNK)
-    )
-    query, keys, values = (np.concatenate([x[:4], x[:4]]) for x in arrays)
-    values[:, :, 30] = np.nan
-    positions = np.array(
-        [3, 9, 0, 5, 20, 20, 20, 25], np.int32
-    )  # at clock 9 the newest 26 columns are 9 to 0, 47 to 32
-    with jax.set_mesh(make_mesh(MeshConfig(fsdp=2), jax.devices()[:2])):
-        got = jax.jit(functools.partial(cache_attention._attend_on_gpu, interpret=True))(
-            query, keys, values, positions, jnp.int32(9)
-        )
-    np.testing.assert_allclose(got[:4], oracle(query, keys, values, positions, 9)[:4], atol=2e-6)
-    assert np.isnan(got[4:]).all()
-
-
 def test_the_kernel_for_gpus_is_lowered_without_one_and_not_taken_where_it_does_not_run(arrays):
     assert not held_attention.runs_on_this_gpu(12, 2, 128, "bfloat16")  # a CPU
     shapes = [(8, 12, 128), (8, 2, 128, 2944), (8, 2, 2944, 128)]
@@ -127,24 +107,55 @@ def test_the_kernel_for_gpus_is_lowered_without_one_and_not_taken_where_it_does_
     assert not held_attention.suits_gpu(*(jnp.asarray(x) for x in arrays[:2]))  # float32
 
 
-@pytest.mark.parametrize("platform", ["tpu", "gpu"])
-def test_kernels_are_taken_for_long_rings_where_they_run_and_unless_xla_is_asked_for(platform, monkeypatch):
-    taken = []
+@pytest.mark.parametrize(
+    ("platform", "slots", "columns", "kernels", "taken"),
+    [
+        ("tpu", 2, 1024, True, "_attend_held"),
+        ("tpu", 2, 512, True, None),
+        ("tpu", 2, 1024, False, None),
+        ("gpu", 64, 1024, True, "_attend_on_gpu"),
+        ("gpu", 64, 256, True, "_attend_on_gpu"),
+        ("gpu", 64, 128, True, None),
+        ("gpu", 63, 1024, True, None),  # too few programs for its processors
+        ("gpu", 64, 1024, False, None),
+    ],
+)
+def test_kernels_are_taken_for_long_rings_where_they_run_and_unless_xla_is_asked_for(
+    platform, slots, columns, kernels, taken, monkeypatch
+):
+    found = []
     monkeypatch.setattr(cache_attention, "platform", lambda: platform)
     monkeypatch.setattr(cache_attention, "runs_on_this_gpu", lambda *_: True)
     for name in ("_attend_held", "_attend_on_gpu"):
-        monkeypatch.setattr(cache_attention, name, lambda query, *_, name=name: taken.append(name) or query)
+        monkeypatch.setattr(cache_attention, name, lambda query, *_, name=name: found.append(name) or query)
+    shapes = (slots, 2, 16), (slots, 1, 16, columns), (slots, 1, columns, 16)
+    query, keys, values = (jnp.zeros(shape, jnp.bfloat16) for shape in shapes)
+    attend_ring(query, keys, values, jnp.zeros(slots, jnp.int32), jnp.int32(3), kernels=kernels)
+    assert found == ([] if taken is None else [taken])
 
-    def attend(columns: int, **settings: bool) -> None:
-        query, keys, values = (
-            jnp.zeros(shape, jnp.bfloat16) for shape in ((2, 2, 16), (2, 1, 16, columns), (2, 1, columns, 16))
-        )
-        attend_ring(query, keys, values, jnp.zeros(2, jnp.int32), jnp.int32(3), **settings)
 
-    attend(1024)
-    attend(512)
-    attend(1024, kernels=False)
-    assert taken == [{"tpu": "_attend_held", "gpu": "_attend_on_gpu"}[platform]]
+def test_where_attention_reads_what_is_held_the_cache_has_one_shape(tiny, prompts, monkeypatch):
+    """One decoding program, no resize, and the tokens of a cache that grows and gives up slots."""
+    config, params = tiny
+    monkeypatch.setattr("sspo_jax.sampler.schedule.SHRINK_STEPS", 8)
+    budgets = [140] + [6] * 17
+
+    def sampled() -> tuple[Sampler, np.ndarray]:
+        sampler = Sampler(config, SamplingParams(max_new_tokens=140, stop_token_ids=(5,)), slots=8, block_steps=4)
+        return sampler, sampler.generate(params, prompts, group_size=3, seed=2, budgets=budgets).response_tokens
+
+    grows, want = sampled()
+    assert any(name.startswith("resize") for name in grows.programs.names)
+    asked = []
+    monkeypatch.setattr("sspo_jax.sampler.schedule.reads_held", lambda *shapes: asked.append(shapes) or True)
+    sampler, got = sampled()
+    np.testing.assert_array_equal(got, want)
+    assert not any(name.startswith("resize") for name in sampler.programs.names)
+    assert sum(name.startswith("decode") for name in sampler.programs.names) == 1
+    query, keys = asked[0]
+    assert query.shape == (8, config.num_heads, config.head_dim)
+    assert keys.shape[:3] == (8, config.num_kv_heads, config.head_dim)
+    assert keys.shape[3] >= 140
 
 
 @pytest.mark.accelerator
@@ -171,14 +182,18 @@ def test_the_work_of_the_kernel_is_each_block_that_is_held_once(clock):
     assert count == sum(np.asarray(held_blocks(jnp.asarray(POSITIONS), jnp.int32(clock), COLUMNS, CHUNK)))
 
 
-def test_on_a_mesh_each_device_runs_the_kernel_over_its_slots_and_heads(arrays, monkeypatch):
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_on_a_mesh_each_device_runs_the_kernel_over_its_slots_and_heads(platform, arrays, monkeypatch):
     query, keys, values = (np.concatenate([x, x[:3]]) for x in arrays)
     positions = np.concatenate([POSITIONS, POSITIONS[:3]])
     monkeypatch.setattr(cache_attention, "block_columns", lambda columns: CHUNK)
+    monkeypatch.setattr(
+        cache_attention, "attend_held_on_gpu", functools.partial(held_attention.attend_held_on_gpu, block=CHUNK)
+    )
+    on_tpu = functools.partial(cache_attention._attend_held, layer=None)
+    function = on_tpu if platform == "tpu" else cache_attention._attend_on_gpu
     with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
-        got = jax.jit(functools.partial(cache_attention._attend_held, interpret=True))(
-            query, keys, values, positions, jnp.int32(9), None
-        )
+        got = jax.jit(functools.partial(function, interpret=True))(query, keys, values, positions, jnp.int32(9))
     np.testing.assert_allclose(got, oracle(query, keys, values, positions, 9), atol=2e-6)
 
 
