@@ -45,7 +45,7 @@ from sspo_jax.rewards import RewardConfig, UserReward
 def config():
     return TrainConfig(
         steps=1,
-        model=ModelConfig(path="model", remat="none"),
+        model=ModelConfig(path="model", dtype="float32", remat="none"),
         data=JsonlData(path="problems.jsonl"),
         prompt="none",
         rollout=RolloutConfig(prompts=8, group_size=8, max_new_tokens=128, max_prompt_tokens=64, temperature=1.0),

@@ -20,13 +20,15 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from sspo_jax.sharding import GPU, constrain, part_of, partition_spec, platform, shards
+from sspo_jax.models.visible_blocks import attend_visible
+from sspo_jax.sharding import GPU, constrain, is_one_cpu, part_of, partition_spec, platform, shards
 
 Implementation = Literal["auto", "xla", "cudnn", "splash"]
 Attention = Callable[..., Array]
 
 _SPLASH_BLOCK = 128  # the kernel's tiles: time must be a multiple
 _EXCLUDED = -1e30  # finite, because -inf - -inf is NaN
+_VISIBLE_FROM, _VISIBLE_BLOCK = 512, 64  # on one CPU rows so long are computed in such blocks, where one sees another
 _MOST_BLOCKS, _SMALLEST_BLOCK = 3, 64  # of queries; more blocks save little and take longer to compile
 
 
@@ -103,6 +105,8 @@ def make_attention(
     if window:
         near_mask = constrain(mask & _near(positions, positions, window), "batch", None, "time", None)
     attend = _xla
+    if is_one_cpu() and time >= _VISIBLE_FROM:
+        attend = functools.partial(attend_visible, block=_VISIBLE_BLOCK)
     if chosen == "cudnn":
         attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
         attend = attend if parts == 1 else functools.partial(_on_own_queries, attend)

@@ -54,8 +54,9 @@ def show_plan(
             ("written to", str(path)),
         ],
     )
-    if warning := truncation_warning(rollout):
-        display.say(warning)
+    for hint in (truncation_warning(rollout), precision_hint(device.platform, inputs.model.compute.dtype)):
+        if hint:
+            display.say(hint)
 
 
 def truncation_warning(rollout: RolloutConfig) -> str | None:
@@ -68,6 +69,15 @@ def truncation_warning(rollout: RolloutConfig) -> str | None:
         f"warning: with {' and '.join(chosen)} responses are sampled from another policy than the one that is "
         "trained: tokens are left out there, and log-probabilities, ratios and KL are of the whole softmax. Leave "
         "both off (1 and 0) to train on samples of the policy itself"
+    )
+
+
+def precision_hint(platform: str, dtype: str) -> str | None:
+    """What bfloat16 costs where there is no unit for it; None elsewhere."""
+    if platform != "cpu" or dtype != "bfloat16":
+        return None
+    return (
+        "note: on a CPU bfloat16 rounds more and usually takes longer; --model.dtype float32 is the better choice here"
     )
 
 

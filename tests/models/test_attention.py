@@ -1,4 +1,4 @@
-"""The three implementations of attention are one function; the TPU kernel runs here interpreted."""
+"""The implementations of attention are one function; the TPU kernel runs here interpreted."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 
 from sspo_jax.models import attention
 from sspo_jax.models.rotary import RopeScaling, rotary_frequencies
+from sspo_jax.models.visible_blocks import attend_visible
 
 TIME = 256
 SEGMENTS = np.zeros((2, TIME), np.int32)
@@ -23,6 +24,23 @@ def inputs(heads: int, kv_heads: int, head_dim: int) -> tuple[jax.Array, ...]:
         jax.random.normal(key, (2, TIME, count, head_dim))
         for key, count in zip(keys, (heads, kv_heads, kv_heads), strict=True)
     )
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch):
+    """`make_attention` of these rows; `visible` is what `xla` stands for in long rows on one CPU."""
+
+    def make(implementation: str, prefixes: np.ndarray | None, **settings):
+        monkeypatch.setattr(attention, "_VISIBLE_FROM", 0 if implementation == "visible" else 10**6)
+        return attention.make_attention(
+            jnp.asarray(SEGMENTS),
+            None if prefixes is None else jnp.asarray(prefixes),
+            implementation="xla" if implementation == "visible" else implementation,
+            dtype="float32",
+            **settings,
+        )
+
+    return make
 
 
 def naive(
@@ -42,18 +60,13 @@ def naive(
 
 
 @pytest.mark.parametrize(
-    ("implementation", "heads", "kv_heads", "head_dim"), [("xla", 4, 2, 16), ("xla", 3, 3, 8), ("splash", 4, 2, 64)]
+    ("implementation", "heads", "kv_heads", "head_dim"),
+    [("xla", 4, 2, 16), ("xla", 3, 3, 8), ("visible", 4, 2, 16), ("visible", 3, 3, 8), ("splash", 4, 2, 64)],
 )
 @pytest.mark.parametrize("prefixes", [None, PREFIXES], ids=["segments", "prefixes"])
-def test_against_a_naive_loop(implementation, heads, kv_heads, head_dim, prefixes):
+def test_against_a_naive_loop(implementation, heads, kv_heads, head_dim, prefixes, made):
     query, key, value = inputs(heads, kv_heads, head_dim)
-    attend = attention.make_attention(
-        jnp.asarray(SEGMENTS),
-        None if prefixes is None else jnp.asarray(prefixes),
-        implementation=implementation,
-        dtype="float32",
-        head_dim=head_dim,
-    )
+    attend = made(implementation, prefixes, head_dim=head_dim)
     expected = naive(query, key, value, SEGMENTS if prefixes is None else prefixes)
     np.testing.assert_allclose(jax.jit(attend)(query, key, value), expected, rtol=0, atol=2e-5)
 
@@ -61,20 +74,13 @@ def test_against_a_naive_loop(implementation, heads, kv_heads, head_dim, prefixe
 @pytest.mark.parametrize(
     "window", [7, 128, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 127, 129, 255, 256))]
 )
-@pytest.mark.parametrize("implementation", ["xla", "splash"])
+@pytest.mark.parametrize("implementation", ["xla", "visible", "splash"])
 @pytest.mark.parametrize("prefixes", [None, PREFIXES], ids=["segments", "prefixes"])
-def test_a_window_against_a_naive_loop(implementation, prefixes, window):
+def test_a_window_against_a_naive_loop(implementation, prefixes, window, made):
     """Of all layers, or of those that a loop says: they get the window or all that precedes."""
     query, key, value = inputs(2, 1, 64)
-    attend = attention.make_attention(
-        jnp.asarray(SEGMENTS),
-        None if prefixes is None else jnp.asarray(prefixes),
-        implementation=implementation,
-        dtype="float32",
-        head_dim=64,
-        positions=None if prefixes is None else jnp.asarray(POSITIONS),
-        window=window,
-    )
+    positions = None if prefixes is None else jnp.asarray(POSITIONS)
+    attend = made(implementation, prefixes, head_dim=64, positions=positions, window=window)
 
     @jax.jit
     def each(query, key, value):
@@ -93,27 +99,44 @@ def test_a_window_against_a_naive_loop(implementation, prefixes, window):
 
 @pytest.mark.parametrize("window", [0, 20], ids=["all", "window"])
 @pytest.mark.parametrize("prefixes", [None, PREFIXES], ids=["segments", "prefixes"])
-def test_gradients_of_the_tpu_kernel(prefixes, window):
+@pytest.mark.parametrize("implementation", ["visible", "splash"])
+def test_gradients_are_those_of_xla(implementation, prefixes, window, made):
     query, key, value = inputs(4, 2, 64)
     weights = jax.random.normal(jax.random.key(1), query.shape)
 
     def gradients(implementation: str) -> tuple[jax.Array, ...]:
-        attend = attention.make_attention(
-            jnp.asarray(SEGMENTS),
-            None if prefixes is None else jnp.asarray(prefixes),
-            implementation=implementation,
-            dtype="float32",
-            head_dim=64,
-            positions=jnp.asarray(POSITIONS),
-            window=window,
-        )
+        attend = made(implementation, prefixes, head_dim=64, positions=jnp.asarray(POSITIONS), window=window)
         slides = jnp.array(True) if window else False
         return jax.jit(jax.grad(lambda *qkv: jnp.sum(attend(*qkv, slides) * weights), argnums=(0, 1, 2)))(
             query, key, value
         )
 
-    for ours, reference in zip(gradients("splash"), gradients("xla"), strict=True):
+    for ours, reference in zip(gradients(implementation), gradients("xla"), strict=True):
         np.testing.assert_allclose(ours, reference, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_blocks_that_nobody_sees_are_not_read(dtype):
+    """NaN where no token looks; a row that is no whole number of blocks; a token that sees nothing gives 0."""
+    time, block = 70, 16
+    segments = np.repeat([[1, 2, 3]], [16, 32, 22], axis=1)
+    mask = np.array(attention.segment_mask(jnp.asarray(segments)))
+    mask[..., 69, :] = mask[..., 16:48] = False  # the last token sees nothing, and nobody the second segment
+    keys = jax.random.split(jax.random.key(0), 3)
+    query, key, value = (jax.random.normal(k, (1, time, n, 8), dtype) for k, n in zip(keys, (4, 2, 2), strict=True))
+    spoiled = [x.at[:, 16:48].set(jnp.nan) for x in (key, value)]
+
+    def loss(key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = attend_visible(query, key, value, mask=jnp.asarray(mask), block=block)
+        return jnp.sum(out.astype(jnp.float32) ** 2), out
+
+    gradients, out = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(*spoiled)
+    is_seeing = mask.any(axis=-1)[0, 0]
+    want = attention._xla(query, key, value, mask=jnp.asarray(mask))
+    bound = {"float32": 2e-6, "bfloat16": 2e-2}[dtype]
+    np.testing.assert_allclose(*(np.float32(x)[0, is_seeing] for x in (out, want)), rtol=0, atol=bound)
+    assert not np.float32(out)[0, ~is_seeing].any()
+    assert all(np.isfinite(np.float32(x)).all() for x in gradients)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from sspo_jax.commands.main import main
 from sspo_jax.config import RolloutConfig
-from sspo_jax.trainer.overview import truncation_warning
+from sspo_jax.trainer.overview import precision_hint, truncation_warning
 from tests.trainer.conftest import SMALL
 
 SERVED = SMALL.with_name("served_experiment.py")  # without a warm start, whose rows 8 devices do not divide
@@ -119,6 +119,12 @@ def test_full_disk(capsys, cache, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9, 5 * 10**6))
     arguments = (str(SERVED), "--run-dir", str(tmp_path / "run"), "--update.micro-rows", "8")
     assert "5 MB free, expected at least" in error_of(capsys, *arguments, code=75)
+
+
+def test_bfloat16_on_a_cpu_is_spoken_of():
+    assert "--model.dtype float32" in str(precision_hint("cpu", "bfloat16"))
+    assert precision_hint("cpu", "float32") is None
+    assert precision_hint("tpu", "bfloat16") is None
 
 
 def test_truncated_sampling_is_said_to_train_another_policy():
