@@ -42,7 +42,7 @@ class _Blocks(NamedTuple):
     value: Array
     mask: Array  # [rows, blocks, block, block]
     pairs: Array  # of row and block, in one number, those that see each other first
-    count: Array  # of those
+    num_pairs: Array  # of those
 
     def pair(self, place: Array) -> tuple[Array, Array, Array]:
         """(row of the queries, row of the keys, mask) at a place in the list."""
@@ -66,11 +66,12 @@ def _blocks(query: Array, key: Array, value: Array, mask: Array, block: int) -> 
     most = batch * blocks * (blocks + 1) // 2  # none sees a later one
     (pairs,) = jnp.nonzero(is_visible, size=most, fill_value=0)
     return _Blocks(
-        _grouped(query, key.shape[2], block) * query.shape[-1] ** -0.5,
-        *(_grouped(x, x.shape[2], block) for x in (key, value)),
-        mask,
-        pairs,
-        jnp.sum(is_visible),
+        query=_grouped(query, key.shape[2], block) * query.shape[-1] ** -0.5,
+        key=_grouped(key, key.shape[2], block),
+        value=_grouped(value, value.shape[2], block),
+        mask=mask,
+        pairs=pairs,
+        num_pairs=jnp.sum(is_visible),
     )
 
 
@@ -108,12 +109,15 @@ def _forward(query: Array, key: Array, value: Array, mask: Array, block: int) ->
         added = jnp.einsum(
             "kqc,kcd->kqd", shares.astype(value.dtype), held.value[other], preferred_element_type=jnp.float32
         )
-        new = new_top, total * kept + jnp.sum(shares, axis=-1), attended * kept[..., None] + added
-        return tuple(x.at[row].set(part) for x, part in zip(state, new, strict=True))
+        return (
+            state[0].at[row].set(new_top),
+            state[1].at[row].set(total * kept + jnp.sum(shares, axis=-1)),
+            state[2].at[row].set(attended * kept[..., None] + added),
+        )
 
     shape = held.query.shape
     start = jnp.full(shape[:3], _EXCLUDED), jnp.zeros(shape[:3]), jnp.zeros(shape)
-    top, total, attended = jax.lax.fori_loop(0, held.count, one_pair, start)
+    top, total, attended = jax.lax.fori_loop(0, held.num_pairs, one_pair, start)
     total = jnp.where(total > 0, total, 1)
     attended /= total[..., None]
     out = _in_rows(attended, query, block)
@@ -141,7 +145,7 @@ def _backward(block: int, residuals: Any, cotangent: Array) -> tuple[Array | Non
         )
 
     start = tuple(jnp.zeros(x.shape) for x in (held.query, held.key, held.value))
-    to_query, to_key, to_value = jax.lax.fori_loop(0, held.count, one_pair, start)
+    to_query, to_key, to_value = jax.lax.fori_loop(0, held.num_pairs, one_pair, start)
     found = to_query * query.shape[-1] ** -0.5, to_key, to_value
     return *(_in_rows(x, like, block) for x, like in zip(found, (query, key, value), strict=True)), None
 
