@@ -304,7 +304,10 @@ def _curves(study: Study, runs: Mapping[tuple[str, str, int], CellRun]) -> list[
 
 
 def _divergence(folder: StudyFolder, runs: Mapping[tuple[str, str, int], CellRun]) -> list[dict[str, Any]]:
-    """Where the first pair of samples of two variants differs, which are the same before: of the first seed done."""
+    """Where the first pair of samples of two variants differs, which are the same before.
+
+    Of the first seed that is done and whose samples were kept; a pair without such a seed is left out.
+    """
     from sspo_jax.data.tokenizer import load_tokenizer
 
     study, found = folder.study, []
@@ -313,7 +316,11 @@ def _divergence(folder: StudyFolder, runs: Mapping[tuple[str, str, int], CellRun
         for setting in study.settings:
             for seed in study.seeds:
                 one, two = (runs.get((setting.name, who, seed)) for who in (first, second))
-                if one is None or two is None:
+                if (
+                    one is None
+                    or two is None
+                    or not all(step_files(run.path / "rollouts", ".jsonl") for run in (one, two))
+                ):
                     continue
                 config = next(
                     cell for cell in study.cells() if cell.setting is setting and cell.variant.name == first

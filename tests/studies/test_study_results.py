@@ -155,6 +155,11 @@ def test_where_the_first_pair_parts(found: dict):
     assert "step" not in found[1]  # never
 
 
+def test_pairs_whose_samples_were_not_kept_are_not_said_to_part(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sspo_jax.studies.results.step_files", lambda *_: {})
+    assert results(folder)["divergence"] == []
+
+
 def test_outcomes_of_a_cell(tmp_path: pathlib.Path):
     make_cell(tmp_path / "cell", 0.7)
     run = read_cell(tmp_path / "cell")
