@@ -28,7 +28,7 @@ Attention = Callable[..., Array]
 
 _SPLASH_BLOCK = 128  # the kernel's tiles: time must be a multiple
 _EXCLUDED = -1e30  # finite, because -inf - -inf is NaN
-_VISIBLE_FROM, _VISIBLE_BLOCK = 512, 64  # on one CPU rows so long are computed in such blocks, where one sees another
+_VISIBLE_FROM, _VISIBLE_BLOCK = 256, 64  # on one CPU rows so long are computed in such blocks, where one sees another
 _MOST_BLOCKS, _SMALLEST_BLOCK = 3, 64  # of queries; more blocks save little and take longer to compile
 
 
