@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float
 
 _EXCLUDED = -1e30  # finite, because -inf - -inf is NaN
 # Scores are [kv_heads, keys, group, queries], and what has a row for each query comes with its features before the
-# group: every product is one of two plain matrices, and sums over keys go along whole vectors. With group and queries in
-# one axis a CPU would compute the elements one by one.
+# group: every product is one of two plain matrices, and sums over keys go along whole vectors. Were group and queries
+# one axis, a CPU would compute the elements one by one.
 _FEATURES_THIRD, _FEATURES_LAST = (0, 1, 4, 2, 3), (0, 1, 3, 4, 2)
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
