@@ -194,7 +194,8 @@ def test_a_failure_stops_the_run_or_not(function: str, message: str):
 @pytest.mark.parametrize(("function", "concurrency"), [("patient", None), ("patient", 32), ("slow", 32)])
 def test_slow_functions_run_side_by_side_while_others_are_sampled(function: str, concurrency: int | None):
     """32 responses, half a second each: at once once the processes are up, or hidden behind the sampling."""
-    with Grader(RewardConfig(user=(own(function, concurrency=concurrency),), workers=2), Words()) as grader:
+    user = own(function, concurrency=concurrency, timeout_seconds=60.0)  # 32 processes that start share two cores
+    with Grader(RewardConfig(user=(user,), workers=2), Words()) as grader:
         for pause, most in ((0.0, 60.0), (0.0, 3.0), (3.0, 1.0)):  # processes start in the first
             grading = grader.begin(problems(32), 1)
             for row in range(32):
